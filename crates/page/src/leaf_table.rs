@@ -1,0 +1,222 @@
+//! The leaves of all pages of a guest, with their sums kept up to date as they change.
+
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use crate::{Layout, Leaf, LeafSum, PageCount, PageIndex, RegionId};
+
+/// Pages in a chunk: 2 MiB of memory have a sum of their own, so that two roots that differ can
+/// be narrowed down without exchanging every leaf.
+pub const CHUNK_PAGES: u64 = 512;
+
+/// The position of a chunk in its region.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkIndex(pub u64);
+
+/// The sum over all leaves of a guest, and how many of them are unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Root {
+    /// Σ [`Leaf::mix`] over every known page, modulo 2¹²⁸.
+    pub sum: LeafSum,
+    /// Pages of which nothing is known.
+    pub unknown: PageCount,
+}
+
+impl Root {
+    /// Whether both stand for the same memory. A root with an unknown leaf agrees with nothing.
+    #[must_use]
+    pub fn agrees(self, other: Self) -> bool {
+        self.unknown == PageCount::ZERO && other.unknown == PageCount::ZERO && self.sum == other.sum
+    }
+}
+
+/// What is known of every page of a guest. All pages are [`Leaf::Zero`] at first, as fresh memory
+/// is; a chunk's leaves take memory (8 KiB) once one of them differs from that.
+#[derive(Debug)]
+pub struct LeafTable {
+    regions: Vec<(RegionId, PageCount, Vec<Chunk>)>,
+    root: Root,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Chunk {
+    sum: LeafSum,
+    leaves: Option<Box<[u128; CHUNK_PAGES as usize]>>,
+}
+
+/// Zero and unknown as stored digests. XXH3 gives one of them for 2 contents in 2¹²⁸: such a page
+/// would be stored with another digest, the same one on both sides.
+const STORED_ZERO: u128 = 0;
+const STORED_UNKNOWN: u128 = 1;
+
+fn stored(leaf: Leaf) -> u128 {
+    match leaf {
+        Leaf::Zero => STORED_ZERO,
+        Leaf::Unknown => STORED_UNKNOWN,
+        Leaf::Known(digest) => digest.max(STORED_UNKNOWN + 1),
+    }
+}
+
+fn loaded(value: u128) -> Leaf {
+    match value {
+        STORED_ZERO => Leaf::Zero,
+        STORED_UNKNOWN => Leaf::Unknown,
+        digest => Leaf::Known(digest),
+    }
+}
+
+impl LeafTable {
+    /// A table over the pages of `layout`, all of them zero.
+    #[must_use]
+    pub fn new(layout: &Layout) -> Self {
+        let chunks =
+            |pages: PageCount| vec![Chunk::default(); pages.0.div_ceil(CHUNK_PAGES) as usize];
+        let regions = layout.regions().iter();
+        Self {
+            regions: regions.map(|r| (r.id, r.pages(), chunks(r.pages()))).collect(),
+            root: Root::default(),
+        }
+    }
+
+    /// What is known of a page.
+    ///
+    /// # Panics
+    /// If the guest has no such page.
+    #[must_use]
+    pub fn get(&self, region: RegionId, page: PageIndex) -> Leaf {
+        let (_, pages, chunks) = self.region(region);
+        assert!(page.0 < pages.0, "{page} of {region}, which has {pages}");
+        let leaves = &chunks[(page.0 / CHUNK_PAGES) as usize].leaves;
+        leaves.as_ref().map_or(Leaf::Zero, |l| loaded(l[(page.0 % CHUNK_PAGES) as usize]))
+    }
+
+    /// Replaces what is known of a page and returns what was.
+    ///
+    /// # Panics
+    /// If the guest has no such page.
+    pub fn set(&mut self, region: RegionId, page: PageIndex, leaf: Leaf) -> Leaf {
+        let found = self.regions.iter_mut().find(|(id, ..)| *id == region);
+        let (_, pages, chunks) = found.expect("a page of a region of this guest");
+        assert!(page.0 < pages.0, "{page} of {region}, which has {pages}");
+        let chunk = &mut chunks[(page.0 / CHUNK_PAGES) as usize];
+        if chunk.leaves.is_none() && matches!(leaf, Leaf::Zero) {
+            return Leaf::Zero;
+        }
+        let leaves =
+            chunk.leaves.get_or_insert_with(|| Box::new([STORED_ZERO; CHUNK_PAGES as usize]));
+        let slot = &mut leaves[(page.0 % CHUNK_PAGES) as usize];
+        let old = loaded(core::mem::replace(slot, stored(leaf)));
+        let new = loaded(*slot);
+        let (gone, come) = (old.mix(region, page), new.mix(region, page));
+        chunk.sum = chunk.sum.plus(come).minus(gone);
+        self.root.sum = self.root.sum.plus(come).minus(gone);
+        self.root.unknown += PageCount(u64::from(matches!(new, Leaf::Unknown)));
+        self.root.unknown -= PageCount(u64::from(matches!(old, Leaf::Unknown)));
+        old
+    }
+
+    /// The sum over all pages.
+    #[must_use]
+    pub const fn root(&self) -> Root {
+        self.root
+    }
+
+    /// The chunks of a region that may differ from fresh memory, with their sums. Chunks that are
+    /// not named are all zero.
+    ///
+    /// # Panics
+    /// If the guest has no such region.
+    pub fn chunk_sums(&self, region: RegionId) -> impl Iterator<Item = (ChunkIndex, LeafSum)> {
+        let used = self.region(region).2.iter().enumerate().filter(|(_, c)| c.leaves.is_some());
+        used.map(|(index, chunk)| (ChunkIndex(index as u64), chunk.sum))
+    }
+
+    /// The sum of one chunk.
+    ///
+    /// # Panics
+    /// If the guest has no such chunk.
+    #[must_use]
+    pub fn chunk_sum(&self, region: RegionId, chunk: ChunkIndex) -> LeafSum {
+        self.region(region).2[chunk.0 as usize].sum
+    }
+
+    /// The pages of one chunk with their leaves, in ascending order.
+    ///
+    /// # Panics
+    /// If the guest has no such chunk.
+    pub fn leaves(
+        &self,
+        region: RegionId,
+        chunk: ChunkIndex,
+    ) -> impl Iterator<Item = (PageIndex, Leaf)> {
+        let pages = self.region(region).1;
+        let first = chunk.0 * CHUNK_PAGES;
+        assert!(first < pages.0, "chunk {} of {region}, which has {pages}", chunk.0);
+        let end = pages.0.min(first + CHUNK_PAGES);
+        (first..end).map(move |page| (PageIndex(page), self.get(region, PageIndex(page))))
+    }
+
+    fn region(&self, region: RegionId) -> &(RegionId, PageCount, Vec<Chunk>) {
+        let found = self.regions.iter().find(|(id, ..)| *id == region);
+        found.expect("a region of this guest")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ByteCount;
+
+    const R: RegionId = RegionId(0);
+
+    fn table(pages: u64) -> LeafTable {
+        LeafTable::new(&Layout::single(ByteCount(pages * 4096)).expect("valid"))
+    }
+
+    #[test]
+    fn the_root_follows_every_change_and_forgets_none() {
+        let mut table = table(1000);
+        let empty = table.root();
+        for page in (0..1000).rev() {
+            table.set(R, PageIndex(page), Leaf::Known(u128::from(page) + 10));
+        }
+        let expected = (0..1000).fold(LeafSum::ZERO, |sum, page| {
+            sum.plus(Leaf::Known(u128::from(page) + 10).mix(R, PageIndex(page)))
+        });
+        assert_eq!(table.root().sum, expected);
+        let parts = table.chunk_sums(R).fold(LeafSum::ZERO, |sum, (_, chunk)| sum.plus(chunk));
+        assert_eq!(parts, expected);
+        for page in 0..1000 {
+            table.set(R, PageIndex(page), Leaf::Zero);
+        }
+        assert!(table.root().agrees(empty));
+    }
+
+    #[test]
+    fn an_unknown_leaf_spoils_the_root_until_it_is_known() {
+        let mut table = table(10);
+        let before = table.root();
+        table.set(R, PageIndex(3), Leaf::Unknown);
+        assert!(!table.root().agrees(before) && !table.root().agrees(table.root()));
+        assert!(matches!(table.set(R, PageIndex(3), Leaf::Zero), Leaf::Unknown));
+        assert!(table.root().agrees(before));
+    }
+
+    #[test]
+    fn digests_that_look_like_marks_stay_digests() {
+        let mut table = table(4);
+        for digest in [0, 1, 2] {
+            table.set(R, PageIndex(digest as u64), Leaf::Known(digest));
+            assert!(matches!(table.get(R, PageIndex(digest as u64)), Leaf::Known(_)));
+        }
+        assert_eq!(table.root().unknown, PageCount::ZERO);
+    }
+
+    #[test]
+    fn the_last_chunk_is_as_short_as_the_region() {
+        let table = table(CHUNK_PAGES + 3);
+        assert_eq!(table.leaves(R, ChunkIndex(1)).count(), 3);
+        assert_eq!(table.chunk_sums(R).count(), 0, "untouched chunks are not named");
+    }
+}
