@@ -12,5 +12,14 @@ extern crate alloc;
 extern crate std;
 
 mod ids;
+mod message;
+mod outcome;
+mod ownership;
 
 pub use ids::{BatchSeq, Epoch, GuestUuid, LaneId, Now, SessionId, Term, Token};
+pub use message::{
+    Accepted, Feature, Hello, LaneClosed, LaneMark, LaneTicket, Message, Offer, Plan, Prepare,
+    Rejected, Resumed, Sums,
+};
+pub use outcome::{Failure, Fault, Outcome, Violation};
+pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};

@@ -1,0 +1,110 @@
+//! What a migration says about itself while it runs and when it has ended.
+
+use std::time::Duration;
+
+use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_protocol::{LaneId, SessionId};
+
+use crate::guest::Throttle;
+
+/// A look at a running migration; the newest one is in a watch channel.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// The session, once the destination has named it.
+    pub session: Option<SessionId>,
+    /// What is being done, as the field calls it: "pre-copy", "switchover", …
+    pub phase: &'static str,
+    /// Since the migration began.
+    pub elapsed: Duration,
+    /// All pages of the guest.
+    pub pages_total: PageCount,
+    /// Pages that still have to be sent.
+    pub pages_pending: PageCount,
+    /// Everything written to lanes so far.
+    pub bytes_on_wire: ByteCount,
+    /// Bytes a second over all lanes, measured over the last rounds.
+    pub bandwidth: ByteCount,
+    /// Bytes a second that the guest dirties, counting a page once a round.
+    pub dirty_rate: ByteCount,
+    /// How far the guest is throttled.
+    pub throttle: Throttle,
+    /// The downtime a switchover would have now, once there is enough to tell.
+    pub downtime_forecast: Option<Duration>,
+    /// The rounds so far; the last one may still be going on.
+    pub rounds: Vec<RoundReport>,
+    /// The lanes, closed ones too.
+    pub lanes: Vec<LaneReport>,
+    /// What happened, as sentences, oldest first.
+    pub events: Vec<(Duration, String)>,
+}
+
+/// One pass over what was dirty.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundReport {
+    /// 0 is everything; the last one is sent while the guest is paused.
+    pub round: u32,
+    /// Pages that were taken.
+    pub pages: PageCount,
+    /// Bytes that went on the wire for them.
+    pub bytes: ByteCount,
+    /// How long it took.
+    pub duration: Duration,
+    /// Pages that were dirty when it was over.
+    pub dirty_after: PageCount,
+}
+
+/// One lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneReport {
+    /// Its number.
+    pub lane: LaneId,
+    /// Bytes written to it.
+    pub bytes: ByteCount,
+    /// Pages it carried.
+    pub pages: PageCount,
+    /// Whether it still carries.
+    pub open: bool,
+}
+
+/// Where the downtime went. The parts follow one another; their sum is the downtime.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DowntimeParts {
+    /// Parking the guest.
+    pub pause: Duration,
+    /// The last harvest.
+    pub harvest: Duration,
+    /// Saving the state.
+    pub state: Duration,
+    /// Sending the last pages.
+    pub last_pages: Duration,
+    /// From Prepare to Prepared.
+    pub prepared: Duration,
+    /// From the grant to the receipt of Running.
+    pub grant: Duration,
+}
+
+impl DowntimeParts {
+    /// The downtime: from the source's pause to the receipt of Running, on the source's clock.
+    #[must_use]
+    pub fn total(&self) -> Duration {
+        let sending = self.harvest + self.state + self.last_pages;
+        self.pause + sending + self.prepared + self.grant
+    }
+}
+
+/// The account of an ended migration, as one side saw it.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The last look, with all rounds, lanes and events.
+    pub progress: Progress,
+    /// From the start to the end.
+    pub total: Duration,
+    /// Where the downtime went; zero if the guest was not paused.
+    pub downtime: DowntimeParts,
+    /// The downtime that was expected just before the pause.
+    pub downtime_estimate: Option<Duration>,
+    /// Pages whose leaf agreed on both sides at the switchover.
+    pub pages_verified: PageCount,
+    /// Bytes of guest memory.
+    pub guest_ram: ByteCount,
+}
