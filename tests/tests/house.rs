@@ -1,0 +1,75 @@
+//! The rules of the house, held against the workspace as it is.
+
+use std::process::Command;
+
+use whimbrel_tests::house::{Breach, SourceFile, Workspace, arrows, heads, purity, reach, sizes, words};
+
+fn workspace() -> Workspace {
+    let mut workspace = Workspace::read().expect("the workspace can be read");
+    assert!(workspace.manifests.len() >= 12, "the walk has missed packages");
+    assert!(workspace.sources.len() >= 20, "the walk has missed sources");
+    let empty: Vec<_> = workspace.sources.iter().filter(|source| is_empty(source)).collect();
+    let empty: Vec<_> = empty.iter().filter_map(|source| source.path.split("src/").next()).collect();
+    let empty: Vec<_> = empty.into_iter().map(str::to_owned).collect();
+    workspace.sources.retain(|source| !empty.iter().any(|folder| source.path.starts_with(folder)));
+    workspace
+}
+
+/// Whether a crate's room is still empty: then there is nothing in it to hold to the rules.
+fn is_empty(source: &SourceFile) -> bool {
+    ["//! placeholder", "fn main() {}"].contains(&source.text.trim())
+}
+
+#[track_caller]
+fn none(breaches: &[Breach]) {
+    let lines: Vec<_> = breaches.iter().map(ToString::to_string).collect();
+    assert!(lines.is_empty(), "{} breaches:\n{}", lines.len(), lines.join("\n"));
+}
+
+#[test]
+fn arrows_point_one_way() {
+    none(&arrows::check(&workspace().manifests));
+}
+
+#[test]
+fn lines_functions_and_files_are_short() {
+    let sources = workspace().sources;
+    let product = sources.iter().filter(|source| source.path.starts_with("crates/"));
+    let functions: Vec<_> = product.flat_map(sizes::functions).collect();
+    let (median, tenth) = (sizes::percentile(&functions, 50), sizes::percentile(&functions, 90));
+    println!("{} functions in crates/: median {median} lines, 90 % ≤ {tenth}", functions.len());
+    none(&sizes::check(&sources));
+}
+
+#[test]
+fn no_file_is_forgotten() {
+    let workspace = workspace();
+    none(&reach::check(&workspace.manifests, &workspace.sources));
+}
+
+#[test]
+fn crates_say_what_they_do_not_do() {
+    none(&heads::check(&workspace().sources));
+}
+
+#[test]
+fn words_stay_in_their_rooms() {
+    let workspace = workspace();
+    let reached = reach::reached(&workspace.manifests, &workspace.sources);
+    none(&words::check(&workspace.sources, &reached));
+}
+
+#[test]
+fn page_and_protocol_stand_on_nothing_that_does_io() {
+    for package in ["whimbrel-page", "whimbrel-protocol"] {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["tree", "--offline", "--locked", "--package", package, "--prefix", "none"]);
+        cargo.args(["--edges", "normal,no-proc-macro", "--format", "{lib} {f}"]);
+        let tree = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
+        let said = String::from_utf8_lossy(&tree.stderr);
+        assert!(tree.status.success(), "cargo tree: {said}");
+        let tree = String::from_utf8(tree.stdout).expect("names are ASCII");
+        assert!(tree.contains(&package.replace('-', "_")), "a tree of {package}: {tree}");
+        none(&purity::check(package, &tree));
+    }
+}
