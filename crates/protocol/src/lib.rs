@@ -11,11 +11,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod convergence;
 mod ids;
 mod message;
 mod outcome;
 mod ownership;
 
+pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
 pub use ids::{BatchSeq, Epoch, GuestUuid, LaneId, Now, SessionId, Term, Token};
 pub use message::{
     Accepted, Feature, Hello, LaneClosed, LaneMark, LaneTicket, Message, Offer, Plan, Prepare,

@@ -27,6 +27,8 @@ pub enum Message {
     Grant(Term),
     /// The attempt is over; the source keeps the guest.
     Abort(String),
+    /// Running was received: nothing of this session is open any more.
+    Done(Term),
     /// The roots differed: name the sums of your chunks.
     AskSums,
     /// Answer with [`Message::Pong`] at once.

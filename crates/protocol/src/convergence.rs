@@ -1,0 +1,296 @@
+//! Whether a guest will converge, what its downtime would be, and what to do about it.
+//!
+//! With a link of `B` bytes a second, a round over `V` bytes lasts `V/B` and leaves what the guest
+//! wrote in that time. Rounds shrink as long as less is written than was sent. The downtime that
+//! can be offered is everything that happens while paused: parking, the last harvest, the last
+//! pages, the state, and 1.5 round trips for Prepare, Prepared and Grant.
+
+use alloc::format;
+use alloc::string::String;
+use core::time::Duration;
+
+use whimbrel_page::{ByteCount, PageCount};
+
+/// What to do with a guest that writes faster than it can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Slow it down step by step, up to this many percent; give up when that does not do.
+    Throttle {
+        /// The strongest throttle, in percent.
+        most: u8,
+    },
+    /// Switch over with the downtime it takes.
+    SwitchOver,
+    /// Keep sending rounds until it converges by itself or somebody cancels.
+    Wait,
+    /// Leave it running at the source.
+    GiveUp,
+}
+
+/// What the guest's convergence is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Convergence {
+    /// The longest downtime to switch over with.
+    pub downtime_max: Duration,
+    /// What to do where that cannot be had.
+    pub policy: Policy,
+}
+
+/// One finished round, as the ledger and the tracker tell it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Round {
+    /// Bytes that were sent in it.
+    pub bytes: ByteCount,
+    /// How long it took.
+    pub took: Duration,
+    /// Pages that are pending after the harvest that followed it.
+    pub dirty: PageCount,
+    /// How long that harvest took.
+    pub harvest: Duration,
+}
+
+/// What to do after a round.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Send what is dirty in another round.
+    Another,
+    /// Pause, and send it then.
+    Switch,
+    /// Slow the guest down to this many percent, and send another round.
+    Throttle(u8),
+    /// End the attempt; the sentence has the numbers.
+    GiveUp(String),
+}
+
+/// A round that leaves more than this share of what was dirty before it does not shrink.
+const SHRINKING_PERCENT: u64 = 75;
+/// Rounds in a row that must fail to shrink before the policy acts: one may be bad luck.
+const STALLED_ROUNDS: u32 = 2;
+/// Rounds below this size measure latency, not bandwidth.
+const MEASURABLE: ByteCount = ByteCount::mib(4);
+/// Last pages that are sent this quickly are not worth another round.
+const NEGLIGIBLE: Duration = Duration::from_millis(1);
+/// How much a throttle is raised at a time: quick at first, then in small steps.
+const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 75, 85, 92];
+
+/// Watches the rounds of one migration.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    settings: Convergence,
+    bandwidth: Option<f64>,
+    dirty_rate: f64,
+    /// Dirty pages after the round before.
+    before: PageCount,
+    stalled: u32,
+    throttle: u8,
+    harvest: Duration,
+    round_trip: Duration,
+    state: ByteCount,
+}
+
+impl Forecast {
+    /// A forecast for a guest of `pages`, of which nothing was sent yet.
+    #[must_use]
+    pub fn new(settings: Convergence, pages: PageCount) -> Self {
+        Self {
+            settings,
+            bandwidth: None,
+            dirty_rate: 0.0,
+            before: pages,
+            stalled: 0,
+            throttle: 0,
+            harvest: Duration::ZERO,
+            round_trip: Duration::ZERO,
+            state: ByteCount::ZERO,
+        }
+    }
+
+    /// Takes note of a measured round trip of the control connection.
+    pub fn round_trip(&mut self, measured: Duration) {
+        self.round_trip =
+            if self.round_trip.is_zero() { measured } else { (self.round_trip * 3 + measured) / 4 };
+    }
+
+    /// Takes note of how large the guest's state is.
+    pub const fn state_size(&mut self, bytes: ByteCount) {
+        self.state = bytes;
+    }
+
+    /// Bytes a second over all lanes, once a round was large enough to tell.
+    #[must_use]
+    pub fn bandwidth(&self) -> Option<ByteCount> {
+        self.bandwidth.map(|rate| ByteCount(rate as u64))
+    }
+
+    /// Bytes a second that became dirty during the last round, a page counted once.
+    #[must_use]
+    pub const fn dirty_rate(&self) -> ByteCount {
+        ByteCount(self.dirty_rate as u64)
+    }
+
+    /// The throttle that was decided last, in percent.
+    #[must_use]
+    pub const fn throttle(&self) -> u8 {
+        self.throttle
+    }
+
+    /// The downtime of a switchover with `dirty` pages to send while paused.
+    #[must_use]
+    pub fn downtime(&self, dirty: PageCount) -> Option<Duration> {
+        let bytes = dirty.bytes() + self.state;
+        let sending = Duration::try_from_secs_f64(bytes.0 as f64 / self.bandwidth?);
+        // Parking and the state's way through both guests cost about as much as a harvest does.
+        let fixed = self.harvest * 2 + self.round_trip * 3 / 2;
+        Some(sending.unwrap_or(Duration::MAX).saturating_add(fixed))
+    }
+
+    /// Takes note of a round and decides what comes next.
+    pub fn decide(&mut self, round: Round) -> Decision {
+        self.measure(round);
+        let shrinks = round.dirty.0 * 100 < self.before.0 * SHRINKING_PERCENT;
+        self.before = round.dirty;
+        let fits = self.downtime(round.dirty).is_some_and(|d| d <= self.settings.downtime_max);
+        if round.dirty == PageCount::ZERO || (fits && (!shrinks || self.negligible(round.dirty))) {
+            return Decision::Switch;
+        }
+        if shrinks || fits {
+            self.stalled = 0;
+            return Decision::Another;
+        }
+        self.stalled += 1;
+        if self.stalled < STALLED_ROUNDS { Decision::Another } else { self.by_policy(round) }
+    }
+
+    fn by_policy(&mut self, round: Round) -> Decision {
+        match self.settings.policy {
+            Policy::SwitchOver => Decision::Switch,
+            Policy::Wait => Decision::Another,
+            Policy::GiveUp => Decision::GiveUp(self.numbers(round.dirty)),
+            Policy::Throttle { most } => {
+                let higher = THROTTLE_STEPS.into_iter().find(|step| *step > self.throttle);
+                let next = higher.unwrap_or(most).min(most);
+                if next <= self.throttle {
+                    return Decision::GiveUp(self.numbers(round.dirty));
+                }
+                self.throttle = next;
+                self.stalled = 0;
+                Decision::Throttle(next)
+            }
+        }
+    }
+
+    fn measure(&mut self, round: Round) {
+        self.harvest = round.harvest;
+        let seconds = round.took.as_secs_f64().max(1e-6);
+        self.dirty_rate = round.dirty.bytes().0 as f64 / seconds;
+        let rate = (round.bytes.0 as f64 / seconds).max(1.0);
+        match self.bandwidth {
+            Some(known) if round.bytes >= MEASURABLE => {
+                self.bandwidth = Some((known + rate) / 2.0);
+            }
+            Some(_) => {}
+            None => self.bandwidth = Some(rate),
+        }
+    }
+
+    fn negligible(&self, dirty: PageCount) -> bool {
+        let rate = self.bandwidth.unwrap_or(1.0);
+        dirty.bytes().0 as f64 / rate <= NEGLIGIBLE.as_secs_f64()
+    }
+
+    /// Why a guest does not converge, with what it would take.
+    #[must_use]
+    pub fn numbers(&self, dirty: PageCount) -> String {
+        let offer = self.downtime(dirty).unwrap_or(Duration::MAX);
+        let mib = |rate: f64| rate / (1 << 20) as f64;
+        let throttled = match self.throttle {
+            0 => String::new(),
+            percent => format!(" although it was throttled by {percent} %"),
+        };
+        format!(
+            "the guest dirties {:.0} MiB/s (each page counted once a round){throttled}, the lanes \
+             carry {:.0} MiB/s, and {} MiB stay dirty: the downtime would be {} ms, and {} ms are \
+             allowed",
+            mib(self.dirty_rate),
+            mib(self.bandwidth.unwrap_or(0.0)),
+            dirty.bytes().0 >> 20,
+            offer.as_millis(),
+            self.settings.downtime_max.as_millis()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGES: PageCount = PageCount(262_144);
+
+    fn forecast(policy: Policy, downtime_ms: u64) -> Forecast {
+        let downtime_max = Duration::from_millis(downtime_ms);
+        Forecast::new(Convergence { downtime_max, policy }, PAGES)
+    }
+
+    /// A round at 1000 MiB/s that leaves `dirty` MiB.
+    fn round(mib: u64, dirty: u64) -> Round {
+        Round {
+            bytes: ByteCount::mib(mib),
+            took: Duration::from_millis(mib.max(1)),
+            dirty: PageCount::covering(ByteCount::mib(dirty)),
+            harvest: Duration::from_millis(1),
+        }
+    }
+
+    #[test]
+    fn an_idle_guest_switches_after_the_first_round() {
+        assert_eq!(forecast(Policy::Wait, 300).decide(round(1024, 0)), Decision::Switch);
+    }
+
+    #[test]
+    fn rounds_go_on_while_they_shrink_even_within_the_limit() {
+        let mut forecast = forecast(Policy::GiveUp, 300);
+        assert_eq!(forecast.decide(round(1024, 256)), Decision::Another);
+        assert_eq!(forecast.decide(round(256, 100)), Decision::Another);
+        assert_eq!(forecast.decide(round(100, 40)), Decision::Another);
+        assert_eq!(forecast.decide(round(40, 35)), Decision::Switch, "the floor is reached");
+    }
+
+    #[test]
+    fn a_guest_that_does_not_shrink_meets_the_policy() {
+        let stall = |policy| {
+            let mut forecast = forecast(policy, 30);
+            (0..5).map(|_| forecast.decide(round(256, 256))).collect::<alloc::vec::Vec<_>>()
+        };
+        assert_eq!(stall(Policy::Wait).last(), Some(&Decision::Another));
+        assert_eq!(stall(Policy::SwitchOver).last(), Some(&Decision::Switch));
+        assert!(matches!(stall(Policy::GiveUp).last(), Some(Decision::GiveUp(why))
+            if why.contains("1000 MiB/s") && why.contains("30 ms are allowed")));
+        let throttled = stall(Policy::Throttle { most: 30 });
+        assert_eq!(throttled[2], Decision::Throttle(20));
+        assert_eq!(throttled[4], Decision::Throttle(30));
+    }
+
+    #[test]
+    fn a_throttle_at_its_limit_gives_up_with_numbers() {
+        let mut forecast = forecast(Policy::Throttle { most: 50 }, 1);
+        let decisions = (0..20).map(|_| forecast.decide(round(256, 256)));
+        let last = decisions.last();
+        assert!(matches!(last, Some(Decision::GiveUp(why)) if why.contains("throttled by 50 %")));
+    }
+
+    #[test]
+    fn the_downtime_counts_everything_that_happens_while_paused() {
+        let mut forecast = forecast(Policy::Wait, 300);
+        forecast.decide(round(1000, 100));
+        let pages_only = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
+        assert!(pages_only >= Some(Duration::from_millis(100)));
+        forecast.round_trip(Duration::from_millis(20));
+        forecast.state_size(ByteCount::mib(10));
+        let more = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
+        let grown = more.zip(pages_only).map(|(more, pages)| more - pages);
+        assert!(
+            grown >= Some(Duration::from_millis(39)),
+            "1.5 round trips and the state: {grown:?}"
+        );
+    }
+}
