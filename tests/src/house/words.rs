@@ -54,7 +54,10 @@ fn system(path: &str, tokens: &[Token], at: usize) -> Option<String> {
     let word = tokens[at].text.as_str();
     let foreign = ["libc", "rustix", "nix", "windows_sys", "memmap2"].contains(&word)
         && reads(tokens, at + 1, &[":", ":"]);
-    let module = reads(tokens, at, &["os", ":", ":"]) || reads(tokens, at, &[":", ":", "unix"]);
+    let module = ["fd", "linux", "raw", "unix", "windows"]
+        .iter()
+        .any(|name| reads(tokens, at, &["os", ":", ":", name]))
+        || reads(tokens, at, &["signal", ":", ":", "unix"]);
     let socket = word.starts_with("Unix") && word.len() > "Unix".len();
     let folder = ["\"/proc/", "\"/sys/", "\"/dev/"].iter().any(|start| word.starts_with(start));
     let told = foreign || module || socket || folder || conditional(tokens, at);
@@ -117,6 +120,7 @@ mod tests {
     fn the_system_stays_in_its_rooms() {
         let said_in_many_ways = [
             "use std::os::fd::OwnedFd;",
+            "use std::{io, os::unix::process::CommandExt};",
             "fn f() { libc::getpid(); }",
             "use tokio::net::UnixStream;",
             "use tokio::signal::unix::signal;",
@@ -130,7 +134,7 @@ mod tests {
             assert_eq!(said("crates/transport/src/os.rs", text), [""; 0], "{text}");
             assert_eq!(said("crates/memory/src/sys/linux.rs", text), [""; 0], "{text}");
         }
-        let portable = "#[cfg(feature = \"unix\")] fn f() { unix(); os.go(); }";
+        let portable = "#[cfg(feature = \"unix\")] fn f() { unix(); os::go(); }";
         assert_eq!(said("crates/engine/src/a.rs", portable), [""; 0]);
     }
 
