@@ -1,0 +1,101 @@
+//! A destination's memory while pages arrive.
+
+use whimbrel_page::{Layout, PageIndex, RegionId, Run};
+
+use crate::atomic_bits::AtomicBits;
+use crate::guest_memory::check_buffer;
+use crate::{GuestMemory, MemoryError};
+
+/// Guest memory that only arriving pages are written to, until it goes live. The guest it belongs
+/// to exists already and is parked.
+///
+/// Several lander threads share it; no two of them may land the same page at the same time (at
+/// most one copy of a page is in flight). Pages that are zero and were never anything else take
+/// no memory.
+pub struct Landing {
+    memory: GuestMemory,
+    /// The pages that may not be zero, one map a region in the layout's order.
+    written: Vec<(RegionId, AtomicBits)>,
+}
+
+impl Landing {
+    /// Takes `memory` to land in. It need not be fresh.
+    ///
+    /// # Errors
+    /// [`MemoryError::Os`] if the host does not say which pages are populated.
+    pub fn new(memory: GuestMemory) -> Result<Self, MemoryError> {
+        let regions = memory.layout().regions().iter();
+        let written: Vec<_> =
+            regions.map(|region| (region.id, AtomicBits::new(region.pages().0))).collect();
+        let landing = Self { written, memory };
+        for run in landing.memory.touched()?.runs() {
+            landing.map_of(run)?.set(run.first.0, run.count.0);
+        }
+        Ok(landing)
+    }
+
+    /// The shape of the memory.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        self.memory.layout()
+    }
+
+    /// Writes the pages of `run`.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchRun`], or [`MemoryError::BufferSize`] if `from` is not exactly as
+    /// large as the run; nothing is written then.
+    pub fn write_pages(&self, run: Run, from: &[u8]) -> Result<(), MemoryError> {
+        let map = self.map_of(run)?;
+        check_buffer(run, from.len())?;
+        map.set(run.first.0, run.count.0);
+        self.memory.write(run.region, run.first.offset(), from)
+    }
+
+    /// Makes the pages of `run` zero: gives back what was written, leaves alone what was not.
+    ///
+    /// # Errors
+    /// [`MemoryError::NoSuchRun`]; [`MemoryError::Os`] if the host refuses.
+    pub fn zero(&self, run: Run) -> Result<(), MemoryError> {
+        let map = self.map_of(run)?;
+        let mut outcome = Ok(());
+        map.take(run.first.0, run.count.0, |first, count| {
+            if let Err(error) = self.memory.discard(Run::new(run.region, first, count)) {
+                map.set(first, count);
+                outcome = Err(error);
+            }
+        });
+        outcome
+    }
+
+    /// Copies all bytes of `run` into `into`: the base of a delta, or what a verification reads.
+    ///
+    /// # Errors
+    /// As [`GuestMemory::copy_run`].
+    pub fn copy_run(&self, run: Run, into: &mut [u8]) -> Result<(), MemoryError> {
+        self.memory.copy_run(run, into)
+    }
+
+    /// Whether nothing but zeros can be in this page, so that reading it can be spared. A page
+    /// the guest does not have is.
+    #[must_use]
+    pub fn is_untouched(&self, region: RegionId, page: PageIndex) -> bool {
+        !self.map_of(Run { region, first: page, count: PAGE }).is_ok_and(|map| map.contains(page.0))
+    }
+
+    /// The end of landing: the memory belongs to the guest.
+    #[must_use]
+    pub fn into_live(self) -> GuestMemory {
+        self.memory
+    }
+
+    fn map_of(&self, run: Run) -> Result<&AtomicBits, MemoryError> {
+        let found = self.written.iter().find(|(region, _)| *region == run.region);
+        match found {
+            Some((_, map)) if self.layout().contains(run) => Ok(map),
+            _ => Err(MemoryError::NoSuchRun(run)),
+        }
+    }
+}
+
+const PAGE: whimbrel_page::PageCount = whimbrel_page::PageCount(1);

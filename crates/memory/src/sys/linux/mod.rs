@@ -1,0 +1,109 @@
+//! Linux.
+
+mod pagemap;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+
+use whimbrel_page::PAGE_SIZE;
+
+pub(super) use pagemap::populated;
+
+/// The value of a system call, or the error it set.
+fn checked(outcome: libc::c_long) -> io::Result<libc::c_long> {
+    if outcome < 0 { Err(io::Error::last_os_error()) } else { Ok(outcome) }
+}
+
+/// The number of an ioctl that hands a structure in and out: Linux's `_IOWR`.
+const fn iowr(group: u8, number: u8, size: usize) -> u64 {
+    (3 << 30) | ((size as u64) << 16) | ((group as u64) << 8) | number as u64
+}
+
+/// A file of `size` zero bytes that lives in memory and cannot change its size: a shorter file
+/// would be a SIGBUS at the next access.
+pub(super) fn memory_file(size: u64, huge: bool) -> io::Result<File> {
+    let huge = if huge { libc::MFD_HUGETLB | libc::MFD_HUGE_2MB } else { 0 };
+    let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | huge;
+    // SAFETY: the name is a C string.
+    let fd = unsafe { libc::memfd_create(c"whimbrel-guest".as_ptr(), flags) };
+    checked(fd.into())?;
+    // SAFETY: the descriptor was just made and is nobody else's.
+    let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
+    file.set_len(size)?;
+    let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: a call without pointers.
+    checked(unsafe { libc::fcntl(fd, libc::F_ADD_SEALS, seals) }.into())?;
+    Ok(file)
+}
+
+/// Whether reads from this file may go into memory by DMA, which no page table sees.
+pub(crate) fn writes_behind_the_mmu(file: &File) -> bool {
+    // SAFETY: a call without pointers.
+    let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
+    flags < 0 || flags & libc::O_DIRECT != 0
+}
+
+/// Whether the kernel could not write where it was told to.
+pub(crate) fn is_fault(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EFAULT)
+}
+
+/// One `read(2)`.
+///
+/// # Safety
+/// `len` bytes at `to` are mapped and may change.
+pub(super) unsafe fn read_into(file: &File, to: *mut u8, len: usize) -> io::Result<usize> {
+    // SAFETY: as the caller promised.
+    let count = unsafe { libc::read(file.as_raw_fd(), to.cast(), len) };
+    Ok(checked(count as libc::c_long)? as usize)
+}
+
+/// Gives `len` bytes of a memory file back.
+pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    let (offset, len) = (offset as libc::off_t, len as libc::off_t);
+    // SAFETY: a call without pointers.
+    checked(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset, len) }.into()).map(drop)
+}
+
+/// Gives private memory back.
+///
+/// # Safety
+/// The range is mapped, private and anonymous, and nothing refers to its content.
+pub(super) unsafe fn forget(at: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: as the caller promised.
+    checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) }.into()).map(drop)
+}
+
+/// Hands the runs of pages a memory file has to `each`.
+pub(super) fn data_extents(
+    file: &File,
+    size: u64,
+    mut each: impl FnMut(u64, u64),
+) -> io::Result<()> {
+    let mut at = 0;
+    while at < size {
+        let start = match seek(file, at, libc::SEEK_DATA) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
+            other => other?,
+        };
+        at = seek(file, start, libc::SEEK_HOLE)?.min(size);
+        let (first, end) = (start / PAGE_SIZE as u64, at.div_ceil(PAGE_SIZE as u64));
+        each(first, end - first);
+    }
+    Ok(())
+}
+
+fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<u64> {
+    // SAFETY: a call without pointers.
+    let found = unsafe { libc::lseek64(file.as_raw_fd(), offset as i64, whence) };
+    Ok(checked(found)? as u64)
+}
+
+/// Bytes a memory file takes.
+pub(super) fn allocated(file: &File) -> io::Result<u64> {
+    const BLOCK: u64 = 512;
+    Ok(file.metadata()?.blocks() * BLOCK)
+}

@@ -1,0 +1,178 @@
+//! One region's mapping.
+
+use std::fs::File;
+use std::io;
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use whimbrel_page::{PAGE_SIZE, PageCount, RegionLayout};
+
+use super::{copy, os};
+use crate::{Backing, HugePages, MemoryError};
+
+/// A mapped region. Every access is checked against its size and panics past it: callers check
+/// what comes from outside.
+pub(crate) struct Mapping {
+    raw: MmapRaw,
+    /// The memory file behind a shared mapping.
+    file: Option<File>,
+    /// What the host hands out, protects and takes back at once.
+    granule: PageCount,
+}
+
+impl Mapping {
+    pub(crate) fn allocate(
+        region: RegionLayout,
+        backing: Backing,
+        huge: HugePages,
+    ) -> Result<Self, MemoryError> {
+        let (id, size) = (region.id, region.size);
+        let granule = PageCount(if huge == HugePages::Reserved { HUGE_PAGES } else { 1 });
+        if !size.0.is_multiple_of(granule.bytes().0) {
+            return Err(MemoryError::HugePageSize { region: id, size, granule });
+        }
+        Self::map(size.0, backing, huge, granule).map_err(|source| MemoryError::Allocation {
+            region: id,
+            size,
+            source,
+        })
+    }
+
+    fn map(size: u64, backing: Backing, huge: HugePages, granule: PageCount) -> io::Result<Self> {
+        let reserved = huge == HugePages::Reserved;
+        let file = match backing {
+            Backing::Private => None,
+            Backing::Shared => Some(os::memory_file(size, reserved)?),
+        };
+        let mut options = MmapOptions::new();
+        options.len(usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?);
+        // Reserved huge pages are taken at once: without that, a missing one is a SIGBUS later.
+        if !reserved {
+            options.no_reserve_swap();
+        }
+        let raw = match &file {
+            Some(file) => options.map_raw(file)?,
+            None if reserved => options.huge(Some(HUGE_PAGE_BITS)).map_anon()?.into(),
+            None => options.map_anon()?.into(),
+        };
+        let mapping = Self { raw, file, granule };
+        mapping.advise(huge)?;
+        Ok(mapping)
+    }
+
+    fn advise(&self, huge: HugePages) -> io::Result<()> {
+        let advice = match (&self.file, huge) {
+            (_, HugePages::Reserved) | (None, HugePages::HostDefault) => return Ok(()),
+            (None, HugePages::Transparent) => Advice::HugePage,
+            (Some(_), _) => Advice::NoHugePage,
+        };
+        match self.raw.advise(advice) {
+            // A kernel without transparent huge pages: there is nothing to advise.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Its size in bytes.
+    pub(crate) fn size(&self) -> u64 {
+        self.raw.len() as u64
+    }
+
+    pub(crate) fn read(&self, offset: u64, into: &mut [u8]) {
+        let from = self.at(offset, into.len());
+        // SAFETY: `at` has checked the range; a slice of ours does not overlap guest memory.
+        unsafe { copy::copy(into.as_mut_ptr(), from, into.len()) };
+    }
+
+    pub(crate) fn write(&self, offset: u64, from: &[u8]) {
+        let to = self.at(offset, from.len());
+        // SAFETY: `at` has checked the range; a slice of ours does not overlap guest memory.
+        unsafe { copy::copy(to, from.as_ptr(), from.len()) };
+    }
+
+    pub(crate) fn load_u64(&self, offset: u64) -> u64 {
+        // SAFETY: `word_at` has checked range and alignment.
+        unsafe { copy::load_u64(self.word_at(offset)) }
+    }
+
+    pub(crate) fn store_u64(&self, offset: u64, value: u64) {
+        // SAFETY: `word_at` has checked range and alignment.
+        unsafe { copy::store_u64(self.word_at(offset), value) };
+    }
+
+    pub(crate) fn fetch_add_u64(&self, offset: u64, value: u64) -> u64 {
+        // SAFETY: `word_at` has checked range and alignment.
+        unsafe { copy::fetch_add_u64(self.word_at(offset), value) }
+    }
+
+    /// One read by the kernel into guest memory.
+    pub(crate) fn read_file(&self, offset: u64, len: usize, file: &File) -> io::Result<usize> {
+        let to = self.at(offset, len);
+        // SAFETY: `at` has checked the range.
+        unsafe { os::read_into(file, to, len) }
+    }
+
+    /// Makes whole pages zero, giving back the granules that lie wholly within.
+    pub(crate) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        let granule = self.granule.bytes().0;
+        let end = offset + len;
+        let first = offset.next_multiple_of(granule).min(end);
+        let last = (end / granule * granule).max(first);
+        self.clear(offset, first);
+        self.clear(last, end);
+        if first == last {
+            return Ok(());
+        }
+        let at = self.at(first, (last - first) as usize);
+        match &self.file {
+            Some(file) => os::punch_hole(file, first, last - first),
+            // SAFETY: `at` has checked the range; no reference to guest memory exists.
+            None => unsafe { os::forget(at, (last - first) as usize) },
+        }
+    }
+
+    /// Writes zeros from `start` to `end`.
+    fn clear(&self, start: u64, end: u64) {
+        let pages = (start..end).step_by(PAGE_SIZE);
+        pages.for_each(|page| self.write(page, &ZERO_PAGE));
+    }
+
+    /// Hands every run of pages that the host has populated to `each`, as first page and count.
+    pub(crate) fn touched(&self, each: impl FnMut(u64, u64)) -> io::Result<()> {
+        match &self.file {
+            Some(file) => os::data_extents(file, self.size(), each),
+            None => os::populated(self.address(), self.raw.len(), each),
+        }
+    }
+
+    /// Bytes of host memory that the region takes.
+    pub(crate) fn resident(&self) -> io::Result<u64> {
+        if let Some(file) = &self.file {
+            return os::allocated(file);
+        }
+        let mut pages = 0;
+        self.touched(|_, count| pages += count)?;
+        Ok(pages * PAGE_SIZE as u64)
+    }
+
+    /// Where the mapping begins, as a number.
+    pub(crate) fn address(&self) -> usize {
+        self.raw.as_ptr().addr()
+    }
+
+    /// The address of `len` bytes at `offset`; panics if they are not all within the region.
+    fn at(&self, offset: u64, len: usize) -> *mut u8 {
+        let end = offset.checked_add(len as u64);
+        assert!(end.is_some_and(|end| end <= self.size()), "{len} bytes at {offset}");
+        self.raw.as_mut_ptr().wrapping_add(offset as usize)
+    }
+
+    fn word_at(&self, offset: u64) -> *mut u8 {
+        assert!(offset.is_multiple_of(8), "a word at {offset}");
+        self.at(offset, 8)
+    }
+}
+
+/// log2 of the bytes in a reserved huge page.
+const HUGE_PAGE_BITS: u8 = 21;
+const HUGE_PAGES: u64 = (1 << HUGE_PAGE_BITS) / PAGE_SIZE as u64;
+static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];

@@ -1,0 +1,25 @@
+//! The operating system, and all `unsafe` of this crate. What is public in here is safe to call:
+//! bounds are asserted at this border.
+//!
+//! Each operating system has one module with the same face.
+#![allow(unsafe_code)]
+
+mod copy;
+#[cfg(target_os = "linux")]
+mod linux;
+mod mapping;
+
+use std::sync::atomic::AtomicU64;
+
+#[cfg(target_os = "linux")]
+use linux as os;
+
+pub(crate) use mapping::Mapping;
+pub(crate) use os::{is_fault, writes_behind_the_mmu};
+
+/// `count` words of 0, in memory that is not touched before it is used.
+pub(crate) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {
+    let words = Box::new_zeroed_slice(count);
+    // SAFETY: all bits 0 is an AtomicU64 of value 0.
+    unsafe { words.assume_init() }
+}

@@ -1,0 +1,176 @@
+//! Dirty tracking: the trait, the kinds there are, and who may open one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use whimbrel_page::{PageCount, PageSet};
+
+use crate::model::Model;
+use crate::{GuestMemory, MemoryError};
+
+/// What a tracker makes of writes the kernel does for the process (`read(2)` into guest memory).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelWrites {
+    /// They are harvested like any other.
+    Tracked,
+    /// They fail with EFAULT and change nothing while the tracker is armed.
+    /// [`GuestMemory::read_file`] and [`GuestMemory::read_from`] work all the same.
+    Refused,
+}
+
+/// Finds out which pages of a guest's memory were written, while the guest goes on writing.
+///
+/// The order that loses nothing: `arm`, *then* ask [`GuestMemory::touched`] and read pages; for
+/// every later round `harvest`, *then* read. A write that falls between a harvest and the read
+/// shows in the next harvest.
+///
+/// Dropping a tracker disarms it and lets another one be opened.
+pub trait DirtyTracker: Send {
+    /// Which tracker this is.
+    fn kind(&self) -> TrackerKind;
+
+    /// Its name, as a person would type it.
+    fn name(&self) -> &'static str {
+        self.kind().name()
+    }
+
+    /// What happens to writes by the kernel while it is armed.
+    fn kernel_writes(&self) -> KernelWrites;
+
+    /// Tracks from now on. What was written before is not reported; everything that is written
+    /// after this returns is.
+    ///
+    /// # Errors
+    /// The memory is then as fast, and as untracked, as before.
+    fn arm(&mut self) -> Result<(), MemoryError>;
+
+    /// Adds every page written since the last harvest (or since `arm`) to `into`, and forgets
+    /// them. Returns how many pages this harvest found, whether or not `into` had them. May name
+    /// a page that was not written; never leaves one out.
+    ///
+    /// # Errors
+    /// The attempt is lost: some pages may be forgotten and not reported. Disarm; a next attempt
+    /// arms again and starts from all touched pages.
+    ///
+    /// # Panics
+    /// If `into` is over another layout than the memory's.
+    fn harvest(&mut self, into: &mut PageSet) -> Result<PageCount, MemoryError>;
+
+    /// The harvest of a parked guest: as [`DirtyTracker::harvest`], but free to leave the pages
+    /// on record, so that the next harvest may name them again. Cheaper, as no page has to be
+    /// protected anew.
+    ///
+    /// # Errors
+    /// As [`DirtyTracker::harvest`].
+    fn harvest_paused(&mut self, into: &mut PageSet) -> Result<PageCount, MemoryError> {
+        self.harvest(into)
+    }
+
+    /// Ends tracking: the guest then runs at full speed. May be called when not armed, and the
+    /// tracker may be armed again.
+    ///
+    /// # Errors
+    /// The tracker is disarmed all the same, but the guest may run slower than it should.
+    fn disarm(&mut self) -> Result<(), MemoryError>;
+}
+
+/// The trackers there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TrackerKind {
+    /// userfaultfd in its asynchronous write-protect mode, with PAGEMAP_SCAN. Linux 6.7 and later.
+    Userfaultfd,
+    /// Page protection and a SIGSEGV handler. Any Unix.
+    Mprotect,
+    /// Records what is written through [`GuestMemory`], and sees nothing else: for tests.
+    Model,
+}
+
+impl TrackerKind {
+    /// Every kind, best first.
+    pub const ALL: [Self; 3] = [Self::Userfaultfd, Self::Mprotect, Self::Model];
+
+    /// Its name, as a person would type it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Userfaultfd => "userfaultfd",
+            Self::Mprotect => "mprotect",
+            Self::Model => "model",
+        }
+    }
+}
+
+impl fmt::Display for TrackerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no tracker's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no tracker {0:?}; there are userfaultfd, mprotect and model")]
+pub struct NoSuchTracker(String);
+
+impl FromStr for TrackerKind {
+    type Err = NoSuchTracker;
+
+    fn from_str(name: &str) -> Result<Self, NoSuchTracker> {
+        let found = Self::ALL.into_iter().find(|kind| kind.name() == name);
+        found.ok_or_else(|| NoSuchTracker(name.to_owned()))
+    }
+}
+
+/// Opens a tracker of this kind on `memory`, disarmed. A memory has one tracker at a time.
+///
+/// # Errors
+/// [`MemoryError::AlreadyTracked`] while another tracker of this memory exists,
+/// [`MemoryError::Unsupported`] if this kind does not work here.
+pub fn open(kind: TrackerKind, memory: &GuestMemory) -> Result<Box<dyn DirtyTracker>, MemoryError> {
+    match kind {
+        TrackerKind::Model => Ok(Box::new(Model::new(Claim::take(memory, kind)?))),
+        TrackerKind::Userfaultfd | TrackerKind::Mprotect => {
+            Err(MemoryError::Unsupported { kind, why: "it is not in this build".to_owned() })
+        }
+    }
+}
+
+/// The right to track a memory, held by one tracker at a time.
+pub(crate) struct Claim {
+    memory: GuestMemory,
+}
+
+impl Claim {
+    fn take(memory: &GuestMemory, kind: TrackerKind) -> Result<Self, MemoryError> {
+        let mut owner = memory.tracker_owner();
+        if let Some(other) = *owner {
+            return Err(MemoryError::AlreadyTracked(other));
+        }
+        *owner = Some(kind);
+        drop(owner);
+        Ok(Self { memory: memory.clone() })
+    }
+
+    /// The memory that is claimed.
+    pub(crate) const fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        *self.memory.tracker_owner() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back() {
+        for kind in TrackerKind::ALL {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert!("soft-dirty".parse::<TrackerKind>().is_err());
+    }
+}
