@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use whimbrel_tests::house::{
-    Breach, SourceFile, Workspace, arrows, heads, purity, reach, sizes, words,
+    Breach, SourceFile, Workspace, arrows, citations, heads, purity, reach, sizes, words,
 };
 
 fn workspace() -> Workspace {
@@ -60,6 +60,22 @@ fn words_stay_in_their_rooms() {
     let workspace = workspace();
     let reached = reach::reached(&workspace.manifests, &workspace.sources);
     none(&words::check(&workspace.sources, &reached));
+}
+
+#[test]
+fn code_cites_the_law_of_the_wire() {
+    let workspace = workspace();
+    let law = workspace.texts.iter().find(|text| text.path == "proto/wire.md");
+    let crates = workspace.sources.iter().filter(|source| source.path.starts_with("crates/"));
+    let citing: Vec<_> = crates.chain(&workspace.texts).cloned().collect();
+    none(&citations::check(law.expect("the law is there"), &citing));
+}
+
+#[test]
+fn links_of_the_pages_lead_somewhere() {
+    let pages = workspace().texts;
+    let dead = pages.iter().flat_map(|page| citations::dead_links(page, Workspace::exists));
+    none(&dead.collect::<Vec<_>>());
 }
 
 #[test]

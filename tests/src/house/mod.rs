@@ -5,13 +5,15 @@
 //!                  └──► sources ──┬─► sizes        lines, functions, files
 //!                                 ├─► reach        no forgotten file; which code is test code
 //!                                 ├─► heads        what a crate says and forbids first
-//!                                 └─► tokens ──► words   what may be said where
+//!                                 ├─► tokens ──► words   what may be said where
+//!                                 └─► citations    of the wire's law; links of the pages
 //! ```
 //!
 //! Goals: every rule bites (each module shows it on a violating sample), and says what to do.
 //! Not a goal: what rustc and clippy already hold.
 
 pub mod arrows;
+pub mod citations;
 pub mod heads;
 pub mod purity;
 pub mod reach;

@@ -2,7 +2,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// One Rust file.
+/// One Rust file, schema or page of text.
 #[derive(Clone, Debug)]
 pub struct SourceFile {
     /// From the root of the workspace, with `/`.
@@ -45,17 +45,21 @@ impl Manifest {
     }
 }
 
-/// Every package and every Rust file of the project.
+/// Every package, Rust file and page of the project.
 #[derive(Debug)]
 pub struct Workspace {
     /// One for each package, in the order of their paths.
     pub manifests: Vec<Manifest>,
     /// In the order of their paths.
     pub sources: Vec<SourceFile>,
+    /// Markdown and schemas, in the order of their paths.
+    pub texts: Vec<SourceFile>,
 }
 
-/// Where Rust files may be; anything else at the top is not code.
-const FOLDERS: [&str; 4] = ["benches", "crates", "fuzz", "tests"];
+/// Where packages and pages may be.
+const FOLDERS: [&str; 6] = ["benches", "crates", "docs", "fuzz", "proto", "tests"];
+/// Pages at the top.
+const PAGES: [&str; 1] = ["README.md"];
 
 impl Workspace {
     /// Reads the workspace that this package was built in.
@@ -70,12 +74,19 @@ impl Workspace {
                 walk(&folder, &mut paths)?;
             }
         }
+        paths.extend(PAGES.map(|page| root.join(page)).into_iter().filter(|page| page.is_file()));
         paths.sort();
-        let mut found = Self { manifests: Vec::new(), sources: Vec::new() };
+        let mut found = Self { manifests: Vec::new(), sources: Vec::new(), texts: Vec::new() };
         for path in paths {
             found.add(&root, &path)?;
         }
         Ok(found)
+    }
+
+    /// Whether there is a file or folder at `path`, from the root.
+    #[must_use]
+    pub fn exists(path: &str) -> bool {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path).exists()
     }
 
     fn add(&mut self, root: &Path, path: &Path) -> io::Result<()> {
@@ -85,6 +96,8 @@ impl Workspace {
             self.manifests.push(Manifest::parse(&within, &fs::read_to_string(path)?));
         } else if within.ends_with(".rs") {
             self.sources.push(SourceFile { path: within, text: fs::read_to_string(path)? });
+        } else if within.ends_with(".md") || within.ends_with(".proto") {
+            self.texts.push(SourceFile { path: within, text: fs::read_to_string(path)? });
         }
         Ok(())
     }
