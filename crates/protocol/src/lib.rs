@@ -11,12 +11,17 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod codec;
 mod convergence;
 mod ids;
 mod message;
 mod outcome;
 mod ownership;
 
+pub use codec::{
+    CONTROL_FRAME_MAX, DecodeError, PEER_BYTES_MAX, PROTOCOL_VERSIONS, Picked, STATE_BYTES_MAX,
+    check_plan, negotiate,
+};
 pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
 pub use ids::{BatchSeq, Epoch, GuestUuid, LaneId, Now, SessionId, Term, Token};
 pub use message::{
