@@ -4,4 +4,5 @@
 //! and it is **not** part of the product: nothing depends on it.
 #![forbid(unsafe_code)]
 
+pub mod demo;
 pub mod house;

@@ -95,7 +95,8 @@ fn loose_end(tokens: &[Token], at: usize) -> Option<String> {
 fn print(path: &str, tokens: &[Token], at: usize) -> Option<String> {
     let word = tokens[at].text.as_str();
     let prints = ["print", "println", "eprint", "eprintln"].contains(&word);
-    let library = path.starts_with("crates/") && !path.starts_with(SPEAKER);
+    let speaks_to_cargo = path.ends_with("/build.rs");
+    let library = path.starts_with("crates/") && !path.starts_with(SPEAKER) && !speaks_to_cargo;
     let prints = prints && reads(tokens, at + 1, &["!"]) && !tokens[at].test_only;
     (library && prints).then(|| format!("`{word}!`: a library never prints"))
 }
