@@ -20,7 +20,7 @@ pub struct Picked {
 }
 
 /// Picks from `offer` what a source can do that speaks `versions` and knows the features `known`
-/// (wire.md S2, S3).
+/// (wire.md C7, C8).
 ///
 /// # Errors
 /// [`Fault::Incompatible`] with a sentence that says what the two sides speak, and what to do.
@@ -52,7 +52,7 @@ pub fn negotiate(
 }
 
 /// Whether `plan` picks from `offer` what may be picked: a destination's look at what a source
-/// made of its offer (wire.md S4).
+/// made of its offer (wire.md C9).
 ///
 /// # Errors
 /// [`Fault::Peer`] with a sentence that names what was picked and not offered.

@@ -1,4 +1,5 @@
-//! From the structs of `session.proto` to typed messages; the only way in, so it checks all.
+//! From the structs of `session.proto` to typed messages; the only way in, so it checks all
+//! (wire.md C6).
 
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -124,7 +125,7 @@ fn list<A, B>(
     items.iter().map(read).collect()
 }
 
-/// No lane may be named twice: what is said of it would depend on the order of reading.
+/// wire.md C11: no lane is named twice; what is said of it would depend on the order of reading.
 fn distinct<T>(field: &'static str, items: Vec<T>, lane: impl Fn(&T) -> LaneId) -> Read<Vec<T>> {
     let mut seen = BTreeSet::new();
     match items.iter().map(lane).find(|lane| !seen.insert(*lane)) {
@@ -291,6 +292,7 @@ fn sums(m: &proto::Sums) -> Read<Sums> {
         Ok((ChunkIndex(c.chunk), sum("sums.chunks", &c.sum)?))
     };
     let chunks = list("sums.chunks", &m.chunks, SUMS_CHUNKS_MAX, chunk)?;
+    // wire.md C11: ascending, so that each chunk is there once.
     if let Some(pair) = chunks.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
         let why = format!("names chunk {} before {}", pair[0].0.0, pair[1].0.0);
         return Err(bad("sums.chunks", why.to_string()));

@@ -12,7 +12,7 @@ const FIELDS_MAX: usize = 8192;
 /// Top-level fields from this number on are additions that a reader may not know.
 const FIRST_ADDITION: u32 = 100;
 
-/// The field number of the frame's message (wire.md C5, C6).
+/// The field number of the frame's message (wire.md C4, C5).
 pub(super) fn scan(body: &[u8]) -> Result<u32, DecodeError> {
     if body.len() > CONTROL_FRAME_MAX {
         return Err(oversized("bytes", body.len(), CONTROL_FRAME_MAX));
