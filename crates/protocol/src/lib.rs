@@ -11,9 +11,12 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod batch;
 mod codec;
 mod convergence;
 mod ids;
+pub mod ledger;
+pub mod limits;
 mod message;
 mod outcome;
 mod ownership;
@@ -24,6 +27,7 @@ pub use codec::{
 };
 pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
 pub use ids::{BatchSeq, Epoch, GuestUuid, LaneId, Now, SessionId, Term, Token};
+pub use ledger::{Ledger, RoundNumber};
 pub use message::{
     Accepted, Feature, Hello, LaneClosed, LaneMark, LaneTicket, Message, Offer, Plan, Prepare,
     Rejected, Resumed, Sums,

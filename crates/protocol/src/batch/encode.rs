@@ -1,0 +1,122 @@
+//! Building a batch from what was found in the pages of a taking.
+
+use alloc::vec::Vec;
+use core::ops::Range;
+
+use whimbrel_page::{ByteCount, Disposition, PAGE_SIZE, PageCount, PageIndex, RegionId, Run};
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+use super::{BATCH_HEADER_SIZE, BATCH_MAGIC, BatchRun, RUN_SIZE, RUNS_CHECKSUM_SIZE, code_of};
+use crate::BatchSeq;
+use crate::limits::BATCH_PAGES_MAX;
+
+/// Describes and encodes one batch after the other, in buffers it keeps.
+#[derive(Debug, Default)]
+pub struct BatchWriter {
+    runs: Vec<BatchRun>,
+    /// Pages of the taking, counted from its first, that stand in the payload.
+    raw: Vec<Range<usize>>,
+    pages: PageCount,
+    head: Vec<u8>,
+}
+
+impl BatchWriter {
+    /// Describes the pages of a taking, in its order; `Unchanged` ones are left out, neighbours
+    /// that travel the same way become one run.
+    ///
+    /// # Panics
+    /// If there are more than [`BATCH_PAGES_MAX`] of them.
+    pub fn describe(&mut self, pages: impl Iterator<Item = (RegionId, PageIndex, Disposition)>) {
+        self.runs.clear();
+        self.raw.clear();
+        self.pages = PageCount::ZERO;
+        for (place, (region, page, disposition)) in pages.enumerate() {
+            assert!((place as u64) < BATCH_PAGES_MAX.0, "a batch has at most {BATCH_PAGES_MAX}");
+            match disposition {
+                Disposition::Unchanged => continue,
+                Disposition::Zero => {}
+                Disposition::Raw => self.push_raw(place),
+            }
+            self.push(region, page, disposition);
+        }
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// The runs of the batch.
+    #[must_use]
+    pub fn runs(&self) -> &[BatchRun] {
+        &self.runs
+    }
+
+    /// Where the payload stands in the bytes of the taking, in the order of the wire.
+    pub fn payload(&self) -> impl Iterator<Item = Range<usize>> {
+        self.raw.iter().map(|pages| pages.start * PAGE_SIZE..pages.end * PAGE_SIZE)
+    }
+
+    /// All bytes of the batch on the wire.
+    #[must_use]
+    pub fn wire_size(&self) -> ByteCount {
+        let runs = self.runs.len() * RUN_SIZE + RUNS_CHECKSUM_SIZE;
+        ByteCount((BATCH_HEADER_SIZE + runs) as u64) + self.payload_size()
+    }
+
+    /// Header and descriptors as they stand on the wire, before the payload (wire.md B7). The
+    /// number is given here, when the batch is about to be sent, and nowhere earlier (B8).
+    ///
+    /// # Panics
+    /// If nothing was described.
+    pub fn encode(&mut self, seq: BatchSeq) -> &[u8] {
+        assert!(!self.is_empty(), "a batch has at least one run");
+        let payload = self.payload_size();
+        self.head.clear();
+        put(&mut self.head, &BATCH_MAGIC.to_le_bytes());
+        put(&mut self.head, &(self.runs.len() as u32).to_le_bytes());
+        put(&mut self.head, &seq.0.to_le_bytes());
+        put(&mut self.head, &(self.pages.0 as u32).to_le_bytes());
+        put(&mut self.head, &(payload.0 as u32).to_le_bytes());
+        let seal = xxh3_64(&self.head);
+        put(&mut self.head, &seal.to_le_bytes());
+        for BatchRun { run, disposition } in &self.runs {
+            put(&mut self.head, &run.first.0.to_le_bytes());
+            put(&mut self.head, &run.region.0.to_le_bytes());
+            put(&mut self.head, &(run.count.0 as u32).to_le_bytes());
+            put(&mut self.head, &code_of(*disposition).to_le_bytes());
+            put(&mut self.head, &[0; 4]);
+        }
+        let runs = xxh3_64_with_seed(&self.head[BATCH_HEADER_SIZE..], seal);
+        put(&mut self.head, &runs.to_le_bytes());
+        &self.head
+    }
+
+    fn payload_size(&self) -> ByteCount {
+        PageCount(self.raw.iter().map(|pages| pages.len() as u64).sum()).bytes()
+    }
+
+    fn push(&mut self, region: RegionId, page: PageIndex, disposition: Disposition) {
+        self.pages += PageCount(1);
+        if let Some(last) = self.runs.last_mut() {
+            let joins = last.run.region == region && last.run.end() == page;
+            if joins && last.disposition == disposition {
+                last.run.count += PageCount(1);
+                return;
+            }
+        }
+        self.runs.push(BatchRun { run: Run::new(region, page.0, 1), disposition });
+    }
+
+    fn push_raw(&mut self, place: usize) {
+        match self.raw.last_mut() {
+            Some(last) if last.end == place => last.end += 1,
+            _ => self.raw.push(place..place + 1),
+        }
+    }
+}
+
+fn put(head: &mut Vec<u8>, field: &[u8]) {
+    head.extend_from_slice(field);
+}

@@ -1,0 +1,164 @@
+//! Rounds: passes of a cursor over what is pending.
+
+use core::fmt;
+
+use whimbrel_page::{Bitmap, ByteCount, Disposition, Layout, PageCount, PageSet, RegionId, Run};
+
+use super::Take;
+
+/// The number of a round; 0 is everything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RoundNumber(pub u32);
+
+impl RoundNumber {
+    /// The round after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for RoundNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "round {}", self.0)
+    }
+}
+
+/// When a round is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// When every place was passed once; pages that were in flight then are left to the next one.
+    Once,
+    /// When nothing is pending; pages that come back later still belong to it.
+    UntilEmpty,
+}
+
+/// What became of the pages of a round.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoundTally {
+    /// Which round.
+    pub number: RoundNumber,
+    /// Pages that were taken: the sum of the three below, once all of them were sent.
+    pub pages: PageCount,
+    /// Those sent with their bytes.
+    pub raw: PageCount,
+    /// Those sent as zero.
+    pub zero: PageCount,
+    /// Those that the destination already held.
+    pub unchanged: PageCount,
+    /// Bytes of all batches, headers included.
+    pub bytes: ByteCount,
+}
+
+impl RoundTally {
+    pub(super) fn count(&mut self, take: &Take) {
+        for (.., disposition) in take.dispositions() {
+            *match disposition {
+                Disposition::Raw => &mut self.raw,
+                Disposition::Zero => &mut self.zero,
+                Disposition::Unchanged => &mut self.unchanged,
+            } += PageCount(1);
+        }
+    }
+}
+
+/// What matters to whoever decides when rounds begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LedgerEvent {
+    /// Everything the round had was taken and sent. Said once a round.
+    RoundTaken(RoundTally),
+    /// What [`super::Ledger::await_drained`] asked for has come about.
+    Drained,
+}
+
+/// The cursor, and what was asked of it.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    pub(super) tally: RoundTally,
+    pub(super) held: bool,
+    pub(super) drain: Option<PageCount>,
+    /// `None` before the first round, and when a [`Pass::Once`] is over.
+    pass: Option<Pass>,
+    told: bool,
+    /// Region by its place in the layout, and page.
+    at: (usize, u64),
+}
+
+impl Sweep {
+    pub(super) fn start(&mut self, number: RoundNumber, pass: Pass) {
+        self.tally = RoundTally { number, ..RoundTally::default() };
+        self.pass = Some(pass);
+        self.told = false;
+        self.at = (0, 0);
+    }
+
+    /// The next pages of the round: pending, not in flight, at most `most`.
+    pub(super) fn next_run(&mut self, pages: &Pages<'_>, most: u64) -> Option<Run> {
+        if most == 0 || self.held || self.pass.is_none() {
+            return None;
+        }
+        let (region, first) = self.advance(pages)?;
+        let (map, busy) = pages.of(self.at.0);
+        let length = map.run_length(first, most);
+        let free = (first..first + length).take_while(|page| !busy.contains(*page)).count() as u64;
+        self.at.1 = first + free;
+        Some(Run::new(region, first, free))
+    }
+
+    /// Back to the first page, where the round goes on until nothing is pending. Between takings
+    /// only, so that a batch is in ascending order. Returns whether it did.
+    pub(super) fn wrap(&mut self) -> bool {
+        let wraps = self.pass == Some(Pass::UntilEmpty) && self.at != (0, 0);
+        if wraps {
+            self.at = (0, 0);
+        }
+        wraps
+    }
+
+    /// What has come about. `idle` says that no lane has a taking that it did not send.
+    pub(super) fn poll(&mut self, pages: &Pages<'_>, idle: bool) -> Option<LedgerEvent> {
+        let over = match self.pass {
+            None => true,
+            Some(Pass::Once) => !self.held && self.advance(pages).is_none(),
+            Some(Pass::UntilEmpty) => pages.pending.is_empty(),
+        };
+        if !over || !idle {
+            return None;
+        }
+        if self.pass.is_some() && !self.told {
+            self.told = true;
+            self.pass = self.pass.filter(|pass| *pass == Pass::UntilEmpty);
+            return Some(LedgerEvent::RoundTaken(self.tally));
+        }
+        self.drain.take_if(|most| pages.in_flight.count() <= *most).map(|_| LedgerEvent::Drained)
+    }
+
+    /// Moves the cursor to the next page that can be taken.
+    fn advance(&mut self, pages: &Pages<'_>) -> Option<(RegionId, u64)> {
+        while let Some(region) = pages.layout.regions().get(self.at.0) {
+            let (map, busy) = pages.of(self.at.0);
+            match map.next_one(self.at.1) {
+                Some(page) if busy.contains(page) => self.at.1 = page + 1,
+                Some(page) => {
+                    self.at.1 = page;
+                    return Some((region.id, page));
+                }
+                None => self.at = (self.at.0 + 1, 0),
+            }
+        }
+        None
+    }
+}
+
+/// What the cursor moves over.
+pub(super) struct Pages<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) pending: &'a PageSet,
+    pub(super) in_flight: &'a PageSet,
+}
+
+impl Pages<'_> {
+    fn of(&self, place: usize) -> (&Bitmap, &Bitmap) {
+        (self.pending.bitmap_at(place), self.in_flight.bitmap_at(place))
+    }
+}
