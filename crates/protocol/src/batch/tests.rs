@@ -208,7 +208,9 @@ fn another_version_is_named_before_the_checksum_is_judged() {
 
 proptest! {
     #[test]
-    fn random_bytes_are_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 32..400)) {
+    fn random_bytes_are_refused_without_a_panic(
+        bytes in prop::collection::vec(any::<u8>(), 32..400),
+    ) {
         prop_assert!(decode(&bytes).is_err());
     }
 
