@@ -22,31 +22,6 @@ pub use negotiate::{PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 
 use crate::Message;
 
-/// Bytes the body of a control frame may have: room for the largest saved state.
-pub const CONTROL_FRAME_MAX: usize = STATE_BYTES_MAX + (1 << 20);
-/// Bytes of saved state in [`crate::Prepare`].
-pub const STATE_BYTES_MAX: usize = 16 << 20;
-/// Bytes in a guest's name.
-pub(crate) const NAME_BYTES_MAX: usize = 64;
-/// Bytes in a guest's kind.
-pub(crate) const KIND_BYTES_MAX: usize = 32;
-/// Bytes in the address of a peer.
-pub const PEER_BYTES_MAX: usize = 256;
-/// Bytes in a sentence that explains something; a longer one is cut.
-pub(crate) const REASON_BYTES_MAX: usize = 4096;
-/// Features in an offer or a plan.
-pub(crate) const FEATURES_MAX: usize = 64;
-/// Bytes in the name of a feature.
-pub(crate) const FEATURE_BYTES_MAX: usize = 64;
-/// Lanes that are open at a time.
-pub(crate) const LANES_MAX: u16 = 128;
-/// Lanes of all fenced epochs that one resumption may report.
-pub(crate) const LANE_MARKS_MAX: usize = 1024;
-/// Chunks in one [`crate::Sums`].
-pub(crate) const SUMS_CHUNKS_MAX: usize = 4096;
-/// Payload bytes of a batch that a destination may offer to take.
-pub(crate) const BATCH_BYTES_RANGE: core::ops::RangeInclusive<u32> = 4096..=(16 << 20);
-
 /// Why bytes are not a control message. The connection they came from cannot be trusted further.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -82,7 +57,7 @@ pub enum DecodeError {
 impl Message {
     /// The body of the control frame that says this.
     ///
-    /// Sentences longer than [`REASON_BYTES_MAX`] are cut (wire.md C10). All other limits are the
+    /// Sentences longer than [`REASON_BYTES_MAX`](crate::limits::REASON_BYTES_MAX) are cut (wire.md C10). All other limits are the
     /// caller's: a message past one of them is refused by the peer.
     #[must_use]
     pub fn encode(&self) -> Bytes {

@@ -21,13 +21,11 @@ mod message;
 mod outcome;
 mod ownership;
 
-pub use codec::{
-    CONTROL_FRAME_MAX, DecodeError, PEER_BYTES_MAX, PROTOCOL_VERSIONS, Picked, STATE_BYTES_MAX,
-    check_plan, negotiate,
-};
+pub use codec::{DecodeError, PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
 pub use ids::{BatchSeq, Epoch, GuestUuid, LaneId, Now, SessionId, Term, Token};
 pub use ledger::{Ledger, RoundNumber};
+pub use limits::{CONTROL_FRAME_MAX, PEER_BYTES_MAX, STATE_BYTES_MAX};
 pub use message::{
     Accepted, Feature, Hello, LaneClosed, LaneMark, LaneTicket, Message, Offer, Plan, Prepare,
     Rejected, Resumed, Sums,

@@ -1,4 +1,4 @@
-//! Every limit of the lanes, in one place, and how they hang together.
+//! Every limit of the wire, in one place, and how they hang together.
 
 use whimbrel_page::{ByteCount, Layout, PAGE_SIZE, PageCount};
 
@@ -24,6 +24,30 @@ pub const WINDOW_MAX: ByteCount = ByteCount::mib(64);
 /// The window of a lane unless the options say otherwise.
 pub const WINDOW_DEFAULT: ByteCount = ByteCount::mib(4);
 
+/// Bytes the body of a control frame may have: room for the largest saved state.
+pub const CONTROL_FRAME_MAX: usize = STATE_BYTES_MAX + (1 << 20);
+/// Fields in one control frame, lists included: each list's own limit is below, so that an error
+/// names the list.
+pub const CONTROL_FIELDS_MAX: usize = 8192;
+/// Bytes of saved state in [`crate::Prepare`].
+pub const STATE_BYTES_MAX: usize = 16 << 20;
+/// Bytes in a guest's name.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Bytes in a guest's kind.
+pub const KIND_BYTES_MAX: usize = 32;
+/// Bytes in the address of a peer.
+pub const PEER_BYTES_MAX: usize = 256;
+/// Bytes in a sentence that explains something; a longer one is cut.
+pub const REASON_BYTES_MAX: usize = 4096;
+/// Features in an offer or a plan.
+pub const FEATURES_MAX: usize = 64;
+/// Bytes in the name of a feature.
+pub const FEATURE_BYTES_MAX: usize = 64;
+/// Lanes of all fenced epochs that one resumption may report.
+pub const LANE_MARKS_MAX: usize = 1024;
+/// Chunks in one [`crate::Sums`].
+pub const SUMS_CHUNKS_MAX: usize = 4096;
+
 // The limits hold together, or the crate does not build.
 const _: () = {
     assert!(BATCH_PAYLOAD_MAX.0 == BATCH_PAGES_MAX.bytes().0);
@@ -40,9 +64,13 @@ const _: () = {
     // never waits for a source that is itself waiting to send.
     assert!(BATCHES_IN_FLIGHT_MAX * ACK_SIZE <= 16 << 10);
     // A batch's descriptors are bounded like a control frame.
-    assert!(BATCH_HEADER_SIZE + BATCH_RUNS_MAX * RUN_SIZE <= crate::CONTROL_FRAME_MAX);
+    assert!(BATCH_HEADER_SIZE + BATCH_RUNS_MAX * RUN_SIZE <= CONTROL_FRAME_MAX);
     // The buffers of all lanes together stay a small part of what a side may use.
     assert!(LANES_MAX as u64 * BATCH_PAYLOAD_DEFAULT.0 <= 32 << 20);
+    // The largest lists of the control connection reach their own limits first.
+    assert!(SUMS_CHUNKS_MAX + 8 <= CONTROL_FIELDS_MAX && LANE_MARKS_MAX <= CONTROL_FIELDS_MAX);
+    assert!(Layout::REGIONS_MAX + FEATURES_MAX + 16 <= CONTROL_FIELDS_MAX);
+    assert!(LANES_MAX <= LANE_MARKS_MAX && CONTROL_FRAME_MAX <= u32::MAX as usize);
     // Every page of the largest guest has a number that fits its field.
     assert!(Layout::REGION_SIZE_MAX.0 / (PAGE_SIZE as u64) < u64::MAX);
     assert!(BATCH_PAGES_MAX.0 <= u32::MAX as u64 && LANES_MAX <= u16::MAX as usize);

@@ -9,19 +9,24 @@ use core::ops::RangeInclusive;
 
 use bytes::Bytes;
 use whimbrel_page::{
-    ByteCount, ChunkIndex, Layout, LeafSum, PageCount, RegionId, RegionLayout, Root,
+    ByteCount, ChunkIndex, Layout, LeafSum, PAGE_SIZE, PageCount, RegionId, RegionLayout, Root,
 };
 
 use super::proto::control::Message as Wire;
-use super::{
-    BATCH_BYTES_RANGE, DecodeError, FEATURE_BYTES_MAX, FEATURES_MAX, KIND_BYTES_MAX,
-    LANE_MARKS_MAX, LANES_MAX, NAME_BYTES_MAX, REASON_BYTES_MAX, STATE_BYTES_MAX, SUMS_CHUNKS_MAX,
-    proto,
+use super::{DecodeError, proto};
+use crate::limits::{
+    BATCH_PAYLOAD_MAX, FEATURE_BYTES_MAX, FEATURES_MAX, KIND_BYTES_MAX, LANE_MARKS_MAX, LANES_MAX,
+    NAME_BYTES_MAX, REASON_BYTES_MAX, STATE_BYTES_MAX, SUMS_CHUNKS_MAX,
 };
 use crate::{
     Accepted, BatchSeq, Epoch, Fault, Feature, GuestUuid, Hello, LaneClosed, LaneId, LaneMark,
     LaneTicket, Message, Offer, Plan, Prepare, Rejected, Resumed, SessionId, Sums, Term, Token,
 };
+
+/// Payload bytes of a batch that a destination may offer to take: at least one page.
+const BATCH_BYTES: RangeInclusive<u32> = PAGE_SIZE as u32..=BATCH_PAYLOAD_MAX.0 as u32;
+/// Lanes that may be offered or asked for.
+const LANES: RangeInclusive<u16> = 1..=LANES_MAX as u16;
 
 type Read<T> = Result<T, DecodeError>;
 
@@ -151,7 +156,7 @@ fn root(field: &'static str, value: Option<proto::Root>) -> Read<Root> {
 }
 
 fn tickets(field: &'static str, lanes: &[proto::LaneTicket]) -> Read<Vec<LaneTicket>> {
-    let lanes = list(field, lanes, LANES_MAX.into(), |entry| ticket(field, entry))?;
+    let lanes = list(field, lanes, LANES_MAX, |entry| ticket(field, entry))?;
     distinct(field, lanes, |(lane, _)| *lane)
 }
 
@@ -193,8 +198,8 @@ fn offer(m: proto::Offer) -> Read<Offer> {
         version_min: m.version_min,
         version_max: m.version_max,
         features: list("offer.features", &m.features, FEATURES_MAX, feature)?,
-        lanes_max: short("offer.lanes_max", m.lanes_max, 1..=LANES_MAX)?,
-        batch_bytes_max: within("offer.batch_bytes_max", m.batch_bytes_max, BATCH_BYTES_RANGE)?,
+        lanes_max: short("offer.lanes_max", m.lanes_max, LANES)?,
+        batch_bytes_max: within("offer.batch_bytes_max", m.batch_bytes_max, BATCH_BYTES)?,
     })
 }
 
@@ -217,7 +222,7 @@ fn plan(m: proto::Plan) -> Read<Plan> {
         little_endian,
         layout: layout(&m.regions)?,
         page_size: within("plan.page_size", m.page_size, 1..=u32::MAX)?,
-        lanes: short("plan.lanes", m.lanes, 1..=LANES_MAX)?,
+        lanes: short("plan.lanes", m.lanes, LANES)?,
     })
 }
 
@@ -278,7 +283,7 @@ fn prepare(m: proto::Prepare) -> Read<Prepare> {
     let end = |e: &proto::LaneEnd| -> Read<(LaneId, BatchSeq)> {
         Ok((lane("prepare.sent", e.lane)?, BatchSeq(e.batch)))
     };
-    let sent = list("prepare.sent", &m.sent, LANES_MAX.into(), end)?;
+    let sent = list("prepare.sent", &m.sent, LANES_MAX, end)?;
     Ok(Prepare {
         term: term("prepare.term", m.term)?,
         root: root("prepare.root", m.root)?,

@@ -4,10 +4,8 @@
 
 use alloc::format;
 
-use super::{CONTROL_FRAME_MAX, DecodeError};
-
-/// Fields within one message: above every list's own limit, so that those name the list.
-const FIELDS_MAX: usize = 8192;
+use super::DecodeError;
+use crate::limits::{CONTROL_FIELDS_MAX, CONTROL_FRAME_MAX};
 
 /// Top-level fields from this number on are additions that a reader may not know.
 const FIRST_ADDITION: u32 = 100;
@@ -42,7 +40,11 @@ pub(super) fn scan(body: &[u8]) -> Result<u32, DecodeError> {
 
 fn count(fields: &mut usize) -> Result<(), DecodeError> {
     *fields += 1;
-    if *fields > FIELDS_MAX { Err(oversized("fields", *fields, FIELDS_MAX)) } else { Ok(()) }
+    if *fields > CONTROL_FIELDS_MAX {
+        Err(oversized("fields", *fields, CONTROL_FIELDS_MAX))
+    } else {
+        Ok(())
+    }
 }
 
 /// Takes one field off `rest`: its number, and its bytes if it has a length.

@@ -6,8 +6,9 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use whimbrel_page::{Layout, LeafSum, Root};
 
+use super::proto;
 use super::proto::control::Message as Wire;
-use super::{REASON_BYTES_MAX, proto};
+use crate::limits::REASON_BYTES_MAX;
 use crate::{
     Accepted, BatchSeq, Fault, Feature, Hello, LaneClosed, LaneId, LaneMark, LaneTicket, Message,
     Offer, Plan, Prepare, Rejected, Resumed, Sums, Term,
