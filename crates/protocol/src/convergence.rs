@@ -41,8 +41,10 @@ pub struct Convergence {
 pub struct Round {
     /// Bytes that were sent in it.
     pub bytes: ByteCount,
-    /// How long it took.
+    /// How long sending them took.
     pub took: Duration,
+    /// How long the guest could write before the harvest that followed.
+    pub open: Duration,
     /// Pages that are pending after the harvest that followed it.
     pub dirty: PageCount,
     /// How long that harvest took.
@@ -181,9 +183,8 @@ impl Forecast {
 
     fn measure(&mut self, round: Round) {
         self.harvest = round.harvest;
-        let seconds = round.took.as_secs_f64().max(1e-6);
-        self.dirty_rate = round.dirty.bytes().0 as f64 / seconds;
-        let rate = (round.bytes.0 as f64 / seconds).max(1.0);
+        self.dirty_rate = round.dirty.bytes().0 as f64 / round.open.as_secs_f64().max(1e-6);
+        let rate = (round.bytes.0 as f64 / round.took.as_secs_f64().max(1e-6)).max(1.0);
         match self.bandwidth {
             Some(known) if round.bytes >= MEASURABLE => {
                 self.bandwidth = Some((known + rate) / 2.0);
@@ -236,6 +237,7 @@ mod tests {
         Round {
             bytes: ByteCount::mib(mib),
             took: Duration::from_millis(mib.max(1)),
+            open: Duration::from_millis(mib.max(1)),
             dirty: PageCount::covering(ByteCount::mib(dirty)),
             harvest: Duration::from_millis(1),
         }

@@ -20,6 +20,7 @@ pub mod limits;
 mod message;
 mod outcome;
 mod ownership;
+mod source;
 
 pub use codec::{DecodeError, PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
@@ -32,3 +33,4 @@ pub use message::{
 };
 pub use outcome::{Failure, Fault, Outcome, Violation};
 pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};
+pub use source::{Source, SourceAction, SourceEvent, SourceOptions, Subject};

@@ -199,3 +199,35 @@ pub struct Sums {
     /// Whether nothing follows, of this and all other regions.
     pub last: bool,
 }
+
+impl Message {
+    /// Its name, for sentences about it.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "Hello",
+            Self::Plan(_) => "Plan",
+            Self::LaneLost(_) => "LaneLost",
+            Self::Announce(_) => "Announce",
+            Self::Prepare(_) => "Prepare",
+            Self::Grant(_) => "Grant",
+            Self::Abort(_) => "Abort",
+            Self::Done(_) => "Done",
+            Self::AskSums => "AskSums",
+            Self::Ping(_) => "Ping",
+            Self::Offer(_) => "Offer",
+            Self::Accepted(_) => "Accepted",
+            Self::Rejected(_) => "Rejected",
+            Self::Resumed(_) => "Resumed",
+            Self::LaneClosed(_) => "LaneClosed",
+            Self::Ready(_) => "Ready",
+            Self::Prepared(..) => "Prepared",
+            Self::Differs(..) => "Differs",
+            Self::Unprepared(..) => "Unprepared",
+            Self::Sums(_) => "Sums",
+            Self::Running(_) => "Running",
+            Self::Refused(..) => "Refused",
+            Self::Pong(_) => "Pong",
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Getting connected, for the first time and again.
+
+use alloc::format;
+use alloc::string::String;
+
+use super::copy::Copying;
+use super::core::Core;
+use super::{Phase, SourceAction, SourceEvent};
+use crate::{
+    Accepted, Epoch, Fault, Hello, Message, Now, Offer, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
+    Plan, Resumed, SessionId, Token,
+};
+use whimbrel_page::PAGE_SIZE;
+
+fn hello(token: Token, resume: Option<(SessionId, Epoch)>) -> Message {
+    Message::Hello(Hello {
+        version_min: PROTOCOL_VERSION_MIN,
+        version_max: PROTOCOL_VERSION_MAX,
+        token,
+        resume,
+    })
+}
+
+/// Until the destination has offered.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    pub(super) deadline: Now,
+}
+
+impl Greeting {
+    pub(super) fn start(core: &mut Core) -> Self {
+        core.act(SourceAction::Connect);
+        Self { deadline: core.after(core.options.greeting_timeout) }
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+        match event {
+            SourceEvent::LinkUp => {
+                core.send(hello(core.token, None));
+                Phase::Greeting(self)
+            }
+            SourceEvent::LinkLost(why) => core.abort_by(Fault::Link, why),
+            SourceEvent::Message(Message::Offer(offer)) => Self::offered(core, offer),
+            SourceEvent::Tick if core.now >= self.deadline => {
+                core.abort_by(Fault::Link, "the destination did not greet in time")
+            }
+            SourceEvent::Tick => Phase::Greeting(self),
+            other => core.unexpected(Phase::Greeting(self), &other),
+        }
+    }
+
+    /// wire.md C7: the destination offers, the source picks.
+    fn offered(core: &mut Core, offer: Offer) -> Phase {
+        let picked = match crate::negotiate(&offer, &[]) {
+            Ok(picked) => picked,
+            Err(rejected) => return core.abort_by(rejected.fault, rejected.why),
+        };
+        core.session = Some((offer.session, Epoch(0)));
+        core.options.lanes = core.options.lanes.clamp(1, offer.lanes_max.max(1));
+        let subject = &core.subject;
+        let plan = Plan {
+            version: picked.version,
+            features: picked.features,
+            guest: subject.guest,
+            name: subject.name.clone(),
+            kind: subject.kind.clone(),
+            state_version: subject.state_version,
+            little_endian: cfg!(target_endian = "little"),
+            layout: subject.layout.clone(),
+            page_size: PAGE_SIZE as u32,
+            lanes: core.options.lanes,
+        };
+        core.send(Message::Plan(plan));
+        Phase::Planning(Planning { deadline: core.after(core.options.greeting_timeout) })
+    }
+}
+
+/// Until the destination has reserved the memory.
+#[derive(Debug)]
+pub(super) struct Planning {
+    pub(super) deadline: Now,
+}
+
+impl Planning {
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+        match event {
+            SourceEvent::Message(Message::Accepted(accepted)) => Self::accepted(core, accepted),
+            SourceEvent::LinkLost(why) => core.abort_by(Fault::Link, why),
+            SourceEvent::Tick if core.now >= self.deadline => {
+                core.abort_by(Fault::Link, "the destination did not answer the plan in time")
+            }
+            SourceEvent::Tick => Phase::Planning(self),
+            other => core.unexpected(Phase::Planning(self), &other),
+        }
+    }
+
+    fn accepted(core: &mut Core, accepted: Accepted) -> Phase {
+        core.token = accepted.resume_token;
+        if accepted.lanes.is_empty() {
+            return core.abort_by(Fault::Peer, "the destination accepted, but offered no lane");
+        }
+        core.ping_now();
+        // Arming comes first (museum M17): what a lane reads before is read again.
+        core.act(SourceAction::Arm);
+        accepted.lanes.into_iter().for_each(|ticket| core.open_lane(ticket));
+        Phase::Copying(Copying::arming(core))
+    }
+}
+
+/// The link was lost during pre-copy; what landed stays landed if it comes back in time.
+#[derive(Debug)]
+pub(super) struct Relinking {
+    until: Now,
+    retry: Retry,
+    copying: Copying,
+    /// What a step of this host reported meanwhile: at most one such step is under way.
+    held: Option<SourceEvent>,
+}
+
+/// Where an attempt to connect again stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Retry {
+    /// The next one begins then.
+    At(Now),
+    /// One is under way, and the peer's answer is due by then.
+    Trying(Now),
+}
+
+impl Retry {
+    pub(super) const fn due(self) -> Now {
+        let (Self::At(at) | Self::Trying(at)) = self;
+        at
+    }
+
+    pub(super) fn begin(core: &mut Core) -> Self {
+        core.act(SourceAction::Connect);
+        Self::Trying(core.after(core.options.greeting_timeout))
+    }
+
+    /// Waits before the next attempt.
+    pub(super) fn later(core: &mut Core) -> Self {
+        core.act(SourceAction::Hangup);
+        core.link = false;
+        Self::At(core.after(core.options.retry_delay))
+    }
+
+    /// Time has passed: an attempt that hangs is ended, a due one begun.
+    pub(super) fn tick(self, core: &mut Core) -> Self {
+        match self {
+            Self::At(at) if core.now >= at => Self::begin(core),
+            Self::Trying(by) if core.now >= by => Self::later(core),
+            other => other,
+        }
+    }
+
+    /// The connection is open: ask for the next epoch of the session.
+    pub(super) fn greet(core: &mut Core) {
+        let (session, epoch) = core.session.expect("a session was accepted before it was resumed");
+        core.session = Some((session, epoch.next()));
+        core.send(hello(core.token, Some((session, epoch.next()))));
+    }
+}
+
+impl Relinking {
+    pub(super) fn start(core: &mut Core, why: &str, copying: Copying) -> Phase {
+        let window = core.options.resume_window;
+        core.say(format!("the link was lost ({why}); trying for {} ms", window.as_millis()));
+        core.act(SourceAction::Hangup);
+        core.link = false;
+        core.pause_lane_watch();
+        let retry = Retry::begin(core);
+        Phase::Relinking(Self { until: core.after(window), retry, copying, held: None })
+    }
+
+    pub(super) fn deadline(&self) -> Now {
+        self.until.min(self.retry.due())
+    }
+
+    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
+        match event {
+            SourceEvent::LinkUp => Retry::greet(core),
+            SourceEvent::LinkLost(_) => self.retry = Retry::later(core),
+            SourceEvent::Message(Message::Resumed(resumed)) => return self.resumed(core, resumed),
+            SourceEvent::Tick if core.now >= self.until => {
+                let why = "the link did not come back within the resume window";
+                return core.abort_by(Fault::Link, why);
+            }
+            SourceEvent::Tick => self.retry = self.retry.tick(core),
+            SourceEvent::Recorded(standing) => core.recorded(standing),
+            // Their lanes are fenced already.
+            SourceEvent::LaneUp(_) | SourceEvent::LaneFailed(..) => {}
+            event @ (SourceEvent::Armed
+            | SourceEvent::RoundTaken(_)
+            | SourceEvent::Harvested { .. }) => self.held = Some(event),
+            other => return core.unexpected(Phase::Relinking(self), &other),
+        }
+        Phase::Relinking(self)
+    }
+
+    fn resumed(self, core: &mut Core, resumed: Resumed) -> Phase {
+        core.say("the link is back; what had landed is not sent again");
+        core.lanes_fenced(&resumed.landed);
+        resumed.lanes.into_iter().for_each(|ticket| core.open_lane(ticket));
+        core.announce_again();
+        core.ping_now();
+        match self.held {
+            Some(event) => self.copying.handle(core, event),
+            None => Phase::Copying(self.copying),
+        }
+    }
+}
+
+/// Why the last connection was lost, as the phases that go on asking remember it.
+pub(super) type LastWord = String;

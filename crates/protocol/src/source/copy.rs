@@ -1,0 +1,226 @@
+//! Pre-copy: rounds while the guest runs, until the delta is small.
+
+use alloc::format;
+use alloc::string::String;
+
+use super::connect::Relinking;
+use super::core::Core;
+use super::switch::Pausing;
+use super::{Phase, SourceAction, SourceEvent};
+use crate::{Decision, Fault, Message, Now, Round, Sums};
+use whimbrel_page::{ByteCount, PageCount};
+use ::core::time::Duration;
+
+/// Rounds go on. There is no barrier between them: lanes take whatever is pending.
+#[derive(Debug)]
+pub(super) struct Copying {
+    round: u32,
+    /// When the last harvest was asked for, since when the guest can have dirtied pages.
+    harvested: Now,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The tracker is being armed.
+    Arming,
+    /// The cursor is passing over what was pending at that time.
+    Round(Now),
+    /// The dirty log is being fetched, after a round of so many bytes and so long.
+    Harvesting(ByteCount, Duration),
+    /// Nothing is pending; the announcement is not through yet.
+    Waiting,
+}
+
+impl Copying {
+    pub(super) fn arming(core: &mut Core) -> Self {
+        Self { round: 0, harvested: core.now, stage: Stage::Arming }
+    }
+
+    /// Goes on after a pause, or after a repair, with a fresh look at what is dirty.
+    pub(super) fn afresh(core: &mut Core, round: u32) -> Self {
+        core.act(SourceAction::Harvest);
+        let stage = Stage::Harvesting(ByteCount::ZERO, Duration::ZERO);
+        Self { round, harvested: core.now, stage }
+    }
+
+    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
+        let Some(event) = background(core, event) else { return self.announced(core) };
+        match (event, &self.stage) {
+            (SourceEvent::LinkLost(why), _) => return Relinking::start(core, &why, self),
+            (SourceEvent::Armed, Stage::Arming) => self.start_round(core, 0),
+            (SourceEvent::RoundTaken(bytes), Stage::Round(began)) => {
+                self.stage = Stage::Harvesting(bytes, core.now.since(*began));
+                core.act(SourceAction::Harvest);
+            }
+            (SourceEvent::Harvested { pending, took }, Stage::Harvesting(bytes, sent_in)) => {
+                let open = core.now.since(self.harvested);
+                let (bytes, sent_in) = (*bytes, *sent_in);
+                self.harvested = core.now;
+                let round =
+                    Round { bytes, took: sent_in, open, dirty: pending, harvest: took };
+                return self.decide(core, round);
+            }
+            (other, _) => return core.unexpected(Phase::Copying(self), &other),
+        }
+        Phase::Copying(self)
+    }
+
+    fn start_round(&mut self, core: &mut Core, round: u32) {
+        self.round = round;
+        self.stage = Stage::Round(core.now);
+        core.act(SourceAction::StartRound(round));
+    }
+
+    fn decide(mut self, core: &mut Core, round: Round) -> Phase {
+        let decision = core.forecast.decide(round);
+        let limit = core.options.convergence.downtime_max;
+        let near = core.forecast.downtime(round.dirty).is_some_and(|time| time <= limit * 2);
+        if core.announced.is_none() && (near || decision == Decision::Switch) {
+            core.announce();
+        }
+        match decision {
+            Decision::Switch if core.both_announced() => return self.quiesce(core),
+            Decision::Switch | Decision::Another => {}
+            Decision::Throttle(percent) => {
+                let numbers = core.forecast.numbers(round.dirty);
+                core.say(format!("{numbers}; throttling it by {percent} %"));
+                core.act(SourceAction::Throttle(percent));
+            }
+            Decision::GiveUp(numbers) => return core.abort_by(Fault::NotConverging, numbers),
+        }
+        if round.dirty == PageCount::ZERO {
+            self.stage = Stage::Waiting;
+        } else {
+            let next = self.round + 1;
+            self.start_round(core, next);
+        }
+        Phase::Copying(self)
+    }
+
+    /// The announcement may have come through: where nothing else is to do, look once more.
+    fn announced(mut self, core: &mut Core) -> Phase {
+        if matches!(self.stage, Stage::Waiting) && core.both_announced() {
+            self.stage = Stage::Harvesting(ByteCount::ZERO, Duration::ZERO);
+            core.act(SourceAction::Harvest);
+        }
+        Phase::Copying(self)
+    }
+
+    fn quiesce(self, core: &mut Core) -> Phase {
+        core.act(SourceAction::Quiesce);
+        let deadline = core.after(core.options.silence_timeout);
+        Phase::Quiescing(Quiescing { deadline, round: self.round, repair: false })
+    }
+}
+
+/// Handles what may come at any time while there is a link. What is left is for the phase.
+pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEvent> {
+    match event {
+        SourceEvent::Tick => {}
+        SourceEvent::LaneUp(lane) => core.lane_up(lane),
+        SourceEvent::LaneFailed(lane, why) => core.lane_failed(lane, &why),
+        SourceEvent::Recorded(standing) => core.recorded(standing),
+        SourceEvent::Message(Message::LaneClosed(closed)) => {
+            core.lane_closed(&closed);
+        }
+        SourceEvent::Message(Message::Ready(term)) => core.ready(term),
+        // Answers to an attempt that this side has given up already.
+        SourceEvent::Message(
+            Message::Prepared(..) | Message::Differs(..) | Message::Unprepared(..),
+        ) => {}
+        other => return Some(other),
+    }
+    None
+}
+
+/// The lanes take no more; what is in flight lands while the guest still runs (law 2).
+#[derive(Debug)]
+pub(super) struct Quiescing {
+    pub(super) deadline: Now,
+    round: u32,
+    /// Whether this is for comparing sums, not for a pause.
+    repair: bool,
+}
+
+impl Quiescing {
+    /// Quiesces for a comparison of sums.
+    pub(super) fn for_repair(core: &mut Core, round: u32) -> Phase {
+        core.act(SourceAction::Quiesce);
+        let deadline = core.after(core.options.silence_timeout);
+        Phase::Quiescing(Self { deadline, round, repair: true })
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+        let tick = matches!(event, SourceEvent::Tick);
+        let Some(event) = background(core, event) else {
+            return if tick && core.now >= self.deadline {
+                core.say("what was in flight did not land in time; going on with pre-copy");
+                Phase::Copying(Copying::afresh(core, self.round))
+            } else {
+                Phase::Quiescing(self)
+            };
+        };
+        match event {
+            SourceEvent::Quiesced if self.repair => Repairing::start(core, self.round),
+            SourceEvent::Quiesced => Pausing::start(core, self.round),
+            SourceEvent::LinkLost(why) => {
+                let copying = Copying::afresh(core, self.round);
+                Relinking::start(core, &why, copying)
+            }
+            other => core.unexpected(Phase::Quiescing(self), &other),
+        }
+    }
+}
+
+/// The roots differed: the guest runs, and chunks that differ are found and go again.
+#[derive(Debug)]
+pub(super) struct Repairing {
+    pub(super) deadline: Now,
+    round: u32,
+}
+
+impl Repairing {
+    fn start(core: &mut Core, round: u32) -> Phase {
+        core.send(Message::AskSums);
+        Phase::Repairing(Self { deadline: core.after(core.options.greeting_timeout), round })
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+        let tick = matches!(event, SourceEvent::Tick);
+        let Some(event) = background(core, event) else {
+            return if tick && core.now >= self.deadline {
+                core.abort_by(Fault::Peer, "the destination did not name its sums in time")
+            } else {
+                Phase::Repairing(self)
+            };
+        };
+        match event {
+            SourceEvent::Message(Message::Sums(sums)) => self.compare(core, sums),
+            SourceEvent::Spoiled { pages, again } => self.spoiled(core, pages, again),
+            SourceEvent::LinkLost(why) => {
+                let copying = Copying::afresh(core, self.round);
+                Relinking::start(core, &why, copying)
+            }
+            other => core.unexpected(Phase::Repairing(self), &other),
+        }
+    }
+
+    fn compare(self, core: &mut Core, sums: Sums) -> Phase {
+        core.act(SourceAction::Compare(sums));
+        Phase::Repairing(self)
+    }
+
+    /// A second mismatch of the same pages is no accident of the wire.
+    fn spoiled(self, core: &mut Core, pages: PageCount, again: bool) -> Phase {
+        let why: String = match (pages, again) {
+            (PageCount::ZERO, _) => "the roots differ, yet every chunk agrees".into(),
+            (_, true) => "the same pages differ at the destination a second time".into(),
+            (pages, false) => {
+                core.say(format!("{pages} differ at the destination and are sent again"));
+                return Phase::Copying(Copying::afresh(core, self.round));
+            }
+        };
+        core.abort_by(Fault::Memory, why)
+    }
+}

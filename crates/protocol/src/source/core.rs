@@ -1,0 +1,367 @@
+//! What every phase of the source shares: the link, the lanes, the term, and the way out.
+
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use ::core::time::Duration;
+
+use super::{Common, Phase, SourceAction, SourceEvent, SourceOptions, Subject};
+use crate::{
+    BatchSeq, Epoch, Failure, Fault, Forecast, LaneClosed, LaneId, LaneMark, LaneTicket, Message,
+    Now, Outcome, SessionId, Standing, Term, Token, Violation,
+};
+use whimbrel_page::LeafSum;
+
+/// Where the announcement of a term stands. Both halves are needed before a pause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Announced {
+    pub(super) recorded: bool,
+    pub(super) ready: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    Opening,
+    Up,
+    /// Waiting for `LaneClosed`, until the link counts as lost.
+    Lost(Now),
+}
+
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) options: SourceOptions,
+    pub(super) subject: Subject,
+    pub(super) token: Token,
+    pub(super) now: Now,
+    pub(super) actions: VecDeque<SourceAction>,
+    pub(super) phase: &'static str,
+    pub(super) violation: Option<Violation>,
+    pub(super) forecast: Forecast,
+    pub(super) session: Option<(SessionId, Epoch)>,
+    pub(super) lanes: BTreeMap<LaneId, Lane>,
+    /// Lanes to be opened later, after one has failed.
+    tickets: Vec<(Now, LaneTicket)>,
+    /// Since when no lane is up; a migration without lanes ends.
+    laneless: Option<Now>,
+    pub(super) term: Term,
+    /// The announcement of `term`, if it was made.
+    pub(super) announced: Option<Announced>,
+    /// Whether a record of `Switching` was begun and not yet taken back.
+    pub(super) switching: bool,
+    pub(super) paused: bool,
+    pub(super) pauses: u32,
+    pub(super) link: bool,
+    heard: Now,
+    pinged: Now,
+    pings: u64,
+}
+
+impl Core {
+    pub(super) fn new(now: Now, subject: Subject, token: Token, options: SourceOptions) -> Self {
+        Self {
+            forecast: Forecast::new(options.convergence, subject.layout.pages()),
+            term: subject.term,
+            options,
+            subject,
+            token,
+            now,
+            actions: VecDeque::new(),
+            phase: "greeting",
+            violation: None,
+            session: None,
+            lanes: BTreeMap::new(),
+            tickets: Vec::new(),
+            laneless: None,
+            announced: None,
+            switching: false,
+            paused: false,
+            pauses: 0,
+            link: false,
+            heard: now,
+            pinged: now,
+            pings: 0,
+        }
+    }
+
+    pub(super) fn act(&mut self, action: SourceAction) {
+        self.actions.push_back(action);
+    }
+
+    pub(super) fn send(&mut self, message: Message) {
+        self.act(SourceAction::Send(message));
+    }
+
+    pub(super) fn say(&mut self, sentence: impl Into<String>) {
+        self.act(SourceAction::Say(sentence.into()));
+    }
+
+    pub(super) fn after(&self, wait: Duration) -> Now {
+        self.now.after(wait)
+    }
+
+    /// Handles what means the same in every phase.
+    pub(super) fn common(&mut self, event: SourceEvent, granted: bool) -> Common {
+        match event {
+            SourceEvent::Message(message) => self.heard(message),
+            SourceEvent::Cancel(_) if granted => Common::Done,
+            SourceEvent::Cancel(why) => Common::Abort(Failure::new(Fault::Cancelled, why)),
+            SourceEvent::Failed(failure) if granted => {
+                self.say(failure.to_string());
+                Common::Done
+            }
+            SourceEvent::Failed(failure) => Common::Abort(failure),
+            SourceEvent::Tick => self.tick(),
+            SourceEvent::LinkUp => {
+                self.link = true;
+                self.heard = self.now;
+                self.pinged = self.now;
+                Common::Phase(SourceEvent::LinkUp)
+            }
+            SourceEvent::LinkLost(why) => {
+                self.link = false;
+                Common::Phase(SourceEvent::LinkLost(why))
+            }
+            other => Common::Phase(other),
+        }
+    }
+
+    fn heard(&mut self, message: Message) -> Common {
+        // A message that was on its way when this side hung up belongs to no connection.
+        if !self.link {
+            return Common::Done;
+        }
+        self.heard = self.now;
+        match message {
+            Message::Pong(number) => {
+                if number == self.pings {
+                    self.forecast.round_trip(self.now.since(self.pinged));
+                }
+                Common::Done
+            }
+            Message::Rejected(rejected) => Common::Abort(Failure::new(rejected.fault, rejected.why)),
+            other => Common::Phase(SourceEvent::Message(other)),
+        }
+    }
+
+    fn tick(&mut self) -> Common {
+        if self.link && self.now >= self.heard.after(self.options.silence_timeout) {
+            let silent = self.options.silence_timeout.as_millis();
+            return self.lose_link(format!("the destination was silent for {silent} ms"));
+        }
+        let overdue = self.lanes.iter().find_map(|(id, lane)| match lane {
+            Lane::Lost(deadline) if *deadline <= self.now => Some(*id),
+            _ => None,
+        });
+        if let Some(lane) = overdue.filter(|_| self.link) {
+            return self.lose_link(format!("the destination did not close lane {}", lane.0));
+        }
+        if self.laneless.is_some_and(|since| self.now >= since.after(self.options.resume_window)) {
+            let why = "no lane could be opened within the resume window";
+            return Common::Abort(Failure::new(Fault::Link, why));
+        }
+        self.ping();
+        self.open_due_lanes();
+        Common::Phase(SourceEvent::Tick)
+    }
+
+    fn lose_link(&mut self, why: String) -> Common {
+        self.link = false;
+        Common::Phase(SourceEvent::LinkLost(why))
+    }
+
+    fn ping_interval(&self) -> Duration {
+        self.options.silence_timeout / 5
+    }
+
+    fn ping(&mut self) {
+        if self.link && self.session.is_some() && self.now >= self.pinged.after(self.ping_interval())
+        {
+            self.ping_now();
+        }
+    }
+
+    /// Measures the round trip, and keeps the destination from taking us for dead.
+    pub(super) fn ping_now(&mut self) {
+        self.pings += 1;
+        self.pinged = self.now;
+        self.send(Message::Ping(self.pings));
+    }
+
+    /// The earliest of the waits that go on in every phase.
+    pub(super) fn deadline(&self) -> Option<Now> {
+        let silence = self.link.then(|| self.heard.after(self.options.silence_timeout));
+        let pings = self.link && self.session.is_some();
+        let ping = pings.then(|| self.pinged.after(self.ping_interval()));
+        let lost = self.lanes.values().filter_map(|lane| match lane {
+            Lane::Lost(deadline) if self.link => Some(*deadline),
+            _ => None,
+        });
+        let tickets = self.tickets.iter().map(|(at, _)| *at).filter(|_| self.link);
+        let laneless = self.laneless.map(|since| since.after(self.options.resume_window));
+        lost.chain(tickets).chain(silence).chain(ping).chain(laneless).min()
+    }
+
+    // --- lanes -----------------------------------------------------------------------------
+
+    pub(super) fn open_lane(&mut self, ticket: LaneTicket) {
+        self.lanes.insert(ticket.0, Lane::Opening);
+        self.act(SourceAction::OpenLane(ticket));
+    }
+
+    fn open_due_lanes(&mut self) {
+        if !self.link {
+            return;
+        }
+        let now = self.now;
+        let (due, later) = self.tickets.drain(..).partition(|(at, _)| *at <= now);
+        self.tickets = later;
+        let due: Vec<(Now, LaneTicket)> = due;
+        due.into_iter().for_each(|(_, ticket)| self.open_lane(ticket));
+    }
+
+    pub(super) fn lane_up(&mut self, lane: LaneId) {
+        if let Some(Lane::Opening) = self.lanes.get(&lane) {
+            self.lanes.insert(lane, Lane::Up);
+        }
+        self.count_lanes();
+    }
+
+    /// A lane failed here: ask what landed on it. Without an answer the link counts as lost.
+    pub(super) fn lane_failed(&mut self, lane: LaneId, why: &str) {
+        let deadline = self.after(self.options.silence_timeout);
+        match self.lanes.get_mut(&lane) {
+            None | Some(Lane::Lost(_)) => return,
+            Some(known) => *known = Lane::Lost(deadline),
+        }
+        self.say(format!("lane {} failed: {why}", lane.0));
+        if self.link {
+            self.send(Message::LaneLost(lane));
+        }
+        self.count_lanes();
+    }
+
+    /// The destination's word on a lane. Returns the last batch that counts as landed.
+    pub(super) fn lane_closed(&mut self, closed: &LaneClosed) -> Option<BatchSeq> {
+        self.lanes.remove(&closed.mark.lane)?;
+        self.act(SourceAction::CloseLane(closed.mark));
+        if let Some(ticket) = closed.replacement {
+            self.tickets.push((self.after(self.options.retry_delay), ticket));
+        }
+        self.count_lanes();
+        Some(closed.mark.batch)
+    }
+
+    /// All lanes of older epochs are fenced: what is not named in `landed` did not land.
+    pub(super) fn lanes_fenced(&mut self, landed: &[LaneMark]) {
+        let lanes = ::core::mem::take(&mut self.lanes);
+        for lane in lanes.into_keys() {
+            let none = LaneMark { lane, batch: BatchSeq(0), sum: LeafSum::ZERO };
+            let mark = landed.iter().find(|mark| mark.lane == lane).copied().unwrap_or(none);
+            self.act(SourceAction::CloseLane(mark));
+        }
+        self.tickets.clear();
+    }
+
+    pub(super) fn lanes_up(&self) -> usize {
+        self.lanes.values().filter(|lane| **lane == Lane::Up).count()
+    }
+
+    /// Whether the account of some lane is still open: its pages are neither landed nor back.
+    pub(super) fn lanes_unsettled(&self) -> bool {
+        self.lanes.values().any(|lane| matches!(lane, Lane::Lost(_)))
+    }
+
+    fn count_lanes(&mut self) {
+        self.laneless = if self.lanes_up() > 0 { None } else { self.laneless.or(Some(self.now)) };
+    }
+
+    /// While the link is down, lanes are nobody's fault.
+    pub(super) fn pause_lane_watch(&mut self) {
+        self.laneless = None;
+    }
+
+    // --- terms -----------------------------------------------------------------------------
+
+    /// Burns the next term: recorded here and announced there, both before any pause.
+    pub(super) fn announce(&mut self) {
+        self.term = self.term.next(self.subject.host);
+        self.announced = Some(Announced::default());
+        self.switching = true;
+        self.act(SourceAction::Record(Standing::Switching, self.term));
+        self.send(Message::Announce(self.term));
+    }
+
+    /// Says the announcement again on a new connection.
+    pub(super) fn announce_again(&mut self) {
+        if let Some(announced) = &mut self.announced {
+            announced.ready = false;
+            self.send(Message::Announce(self.term));
+        }
+    }
+
+    pub(super) fn both_announced(&self) -> bool {
+        self.announced.is_some_and(|announced| announced.recorded && announced.ready)
+    }
+
+    pub(super) fn recorded(&mut self, standing: Standing) {
+        if let (Standing::Switching, Some(announced)) = (standing, &mut self.announced) {
+            announced.recorded = true;
+        }
+    }
+
+    pub(super) fn ready(&mut self, term: Term) {
+        if let Some(announced) = self.announced.as_mut().filter(|_| term == self.term) {
+            announced.ready = true;
+        }
+    }
+
+    /// Runs the guest on. The term of the attempt is spent.
+    pub(super) fn resume(&mut self) {
+        if ::core::mem::take(&mut self.paused) {
+            self.act(SourceAction::Resume);
+        }
+        self.announced = None;
+    }
+
+    // --- ends ------------------------------------------------------------------------------
+
+    /// The one way out before the grant: the guest runs first, everything else follows.
+    pub(super) fn abort(&mut self, failure: Failure) -> Phase {
+        self.resume();
+        if self.link {
+            self.send(Message::Abort(failure.why.clone()));
+        }
+        if ::core::mem::take(&mut self.switching) {
+            self.act(SourceAction::Record(Standing::Owner, self.term));
+        }
+        self.finish(Outcome::Aborted(failure))
+    }
+
+    pub(super) fn finish(&mut self, outcome: Outcome) -> Phase {
+        self.act(SourceAction::Finish(outcome));
+        Phase::Ended
+    }
+
+    pub(super) fn abort_by(&mut self, fault: Fault, why: impl Into<String>) -> Phase {
+        self.abort(Failure::new(fault, why))
+    }
+
+    /// The one helper for what is not allowed. A peer that breaks the protocol ends the attempt;
+    /// a driver's stray event is reported and changes nothing.
+    pub(super) fn unexpected(&mut self, stay: Phase, event: &SourceEvent) -> Phase {
+        let by_peer = matches!(event, SourceEvent::Message(_));
+        let what = match event {
+            SourceEvent::Message(message) => message.name().to_string(),
+            other => format!("{other:?}"),
+        };
+        let violation = Violation { phase: self.phase, event: what, by_peer };
+        let next = if by_peer && !matches!(stay, Phase::Granted(_)) {
+            self.abort_by(Fault::Peer, format!("{violation}"))
+        } else {
+            stay
+        };
+        self.violation = Some(violation);
+        next
+    }
+}

@@ -1,0 +1,353 @@
+//! The source's side of a migration, as a machine without I/O.
+//!
+//! ```text
+//!  Greeting ─► Planning ─► Copying ─► Quiescing ─► Pausing ─► Flushing ─► Preparing ─► Granted
+//!                           ▲   ▲                     └───────────┴─────────┬─┘           │
+//!              Relinking ◄──┘   └── the guest resumes: any trouble before ──┤             ▼
+//!                               └────────────────────────── Repairing ◄─────┘           Ended
+//! ```
+//!
+//! One struct a phase, consumed by its handler. A driver feeds [`SourceEvent`]s in, carries
+//! [`SourceAction`]s out in order, and calls with [`SourceEvent::Tick`] at [`Source::deadline`].
+
+mod connect;
+mod copy;
+mod core;
+mod switch;
+
+use alloc::collections::BTreeMap;
+use alloc::string::String;
+use ::core::time::Duration;
+
+use bytes::Bytes;
+use whimbrel_page::{ByteCount, Layout, PageCount, Root};
+
+use crate::{
+    BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome, Standing,
+    Sums, Term, Token, Violation,
+};
+use connect::{Greeting, Planning, Relinking};
+use copy::{Copying, Quiescing, Repairing};
+use self::core::Core;
+use switch::{Flushing, Granted, Pausing, Preparing};
+
+/// What the source wants, and how long it waits. Every wait of the machine is one of these.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceOptions {
+    /// Lanes to open, 1..=128; the destination may allow fewer.
+    pub lanes: u16,
+    /// When to switch over, and what to do where that cannot be had.
+    pub convergence: Convergence,
+    /// For each answer of the greeting and the plan. Reserving memory is part of it.
+    pub greeting_timeout: Duration,
+    /// A control connection that is silent for so long is lost; pings keep it from being so.
+    pub silence_timeout: Duration,
+    /// How long a lost link may take to come back during pre-copy.
+    pub resume_window: Duration,
+    /// Between attempts to open a connection or a lane again.
+    pub retry_delay: Duration,
+    /// How long the guest may stand still before it is resumed and the attempt begun anew.
+    pub pause_budget: Duration,
+    /// How often that may happen before the migration is given up.
+    pub pauses_max: u32,
+    /// How long to ask for the answer to a grant before the source says that it is in doubt.
+    pub doubt_timeout: Duration,
+}
+
+impl Default for SourceOptions {
+    fn default() -> Self {
+        Self {
+            lanes: 4,
+            convergence: Convergence {
+                downtime_max: Duration::from_millis(300),
+                policy: crate::Policy::Throttle { most: 99 },
+            },
+            greeting_timeout: Duration::from_secs(10),
+            silence_timeout: Duration::from_secs(5),
+            resume_window: Duration::from_secs(30),
+            retry_delay: Duration::from_millis(200),
+            pause_budget: Duration::from_secs(2),
+            pauses_max: 5,
+            doubt_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The guest to be moved, as the plan says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subject {
+    /// Its identity.
+    pub guest: crate::GuestUuid,
+    /// Its label.
+    pub name: String,
+    /// Its kind.
+    pub kind: String,
+    /// The version of its saved state.
+    pub state_version: u32,
+    /// Its regions.
+    pub layout: Layout,
+    /// The last term that was burned for it.
+    pub term: Term,
+    /// The host that burns the next ones.
+    pub host: u64,
+}
+
+/// What a source is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceEvent {
+    /// The control connection is open.
+    LinkUp,
+    /// The control connection failed or could not be opened.
+    LinkLost(String),
+    /// The destination said something.
+    Message(Message),
+    /// A lane is open.
+    LaneUp(LaneId),
+    /// A lane failed on this side, or could not be opened; its worker has ended.
+    LaneFailed(LaneId, String),
+    /// The tracker is armed and everything that was ever touched is pending.
+    Armed,
+    /// The cursor has passed everything that was pending when the round began.
+    RoundTaken(ByteCount),
+    /// The dirty log was fetched and cleared; `pending` counts after merging it.
+    Harvested {
+        /// Pages that are pending now.
+        pending: PageCount,
+        /// How long the harvest took.
+        took: Duration,
+    },
+    /// Nothing is in flight and no lane takes.
+    Quiesced,
+    /// The guest is parked, the last harvest merged, and its state saved.
+    Paused {
+        /// Pages that are pending now.
+        pending: PageCount,
+        /// The saved state.
+        state: Bytes,
+    },
+    /// Every pending page was sent.
+    Flushed {
+        /// The number of the [`SourceAction::Flush`] that this answers.
+        flush: u32,
+        /// What the destination's root is once all of it has landed.
+        root: Root,
+        /// The last batch of every living lane.
+        sent: BTreeMap<LaneId, BatchSeq>,
+    },
+    /// A record is durable.
+    Recorded(Standing),
+    /// Differing chunks were made pending again; `again` if one of them was so before.
+    Spoiled {
+        /// Pages that go again.
+        pages: PageCount,
+        /// Whether a page differed a second time.
+        again: bool,
+    },
+    /// Something this host had to do failed.
+    Failed(Failure),
+    /// Somebody wants the migration to end.
+    Cancel(String),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a source wants done. Actions are carried out in the order they are polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceAction {
+    /// Open the control connection.
+    Connect,
+    /// Say this to the destination.
+    Send(Message),
+    /// Close the control connection and every lane; they are not reported as failed.
+    Hangup,
+    /// Open this lane.
+    OpenLane(LaneTicket),
+    /// The lane is over: end its worker, count up to the mark as landed, give the rest back.
+    CloseLane(LaneMark),
+    /// Arm the tracker, then make everything that was ever touched pending.
+    Arm,
+    /// Let the lanes take what is pending, as the round of this number.
+    StartRound(u32),
+    /// Harvest and merge.
+    Harvest,
+    /// Stop the lanes from taking and report when nothing is in flight.
+    Quiesce,
+    /// Park the guest, harvest for the last time, save the state.
+    Pause,
+    /// Let the lanes send everything pending, and report with this number.
+    Flush(u32),
+    /// Run the guest on, from where it stood.
+    Resume,
+    /// Slow the guest down to this many percent; 0 is full speed.
+    Throttle(u8),
+    /// Write this standing under this term: durable, or a note if it is one.
+    Record(Standing, Term),
+    /// Compare these sums with ours and make the chunks that differ pending.
+    Compare(Sums),
+    /// Tell people what happened.
+    Say(String),
+    /// Stop the lanes, disarm the tracker, take the throttle off; nothing follows.
+    Finish(Outcome),
+}
+
+/// The source of one migration.
+#[derive(Debug)]
+pub struct Source {
+    core: Core,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Greeting(Greeting),
+    Planning(Planning),
+    Copying(Copying),
+    Relinking(Relinking),
+    Quiescing(Quiescing),
+    Pausing(Pausing),
+    Flushing(Flushing),
+    Preparing(Preparing),
+    Repairing(Repairing),
+    Granted(Granted),
+    Ended,
+}
+
+impl Phase {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Greeting(_) => "greeting",
+            Self::Planning(_) => "planning",
+            Self::Copying(_) => "pre-copy",
+            Self::Relinking(_) => "reconnecting",
+            Self::Quiescing(_) => "quiescing",
+            Self::Pausing(_) => "pausing",
+            Self::Flushing(_) => "sending the last pages",
+            Self::Preparing(_) => "switchover",
+            Self::Repairing(_) => "repairing",
+            Self::Granted(_) => "granted",
+            Self::Ended => "ended",
+        }
+    }
+
+    fn deadline(&self) -> Option<Now> {
+        match self {
+            Self::Greeting(phase) => Some(phase.deadline),
+            Self::Planning(phase) => Some(phase.deadline),
+            Self::Relinking(phase) => Some(phase.deadline()),
+            Self::Quiescing(phase) => Some(phase.deadline),
+            Self::Flushing(phase) => Some(phase.paused.deadline),
+            Self::Preparing(phase) => Some(phase.paused.deadline),
+            Self::Granted(phase) => Some(phase.deadline()),
+            Self::Repairing(phase) => Some(phase.deadline),
+            Self::Copying(_) | Self::Pausing(_) | Self::Ended => None,
+        }
+    }
+
+    fn handle(self, core: &mut Core, event: SourceEvent) -> Self {
+        match self {
+            Self::Greeting(phase) => phase.handle(core, event),
+            Self::Planning(phase) => phase.handle(core, event),
+            Self::Copying(phase) => phase.handle(core, event),
+            Self::Relinking(phase) => phase.handle(core, event),
+            Self::Quiescing(phase) => phase.handle(core, event),
+            Self::Pausing(phase) => phase.handle(core, event),
+            Self::Flushing(phase) => phase.handle(core, event),
+            Self::Preparing(phase) => phase.handle(core, event),
+            Self::Repairing(phase) => phase.handle(core, event),
+            Self::Granted(phase) => phase.handle(core, event),
+            Self::Ended => Self::Ended,
+        }
+    }
+}
+
+impl Source {
+    /// A source that is about to connect, showing `token` when it does.
+    #[must_use]
+    pub fn new(now: Now, subject: Subject, token: Token, options: SourceOptions) -> Self {
+        let mut core = Core::new(now, subject, token, options);
+        let phase = Phase::Greeting(Greeting::start(&mut core));
+        Self { core, phase }
+    }
+
+    /// Takes one event in. What follows from it is polled.
+    ///
+    /// # Errors
+    /// A [`Violation`] names an event that the phase does not allow. The machine has then already
+    /// decided what follows: before the grant it aborts, after it, it goes on asking.
+    pub fn handle(&mut self, now: Now, event: SourceEvent) -> Result<(), Violation> {
+        self.core.now = self.core.now.max(now);
+        let phase = ::core::mem::replace(&mut self.phase, Phase::Ended);
+        self.core.phase = phase.name();
+        self.phase = match self.core.common(event, self.granted_in(&phase)) {
+            Common::Phase(event) => phase.handle(&mut self.core, event),
+            Common::Done => phase,
+            Common::Abort(failure) if !matches!(phase, Phase::Ended) => self.core.abort(failure),
+            Common::Abort(_) => phase,
+        };
+        self.core.violation.take().map_or(Ok(()), Err)
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<SourceAction> {
+        self.core.actions.pop_front()
+    }
+
+    /// When [`SourceEvent::Tick`] is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Now> {
+        if self.ended() {
+            return None;
+        }
+        self.phase.deadline().into_iter().chain(self.core.deadline()).min()
+    }
+
+    /// Whether it is too late to cancel: the term is granted, or the end was reached.
+    #[must_use]
+    pub fn granted(&self) -> bool {
+        self.granted_in(&self.phase) || self.ended()
+    }
+
+    /// Whether the outcome is decided.
+    #[must_use]
+    pub const fn ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// What is being done, as the field calls it.
+    #[must_use]
+    pub fn phase(&self) -> &'static str {
+        self.phase.name()
+    }
+
+    /// What is known about convergence.
+    #[must_use]
+    pub const fn forecast(&self) -> &crate::Forecast {
+        &self.core.forecast
+    }
+
+    /// The session, once the destination has named it.
+    #[must_use]
+    pub fn session(&self) -> Option<(crate::SessionId, crate::Epoch)> {
+        self.core.session
+    }
+
+    /// The term that was burned last.
+    #[must_use]
+    pub const fn term(&self) -> Term {
+        self.core.term
+    }
+
+    const fn granted_in(&self, phase: &Phase) -> bool {
+        matches!(phase, Phase::Granted(_))
+    }
+}
+
+/// What became of an event that means the same in every phase.
+enum Common {
+    /// It is for the phase.
+    Phase(SourceEvent),
+    /// It is done with.
+    Done,
+    /// The attempt ends.
+    Abort(Failure),
+}

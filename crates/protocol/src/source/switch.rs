@@ -1,0 +1,260 @@
+//! Switchover: pause, last round, state, verify, grant, run.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+
+use super::connect::{Relinking, Retry};
+use super::copy::{Copying, Quiescing, background};
+use super::core::Core;
+use super::{Phase, SourceAction, SourceEvent};
+use crate::{
+    BatchSeq, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome, Prepare, Standing,
+};
+use bytes::Bytes;
+use whimbrel_page::{ByteCount, Root};
+
+/// The guest stands still; every way out before the grant runs it on.
+#[derive(Debug)]
+pub(super) struct Paused {
+    pub(super) deadline: Now,
+    round: u32,
+}
+
+impl Paused {
+    /// Back to pre-copy: tracking stays on, the term is spent.
+    fn back(self, core: &mut Core, why: &str) -> Phase {
+        match self.resume(core, why) {
+            Ok(()) => Phase::Copying(Copying::afresh(core, self.round)),
+            Err(failure) => core.abort(failure),
+        }
+    }
+
+    /// While paused there is no window for resumption: the guest runs on at once.
+    fn unlinked(self, core: &mut Core, why: &str) -> Phase {
+        core.resume();
+        let copying = Copying::afresh(core, self.round);
+        Relinking::start(core, why, copying)
+    }
+
+    fn resume(&self, core: &mut Core, why: &str) -> Result<(), Failure> {
+        core.say(format!("{why}; the guest runs on at the source"));
+        core.resume();
+        core.pauses += 1;
+        if core.pauses < core.options.pauses_max {
+            return Ok(());
+        }
+        let why = format!("{} switchovers were begun and none came through: {why}", core.pauses);
+        Err(Failure::new(Fault::NotConverging, why))
+    }
+}
+
+/// The guest is being parked.
+#[derive(Debug)]
+pub(super) struct Pausing {
+    round: u32,
+    /// Why the link was lost meanwhile.
+    unlinked: Option<String>,
+}
+
+impl Pausing {
+    pub(super) fn start(core: &mut Core, round: u32) -> Phase {
+        core.paused = true;
+        core.act(SourceAction::Pause);
+        Phase::Pausing(Self { round, unlinked: None })
+    }
+
+    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
+        let Some(event) = background(core, event) else { return Phase::Pausing(self) };
+        match event {
+            SourceEvent::Paused { state, .. } => self.paused(core, state),
+            SourceEvent::LinkLost(why) => {
+                self.unlinked = Some(why);
+                Phase::Pausing(self)
+            }
+            other => core.unexpected(Phase::Pausing(self), &other),
+        }
+    }
+
+    fn paused(self, core: &mut Core, state: Bytes) -> Phase {
+        core.forecast.state_size(ByteCount(state.len() as u64));
+        let paused =
+            Paused { deadline: core.after(core.options.pause_budget), round: self.round + 1 };
+        if let Some(why) = self.unlinked {
+            return paused.unlinked(core, &why);
+        }
+        core.act(SourceAction::Flush(0));
+        Phase::Flushing(Flushing { paused, state, flush: 0 })
+    }
+}
+
+/// The last pages are being sent.
+#[derive(Debug)]
+pub(super) struct Flushing {
+    pub(super) paused: Paused,
+    state: Bytes,
+    /// The flush whose report counts: pages that came back need another one.
+    flush: u32,
+}
+
+impl Flushing {
+    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
+        let closed = matches!(event, SourceEvent::Message(Message::LaneClosed(_)));
+        let Some(event) = background(core, event) else {
+            if closed {
+                self.flush += 1;
+                core.act(SourceAction::Flush(self.flush));
+            }
+            return if core.now >= self.paused.deadline {
+                self.paused.back(core, "the last pages were not sent within the pause budget")
+            } else {
+                Phase::Flushing(self)
+            };
+        };
+        match event {
+            SourceEvent::Flushed { flush, root, sent } if flush == self.flush => {
+                self.flushed(core, root, sent)
+            }
+            SourceEvent::Flushed { .. } => Phase::Flushing(self),
+            SourceEvent::LinkLost(why) => self.paused.unlinked(core, &why),
+            other => core.unexpected(Phase::Flushing(self), &other),
+        }
+    }
+
+    fn flushed(self, core: &mut Core, root: Root, sent: BTreeMap<LaneId, BatchSeq>) -> Phase {
+        // The account of a lost lane comes with LaneClosed, which asks for another flush.
+        if core.lanes_unsettled() {
+            return Phase::Flushing(self);
+        }
+        let term = core.term;
+        let list = sent.iter().map(|(lane, batch)| (*lane, *batch)).collect();
+        core.send(Message::Prepare(Prepare { term, root, sent: list, state: self.state }));
+        Phase::Preparing(Preparing { paused: self.paused, root, sent })
+    }
+}
+
+/// Everything was sent; the destination checks and loads.
+#[derive(Debug)]
+pub(super) struct Preparing {
+    pub(super) paused: Paused,
+    root: Root,
+    sent: BTreeMap<LaneId, BatchSeq>,
+}
+
+impl Preparing {
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+        let term = core.term;
+        match event {
+            SourceEvent::Message(Message::Prepared(of, root)) if of == term => {
+                self.prepared(core, root)
+            }
+            SourceEvent::Message(Message::Differs(of, _)) if of == term => {
+                match self.paused.resume(core, "the memories differ") {
+                    Ok(()) => Quiescing::for_repair(core, self.paused.round),
+                    Err(failure) => core.abort(failure),
+                }
+            }
+            SourceEvent::Message(Message::Unprepared(of, why)) if of == term => {
+                core.abort_by(Fault::Guest, format!("the destination cannot run the guest: {why}"))
+            }
+            SourceEvent::Message(Message::LaneClosed(closed)) => self.lane_closed(core, &closed),
+            SourceEvent::LinkLost(why) => self.paused.unlinked(core, &why),
+            SourceEvent::Tick if core.now >= self.paused.deadline => {
+                self.paused.back(core, "the destination was not prepared within the pause budget")
+            }
+            other => match background(core, other) {
+                None => Phase::Preparing(self),
+                Some(event) => core.unexpected(Phase::Preparing(self), &event),
+            },
+        }
+    }
+
+    /// A lane that closed with everything landed does not matter any more.
+    fn lane_closed(self, core: &mut Core, closed: &LaneClosed) -> Phase {
+        let landed = core.lane_closed(closed);
+        let sent = self.sent.get(&closed.mark.lane).copied();
+        if landed.zip(sent).is_some_and(|(landed, sent)| landed < sent) {
+            return self.paused.back(core, "a lane died with the last pages on it");
+        }
+        Phase::Preparing(self)
+    }
+
+    /// wire.md S: the destination may run only when the roots agree, and echoes the one it has.
+    fn prepared(self, core: &mut Core, root: Root) -> Phase {
+        if !root.agrees(self.root) {
+            return core.abort_by(Fault::Peer, "the destination is prepared for another memory");
+        }
+        core.act(SourceAction::Record(Standing::Granted, core.term));
+        core.send(Message::Grant(core.term));
+        Phase::Granted(Granted {
+            until: core.after(core.options.doubt_timeout),
+            link: None,
+            ran: false,
+            last_word: "it has not answered the grant".to_string(),
+        })
+    }
+}
+
+/// The source runs the guest no more, unless the destination durably refuses (law 7).
+#[derive(Debug)]
+pub(super) struct Granted {
+    until: Now,
+    /// How the link is being got back, while it is down.
+    link: Option<Retry>,
+    /// Whether the destination is known to run the guest.
+    ran: bool,
+    last_word: super::connect::LastWord,
+}
+
+impl Granted {
+    pub(super) fn deadline(&self) -> Now {
+        self.link.map_or(self.until, |retry| self.until.min(retry.due()))
+    }
+
+    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
+        let term = core.term;
+        match event {
+            SourceEvent::Message(Message::Running(of)) if of == term => {
+                core.send(Message::Done(term));
+                if !self.ran {
+                    core.act(SourceAction::Record(Standing::Ceded, term));
+                }
+                self.ran = true;
+            }
+            SourceEvent::Recorded(Standing::Ceded) => {
+                return core.finish(Outcome::Completed { term });
+            }
+            SourceEvent::Message(Message::Refused(of, why)) if of == term && !self.ran => {
+                let why = format!("the destination did not run the guest: {why}");
+                return core.abort_by(Fault::Guest, why);
+            }
+            SourceEvent::LinkLost(why) => {
+                self.last_word = why;
+                self.link = Some(Retry::later(core));
+            }
+            SourceEvent::LinkUp => Retry::greet(core),
+            // Museum M25: a grant that was lost is said again.
+            SourceEvent::Message(Message::Resumed(_)) => {
+                self.link = None;
+                core.send(Message::Grant(term));
+            }
+            SourceEvent::Tick => return self.tick(core),
+            // Nothing else can change what was granted.
+            _ => {}
+        }
+        Phase::Granted(self)
+    }
+
+    fn tick(mut self, core: &mut Core) -> Phase {
+        let term = core.term;
+        if core.now >= self.until {
+            // Its own record could not be made durable, but the guest is known to run there.
+            return core.finish(match self.ran {
+                true => Outcome::Completed { term },
+                false => Outcome::InDoubt { term, why: self.last_word },
+            });
+        }
+        self.link = self.link.map(|retry| retry.tick(core));
+        Phase::Granted(self)
+    }
+}
