@@ -14,16 +14,19 @@ extern crate std;
 pub mod batch;
 mod codec;
 mod convergence;
+mod destination;
 mod ids;
 pub mod ledger;
 pub mod limits;
 mod message;
+mod negotiate;
 mod outcome;
 mod ownership;
 mod source;
 
 pub use codec::{DecodeError, PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
+pub use destination::{Destination, DestinationAction, DestinationEvent, DestinationOptions};
 pub use ids::{BatchSeq, Epoch, GuestUuid, LaneId, Now, SessionId, Term, Token};
 pub use ledger::{Ledger, RoundNumber};
 pub use limits::{CONTROL_FRAME_MAX, PEER_BYTES_MAX, STATE_BYTES_MAX};
@@ -31,6 +34,7 @@ pub use message::{
     Accepted, Feature, Hello, LaneClosed, LaneMark, LaneTicket, Message, Offer, Plan, Prepare,
     Rejected, Resumed, Sums,
 };
+pub use negotiate::{PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 pub use outcome::{Failure, Fault, Outcome, Violation};
 pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};
 pub use source::{Source, SourceAction, SourceEvent, SourceOptions, Subject};

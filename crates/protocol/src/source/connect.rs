@@ -7,15 +7,15 @@ use super::copy::Copying;
 use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::{
-    Accepted, Epoch, Fault, Hello, Message, Now, Offer, PROTOCOL_VERSION_MAX, PROTOCOL_VERSION_MIN,
-    Plan, Resumed, SessionId, Token,
+    Accepted, Epoch, Fault, Hello, Message, Now, Offer, PROTOCOL_VERSIONS, Plan, Resumed,
+    SessionId, Token,
 };
 use whimbrel_page::PAGE_SIZE;
 
 fn hello(token: Token, resume: Option<(SessionId, Epoch)>) -> Message {
     Message::Hello(Hello {
-        version_min: PROTOCOL_VERSION_MIN,
-        version_max: PROTOCOL_VERSION_MAX,
+        version_min: *PROTOCOL_VERSIONS.start(),
+        version_max: *PROTOCOL_VERSIONS.end(),
         token,
         resume,
     })
@@ -51,9 +51,9 @@ impl Greeting {
 
     /// wire.md C7: the destination offers, the source picks.
     fn offered(core: &mut Core, offer: Offer) -> Phase {
-        let picked = match crate::negotiate(&offer, &[]) {
+        let picked = match crate::negotiate(&offer, PROTOCOL_VERSIONS, &[]) {
             Ok(picked) => picked,
-            Err(rejected) => return core.abort_by(rejected.fault, rejected.why),
+            Err(rejected) => return core.abort(rejected),
         };
         core.session = Some((offer.session, Epoch(0)));
         core.options.lanes = core.options.lanes.clamp(1, offer.lanes_max.max(1));

@@ -8,8 +8,8 @@ use super::core::Core;
 use super::switch::Pausing;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::{Decision, Fault, Message, Now, Round, Sums};
-use whimbrel_page::{ByteCount, PageCount};
 use ::core::time::Duration;
+use whimbrel_page::{ByteCount, PageCount};
 
 /// Rounds go on. There is no barrier between them: lanes take whatever is pending.
 #[derive(Debug)]
@@ -57,8 +57,7 @@ impl Copying {
                 let open = core.now.since(self.harvested);
                 let (bytes, sent_in) = (*bytes, *sent_in);
                 self.harvested = core.now;
-                let round =
-                    Round { bytes, took: sent_in, open, dirty: pending, harvest: took };
+                let round = Round { bytes, took: sent_in, open, dirty: pending, harvest: took };
                 return self.decide(core, round);
             }
             (other, _) => return core.unexpected(Phase::Copying(self), &other),
@@ -117,7 +116,8 @@ impl Copying {
 /// Handles what may come at any time while there is a link. What is left is for the phase.
 pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEvent> {
     match event {
-        SourceEvent::Tick => {}
+        // An answer to a question of an attempt that is over.
+        SourceEvent::Tick | SourceEvent::Answered(_) => {}
         SourceEvent::LaneUp(lane) => core.lane_up(lane),
         SourceEvent::LaneFailed(lane, why) => core.lane_failed(lane, &why),
         SourceEvent::Recorded(standing) => core.recorded(standing),

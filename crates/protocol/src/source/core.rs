@@ -1,10 +1,10 @@
 //! What every phase of the source shares: the link, the lanes, the term, and the way out.
 
+use ::core::time::Duration;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use ::core::time::Duration;
 
 use super::{Common, Phase, SourceAction, SourceEvent, SourceOptions, Subject};
 use crate::{
@@ -139,7 +139,9 @@ impl Core {
                 }
                 Common::Done
             }
-            Message::Rejected(rejected) => Common::Abort(Failure::new(rejected.fault, rejected.why)),
+            Message::Rejected(rejected) => {
+                Common::Abort(Failure::new(rejected.fault, rejected.why))
+            }
             other => Common::Phase(SourceEvent::Message(other)),
         }
     }
@@ -175,7 +177,9 @@ impl Core {
     }
 
     fn ping(&mut self) {
-        if self.link && self.session.is_some() && self.now >= self.pinged.after(self.ping_interval())
+        if self.link
+            && self.session.is_some()
+            && self.now >= self.pinged.after(self.ping_interval())
         {
             self.ping_now();
         }

@@ -15,20 +15,20 @@ mod copy;
 mod core;
 mod switch;
 
+use ::core::time::Duration;
 use alloc::collections::BTreeMap;
 use alloc::string::String;
-use ::core::time::Duration;
 
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, PageCount, Root};
 
+use self::core::Core;
 use crate::{
-    BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome, Standing,
+    Answer, BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome, Standing,
     Sums, Term, Token, Violation,
 };
 use connect::{Greeting, Planning, Relinking};
 use copy::{Copying, Quiescing, Repairing};
-use self::core::Core;
 use switch::{Flushing, Granted, Pausing, Preparing};
 
 /// What the source wants, and how long it waits. Every wait of the machine is one of these.
@@ -143,6 +143,8 @@ pub enum SourceEvent {
         /// Whether a page differed a second time.
         again: bool,
     },
+    /// The other side's agent answered [`SourceAction::Ask`].
+    Answered(Answer),
     /// Something this host had to do failed.
     Failed(Failure),
     /// Somebody wants the migration to end.
@@ -182,6 +184,8 @@ pub enum SourceAction {
     Throttle(u8),
     /// Write this standing under this term: durable, or a note if it is one.
     Record(Standing, Term),
+    /// Ask the other side's agent whether the guest runs there under this term.
+    Ask(Term),
     /// Compare these sums with ours and make the chunks that differ pending.
     Compare(Sums),
     /// Tell people what happened.

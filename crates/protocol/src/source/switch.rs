@@ -9,7 +9,7 @@ use super::copy::{Copying, Quiescing, background};
 use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::{
-    BatchSeq, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome, Prepare, Standing,
+    Answer, BatchSeq, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome, Prepare, Standing,
 };
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, Root};
@@ -216,10 +216,7 @@ impl Granted {
         match event {
             SourceEvent::Message(Message::Running(of)) if of == term => {
                 core.send(Message::Done(term));
-                if !self.ran {
-                    core.act(SourceAction::Record(Standing::Ceded, term));
-                }
-                self.ran = true;
+                self.runs_there(core);
             }
             SourceEvent::Recorded(Standing::Ceded) => {
                 return core.finish(Outcome::Completed { term });
@@ -231,7 +228,9 @@ impl Granted {
             SourceEvent::LinkLost(why) => {
                 self.last_word = why;
                 self.link = Some(Retry::later(core));
+                core.act(SourceAction::Ask(term));
             }
+            SourceEvent::Answered(answer) => return self.answered(core, answer),
             SourceEvent::LinkUp => Retry::greet(core),
             // Museum M25: a grant that was lost is said again.
             SourceEvent::Message(Message::Resumed(_)) => {
@@ -240,6 +239,25 @@ impl Granted {
             }
             SourceEvent::Tick => return self.tick(core),
             // Nothing else can change what was granted.
+            _ => {}
+        }
+        Phase::Granted(self)
+    }
+
+    fn runs_there(&mut self, core: &mut Core) {
+        if !::core::mem::replace(&mut self.ran, true) {
+            core.act(SourceAction::Record(Standing::Ceded, core.term));
+        }
+    }
+
+    /// The destination's agent has spoken, while its guest process could not be reached.
+    fn answered(mut self, core: &mut Core, answer: Answer) -> Phase {
+        match answer {
+            Answer::Runs => self.runs_there(core),
+            Answer::NeverRan if !self.ran => {
+                return core.abort_by(Fault::Guest, "the destination never ran the guest");
+            }
+            // Asked again with the next attempt to connect.
             _ => {}
         }
         Phase::Granted(self)
@@ -254,7 +272,11 @@ impl Granted {
                 false => Outcome::InDoubt { term, why: self.last_word },
             });
         }
-        self.link = self.link.map(|retry| retry.tick(core));
+        let retried = self.link.map(|retry| retry.tick(core));
+        if retried != self.link && matches!(retried, Some(Retry::Trying(_))) {
+            core.act(SourceAction::Ask(term));
+        }
+        self.link = retried;
         Phase::Granted(self)
     }
 }

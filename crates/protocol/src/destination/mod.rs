@@ -1,0 +1,300 @@
+//! The destination's side of a migration, as a machine without I/O.
+//!
+//! ```text
+//!  Greeting ─► Planning ─► Reserving ─► Receiving ⇄ Preparing ─► Prepared ─► Starting ─► Running
+//!                                           │          │            │           │           │
+//!                                           └──────────┴────────────┴─► Refusing ─► Ended ◄─┘
+//! ```
+//!
+//! One struct a phase, consumed by its handler. Whoever may own the guest leaves only by running
+//! it, or by recording durably that it never ran and never will (`Refusing`).
+
+mod core;
+mod own;
+mod receive;
+
+use alloc::vec::Vec;
+use ::core::time::Duration;
+
+use bytes::Bytes;
+use whimbrel_page::Root;
+
+use crate::{
+    Answer, BatchSeq, Epoch, Failure, Feature, Hello, LaneHello, LaneId, LaneMark, LaneRefusal,
+    Message, Now, Outcome, Plan, SessionId, Standing, Term, Token, Violation,
+};
+use self::core::Core;
+use own::{Prepared, Preparing, Refusing, Running, Starting};
+use receive::{Greeting, Planning, Receiving, Reserving};
+
+/// What the destination offers, and how long it waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DestinationOptions {
+    /// The name of the session; random.
+    pub session: SessionId,
+    /// What the source must show to begin.
+    pub token: Token,
+    /// What it must show to go on after a lost link.
+    pub resume_token: Token,
+    /// One secret a lane; as many lanes can be opened over the life of the session.
+    pub lane_tokens: Vec<Token>,
+    /// Features offered.
+    pub features: Vec<Feature>,
+    /// Lanes at a time, 1..=128.
+    pub lanes_max: u16,
+    /// Payload bytes of a batch.
+    pub batch_bytes_max: u32,
+    /// For the source's first word, and for its plan.
+    pub greeting_timeout: Duration,
+    /// A control connection that is silent for so long is lost.
+    pub silence_timeout: Duration,
+    /// How long a lost link may take to come back.
+    pub resume_window: Duration,
+    /// How long to wait, prepared, for a grant that does not come; then the guest is refused.
+    pub doubt_timeout: Duration,
+}
+
+/// What a destination is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DestinationEvent {
+    /// The source said something on the connection whose `Hello` was taken last.
+    Message(Message),
+    /// That connection is gone.
+    LinkLost(alloc::string::String),
+    /// A lane's thread has ended and its socket was closed unread.
+    LaneEnded(LaneMark),
+    /// The memory for the plan is there and empty.
+    Reserved,
+    /// The parked guest was made over the memory.
+    Created,
+    /// Everything that [`DestinationAction::AwaitCounts`] named has landed.
+    Landed(Term, Root),
+    /// The guest has taken its state, and all that can fail is done.
+    Loaded(Term),
+    /// The guest runs.
+    Ran(Term),
+    /// A record is durable (or, for a note, written).
+    Recorded(Standing),
+    /// The source's agent answered [`DestinationAction::Ask`].
+    Answered(Answer),
+    /// Something this host had to do failed.
+    Failed(Failure),
+    /// Somebody here wants the migration to end.
+    Cancel(alloc::string::String),
+    /// Time has passed.
+    Tick,
+}
+
+/// What a destination wants done, in the order polled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DestinationAction {
+    /// Say this to the source.
+    Send(Message),
+    /// Close the control connection; it is not reported as lost.
+    Hangup,
+    /// Reserve memory for the plan, and see whether such a guest can live here.
+    Reserve(Plan),
+    /// End this lane's thread and close its socket; report [`DestinationEvent::LaneEnded`].
+    CloseLane(LaneId),
+    /// Make the parked guest.
+    Create,
+    /// Report [`DestinationEvent::Landed`] once each lane has landed this batch.
+    AwaitCounts(Term, Vec<(LaneId, BatchSeq)>),
+    /// Give the parked guest its state and its outside resources.
+    Load(Term, Bytes),
+    /// Run the guest.
+    Run(Term),
+    /// Send the sums of all chunks that are not zero.
+    SendSums,
+    /// Write this standing under this term: durable, or a note if it is one.
+    Record(Standing, Term),
+    /// Ask the source's agent whether the guest may run here under this term.
+    Ask(Term),
+    /// Tell people what happened.
+    Say(alloc::string::String),
+    /// Nothing follows. Unless completed, the guest and its memory are dropped.
+    Finish(Outcome),
+}
+
+/// The destination of one migration.
+#[derive(Debug)]
+pub struct Destination {
+    core: Core,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Greeting(Greeting),
+    Planning(Planning),
+    Reserving(Reserving),
+    Receiving(Receiving),
+    Preparing(Preparing),
+    Prepared(Prepared),
+    Starting(Starting),
+    Running(Running),
+    Refusing(Refusing),
+    Ended,
+}
+
+impl Phase {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Greeting(_) => "waiting for the source",
+            Self::Planning(_) => "planning",
+            Self::Reserving(_) => "reserving memory",
+            Self::Receiving(_) => "pre-copy",
+            Self::Preparing(_) => "preparing",
+            Self::Prepared(_) => "prepared",
+            Self::Starting(_) => "starting",
+            Self::Running(_) => "running",
+            Self::Refusing(_) => "refusing",
+            Self::Ended => "ended",
+        }
+    }
+
+    fn deadline(&self) -> Option<Now> {
+        match self {
+            Self::Greeting(phase) => Some(phase.deadline),
+            Self::Planning(phase) => Some(phase.deadline),
+            Self::Prepared(phase) => Some(phase.deadline()),
+            Self::Running(phase) => Some(phase.deadline),
+            Self::Refusing(phase) => Some(phase.deadline),
+            Self::Reserving(_) | Self::Receiving(_) | Self::Preparing(_) => None,
+            Self::Starting(_) | Self::Ended => None,
+        }
+    }
+
+    fn handle(self, core: &mut Core, event: DestinationEvent) -> Self {
+        match self {
+            Self::Greeting(phase) => phase.handle(core, event),
+            Self::Planning(phase) => phase.handle(core, event),
+            Self::Reserving(phase) => phase.handle(core, event),
+            Self::Receiving(phase) => phase.handle(core, event),
+            Self::Preparing(phase) => phase.handle(core, event),
+            Self::Prepared(phase) => phase.handle(core, event),
+            Self::Starting(phase) => phase.handle(core, event),
+            Self::Running(phase) => phase.handle(core, event),
+            Self::Refusing(phase) => phase.handle(core, event),
+            Self::Ended => Self::Ended,
+        }
+    }
+
+    /// Whether only a grant, an abort or a durable refusal may end this phase.
+    const fn may_run(&self) -> bool {
+        matches!(
+            self,
+            Self::Prepared(_) | Self::Starting(_) | Self::Running(_) | Self::Refusing(_)
+        )
+    }
+}
+
+impl Destination {
+    /// A destination that waits for its source.
+    #[must_use]
+    pub fn new(now: Now, options: DestinationOptions) -> Self {
+        let core = Core::new(now, options);
+        let phase = Phase::Greeting(Greeting { deadline: core.after_greeting() });
+        Self { core, phase }
+    }
+
+    /// Somebody connected and said `hello`. On `Ok` that connection is the session's from now on,
+    /// and an older one is to be dropped without a word; on `Err` tell them why, and close it.
+    ///
+    /// # Errors
+    /// A sentence for the peer. Nothing has changed here.
+    pub fn greet(&mut self, now: Now, hello: &Hello) -> Result<(), Failure> {
+        self.core.now = self.core.now.max(now);
+        let begun = !matches!(self.phase, Phase::Greeting(_));
+        match hello.resume {
+            None if begun => Err(self.core.taken()),
+            None => {
+                self.core.begin(hello)?;
+                self.phase = Phase::Planning(Planning { deadline: self.core.after_greeting() });
+                Ok(())
+            }
+            Some(_) if !begun || self.ended() => Err(self.core.no_session()),
+            Some((session, epoch)) => self.core.resume(hello.token, session, epoch),
+        }
+    }
+
+    /// Somebody opened a bulk connection. On `Ok` the lane may land pages; its ticket is used up.
+    ///
+    /// # Errors
+    /// Why this lane is not of this session; nothing has changed here.
+    pub fn admit(&mut self, lane: &LaneHello) -> Result<(), LaneRefusal> {
+        let receiving = matches!(self.phase, Phase::Receiving(_) | Phase::Preparing(_));
+        if receiving { self.core.admit(lane) } else { Err(LaneRefusal::Session) }
+    }
+
+    /// Takes one event in. What follows from it is polled.
+    ///
+    /// # Errors
+    /// A [`Violation`] names an event that the phase does not allow; what follows is decided.
+    pub fn handle(&mut self, now: Now, event: DestinationEvent) -> Result<(), Violation> {
+        self.core.now = self.core.now.max(now);
+        let phase = ::core::mem::replace(&mut self.phase, Phase::Ended);
+        self.core.phase = phase.name();
+        self.phase = match self.core.common(event, phase.may_run()) {
+            Common::Phase(event) => phase.handle(&mut self.core, event),
+            Common::Done => phase,
+            Common::Abort(failure) if !matches!(phase, Phase::Ended) => self.core.abort(failure),
+            Common::Abort(_) => phase,
+        };
+        self.core.violation.take().map_or(Ok(()), Err)
+    }
+
+    /// The next thing to do.
+    pub fn poll(&mut self) -> Option<DestinationAction> {
+        self.core.actions.pop_front()
+    }
+
+    /// When [`DestinationEvent::Tick`] is due at the latest.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Now> {
+        if self.ended() {
+            return None;
+        }
+        self.phase.deadline().into_iter().chain(self.core.deadline()).min()
+    }
+
+    /// Whether it is too late to cancel here: the source may have granted.
+    #[must_use]
+    pub const fn may_run(&self) -> bool {
+        self.phase.may_run()
+    }
+
+    /// Whether the guest runs here.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        matches!(self.phase, Phase::Running(_))
+    }
+
+    /// Whether the outcome is decided.
+    #[must_use]
+    pub const fn ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended)
+    }
+
+    /// What is being done, as the field calls it.
+    #[must_use]
+    pub const fn phase(&self) -> &'static str {
+        self.phase.name()
+    }
+
+    /// The session and its epoch.
+    #[must_use]
+    pub const fn session(&self) -> (SessionId, Epoch) {
+        (self.core.options.session, self.core.epoch)
+    }
+}
+
+/// What became of an event that means the same in every phase.
+enum Common {
+    /// It is for the phase.
+    Phase(DestinationEvent),
+    /// It is done with.
+    Done,
+    /// The attempt ends.
+    Abort(Failure),
+}

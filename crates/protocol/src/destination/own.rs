@@ -1,0 +1,221 @@
+//! From Prepare to running, and the only ways out of it.
+
+use alloc::format;
+use alloc::string::String;
+
+use super::core::Core;
+use super::receive::Receiving;
+use super::{DestinationAction, DestinationEvent, Phase};
+use crate::{Answer, Failure, Fault, Message, Now, Outcome, Prepare, Standing, Term};
+use whimbrel_page::Root;
+
+/// The last pages land, the roots are compared, the state is loaded.
+#[derive(Debug)]
+pub(super) struct Preparing {
+    prepare: Prepare,
+}
+
+impl Preparing {
+    pub(super) fn start(core: &mut Core, prepare: Prepare) -> Phase {
+        core.act(DestinationAction::AwaitCounts(prepare.term, prepare.sent.clone()));
+        Phase::Preparing(Self { prepare })
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        let term = self.prepare.term;
+        match event {
+            DestinationEvent::Landed(of, root) if of == term => self.landed(core, root),
+            DestinationEvent::Loaded(of) if of == term => {
+                core.send(Message::Prepared(term, self.prepare.root));
+                Prepared::start(core, term)
+            }
+            // The source has given this attempt up and begins another.
+            event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
+                Receiving::back(Some(term)).handle(core, event)
+            }
+            event @ DestinationEvent::Message(Message::Abort(_)) => {
+                Receiving::back(Some(term)).handle(core, event)
+            }
+            // Nothing was promised yet, and the source does not wait for it paused.
+            DestinationEvent::LinkLost(_) => Phase::Receiving(Receiving::back(Some(term))),
+            DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => Phase::Preparing(self),
+            DestinationEvent::Tick | DestinationEvent::Answered(_) => Phase::Preparing(self),
+            other => core.unexpected(Phase::Preparing(self), &other),
+        }
+    }
+
+    fn landed(self, core: &mut Core, root: Root) -> Phase {
+        let term = self.prepare.term;
+        if !root.agrees(self.prepare.root) {
+            core.say("the memories differ; the source keeps the guest and sends again");
+            core.send(Message::Differs(term, root));
+            return Phase::Receiving(Receiving::back(Some(term)));
+        }
+        core.act(DestinationAction::Load(term, self.prepare.state.clone()));
+        Phase::Preparing(self)
+    }
+}
+
+/// All that can fail is done. Left only by Grant, by Abort (or a later term, which is one), or by
+/// a durable refusal.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    term: Term,
+    /// When a grant that has not come is refused; it counts from the loss of the link.
+    refuse_at: Now,
+    /// When to ask the source's agent again.
+    ask_at: Now,
+}
+
+impl Prepared {
+    fn start(core: &mut Core, term: Term) -> Phase {
+        let refuse_at = core.now.after(core.options.doubt_timeout);
+        Phase::Prepared(Self { term, refuse_at, ask_at: refuse_at })
+    }
+
+    pub(super) fn deadline(&self) -> Now {
+        self.refuse_at.min(self.ask_at)
+    }
+
+    pub(super) fn handle(mut self, core: &mut Core, event: DestinationEvent) -> Phase {
+        let term = self.term;
+        match event {
+            DestinationEvent::Message(Message::Grant(of)) if of == term => Starting::start(core, term),
+            DestinationEvent::Answered(Answer::Yours) => Starting::start(core, term),
+            DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
+            DestinationEvent::Answered(Answer::NotYours) => {
+                core.abort_by(Fault::Cancelled, "the source gave the attempt up")
+            }
+            // A later term means that this one was never granted.
+            event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
+                Receiving::back(Some(term)).handle(core, event)
+            }
+            DestinationEvent::LinkLost(_) => {
+                self.ask(core);
+                Phase::Prepared(self)
+            }
+            DestinationEvent::Tick if core.now >= self.refuse_at => {
+                core.abort_by(Fault::Link, "the grant did not come in time")
+            }
+            DestinationEvent::Tick => {
+                if core.now >= self.ask_at {
+                    self.ask(core);
+                }
+                Phase::Prepared(self)
+            }
+            DestinationEvent::Failed(failure) => core.abort(failure),
+            // On a new connection of the session the source repeats where it stands.
+            DestinationEvent::Message(Message::Announce(_)) | DestinationEvent::Answered(_) => {
+                Phase::Prepared(self)
+            }
+            other => core.unexpected(Phase::Prepared(self), &other),
+        }
+    }
+
+    /// The source's agent may know what its guest process can no longer say.
+    fn ask(&mut self, core: &mut Core) {
+        core.act(DestinationAction::Ask(self.term));
+        self.ask_at = core.now.after(core.options.silence_timeout);
+    }
+}
+
+/// The term is granted; the guest is being run.
+#[derive(Debug)]
+pub(super) struct Starting {
+    term: Term,
+}
+
+impl Starting {
+    fn start(core: &mut Core, term: Term) -> Phase {
+        core.record(Standing::Running, term);
+        core.act(DestinationAction::Run(term));
+        Phase::Starting(Self { term })
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Ran(of) if of == self.term => {
+                core.send(Message::Running(self.term));
+                core.record(Standing::Owner, self.term);
+                let deadline = core.now.after(core.options.doubt_timeout);
+                Phase::Running(Running { term: self.term, deadline })
+            }
+            // It did not run and now never will: the guest is granted back.
+            DestinationEvent::Failed(failure) => core.abort(failure),
+            // The grant may be said twice; the rest waits for the guest to run.
+            _ => Phase::Starting(self),
+        }
+    }
+}
+
+/// The guest runs here. What remains is to make sure that the source knows.
+#[derive(Debug)]
+pub(super) struct Running {
+    term: Term,
+    pub(super) deadline: Now,
+}
+
+impl Running {
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Message(Message::Grant(of)) if of == self.term => {
+                core.send(Message::Running(of));
+                Phase::Running(self)
+            }
+            DestinationEvent::Message(Message::Done(of)) if of == self.term => self.completed(core),
+            // The source's agent can still ask ours.
+            DestinationEvent::Tick if core.now >= self.deadline => self.completed(core),
+            DestinationEvent::Failed(failure) => {
+                core.say(format!("{failure}"));
+                Phase::Running(self)
+            }
+            _ => Phase::Running(self),
+        }
+    }
+
+    fn completed(self, core: &mut Core) -> Phase {
+        core.finish(Outcome::Completed { term: self.term })
+    }
+}
+
+/// "Never ran, never will" is being made durable.
+#[derive(Debug)]
+pub(super) struct Refusing {
+    term: Term,
+    failure: Failure,
+    pub(super) deadline: Now,
+}
+
+impl Refusing {
+    pub(super) fn start(core: &mut Core, term: Term, failure: Failure) -> Phase {
+        core.record(Standing::Refused, term);
+        let deadline = core.now.after(core.options.greeting_timeout);
+        Phase::Refusing(Self { term, failure, deadline })
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Recorded(Standing::Refused) => self.refused(core),
+            // Without a durable record nothing may be promised: the source stays in doubt until
+            // its agent asks ours.
+            DestinationEvent::Failed(failure) => self.silent(core, &format!("{failure}")),
+            DestinationEvent::Tick if core.now >= self.deadline => {
+                self.silent(core, "the refusal could not be recorded in time")
+            }
+            _ => Phase::Refusing(self),
+        }
+    }
+
+    fn refused(self, core: &mut Core) -> Phase {
+        let why: String = self.failure.why.clone();
+        if core.linked() {
+            core.send(Message::Refused(self.term, why));
+        }
+        core.finish(Outcome::Aborted(self.failure))
+    }
+
+    fn silent(self, core: &mut Core, why: &str) -> Phase {
+        core.say(format!("the refusal of term {} is not durable: {why}", self.term));
+        core.finish(Outcome::Aborted(self.failure))
+    }
+}

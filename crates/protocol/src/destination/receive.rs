@@ -1,0 +1,155 @@
+//! From the first word to a memory that fills.
+
+use super::core::Core;
+use super::own::Preparing;
+use super::{DestinationAction, DestinationEvent, Phase};
+use crate::{Accepted, Fault, Message, Now, Plan, Standing, Term, check_plan};
+
+/// Until a source has said hello.
+#[derive(Debug)]
+pub(super) struct Greeting {
+    pub(super) deadline: Now,
+}
+
+impl Greeting {
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Tick if core.now >= self.deadline => {
+                core.abort_by(Fault::Link, "no source came in time")
+            }
+            DestinationEvent::Tick => Phase::Greeting(self),
+            other => core.unexpected(Phase::Greeting(self), &other),
+        }
+    }
+}
+
+/// Until the source has said what it wants to move.
+#[derive(Debug)]
+pub(super) struct Planning {
+    pub(super) deadline: Now,
+}
+
+impl Planning {
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Message(Message::Plan(plan)) => Self::planned(core, plan),
+            DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
+            DestinationEvent::LinkLost(why) => core.abort_by(Fault::Link, why),
+            DestinationEvent::Tick if core.now >= self.deadline => {
+                core.abort_by(Fault::Link, "the source did not send its plan in time")
+            }
+            DestinationEvent::Tick => Phase::Planning(self),
+            other => core.unexpected(Phase::Planning(self), &other),
+        }
+    }
+
+    fn planned(core: &mut Core, plan: Plan) -> Phase {
+        if let Err(failure) = check_plan(&plan, &core.offer()) {
+            return core.abort(failure);
+        }
+        if plan.little_endian != cfg!(target_endian = "little") {
+            let why = "the two hosts order bytes differently, and the guest's state is in its memory";
+            return core.abort_by(Fault::Incompatible, why);
+        }
+        core.lanes_wanted = plan.lanes;
+        core.act(DestinationAction::Reserve(plan));
+        Phase::Reserving(Reserving)
+    }
+}
+
+/// Until the memory is there.
+#[derive(Debug)]
+pub(super) struct Reserving;
+
+impl Reserving {
+    pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Reserved => {
+                let lanes = core.issue(core.lanes_wanted);
+                let resume_token = core.options.resume_token;
+                core.send(Message::Accepted(Accepted { lanes, resume_token }));
+                Phase::Receiving(Receiving { announced: None, created: false })
+            }
+            DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
+            DestinationEvent::LinkLost(why) => core.abort_by(Fault::Link, why),
+            DestinationEvent::Tick => Phase::Reserving(self),
+            other => core.unexpected(Phase::Reserving(self), &other),
+        }
+    }
+}
+
+/// The memory fills while the guest runs at the source.
+#[derive(Debug)]
+pub(super) struct Receiving {
+    /// The term announced last, and whether it is recorded.
+    announced: Option<(Term, bool)>,
+    /// Whether the parked guest was made; `None` of it before the first announcement.
+    created: bool,
+}
+
+impl Receiving {
+    /// Back from an attempt that did not come through; the parked guest stays.
+    pub(super) fn back(announced: Option<Term>) -> Self {
+        Self { announced: announced.map(|term| (term, true)), created: true }
+    }
+
+    pub(super) fn handle(mut self, core: &mut Core, event: DestinationEvent) -> Phase {
+        match event {
+            DestinationEvent::Message(Message::Announce(term)) => self.announce(core, term),
+            DestinationEvent::Recorded(Standing::MayOwn) => {
+                if let Some((term, recorded)) = &mut self.announced {
+                    // A record made for an older term is followed by the one for this.
+                    *recorded = core.may_own == Some(*term);
+                }
+                self.try_ready(core);
+            }
+            DestinationEvent::Created => {
+                self.created = true;
+                self.try_ready(core);
+            }
+            DestinationEvent::Message(Message::Prepare(prepare)) => {
+                return match self.announced {
+                    Some((term, true)) if self.created && term == prepare.term => {
+                        Preparing::start(core, prepare)
+                    }
+                    _ => core.abort_by(Fault::Peer, "a term was prepared that is not announced"),
+                };
+            }
+            DestinationEvent::Message(Message::AskSums) => core.act(DestinationAction::SendSums),
+            DestinationEvent::Message(Message::Abort(why)) => {
+                return core.abort_by(Fault::Cancelled, why);
+            }
+            // What an attempt that was given up still reports.
+            DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => {}
+            DestinationEvent::LinkLost(_) | DestinationEvent::Tick => {}
+            DestinationEvent::Answered(_) => {}
+            other => return core.unexpected(Phase::Receiving(self), &other),
+        }
+        Phase::Receiving(self)
+    }
+
+    /// wire.md S: "may own" is durable before the source may pause.
+    fn announce(&mut self, core: &mut Core, term: Term) {
+        match self.announced {
+            Some((known, recorded)) if known == term => {
+                if recorded {
+                    self.try_ready(core);
+                }
+                return;
+            }
+            Some((known, _)) if known > term => return,
+            Some(_) => {}
+            None if !self.created => core.act(DestinationAction::Create),
+            None => {}
+        }
+        self.announced = Some((term, false));
+        core.may_own = Some(term);
+        core.record(Standing::MayOwn, term);
+    }
+
+    fn try_ready(&self, core: &mut Core) {
+        if let (Some((term, true)), true) = (self.announced, self.created) {
+            core.send(Message::Ready(term));
+        }
+    }
+}
