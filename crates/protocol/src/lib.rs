@@ -1,7 +1,7 @@
 //! What two sides of a migration say to each other, and what each may do next.
 //!
-//! Messages, the batch codec, the ledger of pages and the state machines [`Source`],
-//! [`Destination`] and [`Ownership`]. This crate does **no** I/O, keeps no clock, starts no
+//! Messages, the batch codec, the ledger of pages and the state machines [`Source`] and
+//! [`Destination`], and the [rules of ownership](rule). This crate does **no** I/O, keeps no clock, starts no
 //! thread and sees no byte of guest memory outside a batch it was handed: it is `no_std`, so the
 //! compiler holds it to that. The engine and the simulator are two hands on the same machines.
 #![no_std]
@@ -19,7 +19,6 @@ mod ids;
 pub mod ledger;
 pub mod limits;
 mod message;
-mod negotiate;
 mod outcome;
 mod ownership;
 mod source;
@@ -34,7 +33,6 @@ pub use message::{
     Accepted, Feature, Hello, LaneClosed, LaneMark, LaneTicket, Message, Offer, Plan, Prepare,
     Rejected, Resumed, Sums,
 };
-pub use negotiate::{PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 pub use outcome::{Failure, Fault, Outcome, Violation};
 pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};
 pub use source::{Source, SourceAction, SourceEvent, SourceOptions, Subject};
