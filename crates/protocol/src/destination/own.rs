@@ -128,12 +128,15 @@ pub(super) struct Starting {
 impl Starting {
     fn start(core: &mut Core, term: Term) -> Phase {
         core.record(Standing::Running, term);
-        core.act(DestinationAction::Run(term));
         Phase::Starting(Self { term })
     }
 
     pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
         match event {
+            DestinationEvent::Recorded(Standing::Running) => {
+                core.act(DestinationAction::Run(self.term));
+                Phase::Starting(self)
+            }
             DestinationEvent::Ran(of) if of == self.term => {
                 core.send(Message::Running(self.term));
                 core.record(Standing::Owner, self.term);

@@ -134,7 +134,7 @@ pub enum SourceEvent {
         /// The last batch of every living lane.
         sent: BTreeMap<LaneId, BatchSeq>,
     },
-    /// A record is durable.
+    /// A record is durable, or a note written.
     Recorded(Standing),
     /// Differing chunks were made pending again; `again` if one of them was so before.
     Spoiled {

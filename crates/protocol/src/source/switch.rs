@@ -129,7 +129,7 @@ impl Flushing {
         let term = core.term;
         let list = sent.iter().map(|(lane, batch)| (*lane, *batch)).collect();
         core.send(Message::Prepare(Prepare { term, root, sent: list, state: self.state }));
-        Phase::Preparing(Preparing { paused: self.paused, root, sent })
+        Phase::Preparing(Preparing { paused: self.paused, root, sent, granting: false })
     }
 }
 
@@ -139,6 +139,8 @@ pub(super) struct Preparing {
     pub(super) paused: Paused,
     root: Root,
     sent: BTreeMap<LaneId, BatchSeq>,
+    /// The destination is prepared, and the note of the grant is being written.
+    granting: bool,
 }
 
 impl Preparing {
@@ -148,6 +150,7 @@ impl Preparing {
             SourceEvent::Message(Message::Prepared(of, root)) if of == term => {
                 self.prepared(core, root)
             }
+            SourceEvent::Recorded(Standing::Granted) if self.granting => Granted::start(core),
             SourceEvent::Message(Message::Differs(of, _)) if of == term => {
                 match self.paused.resume(core, "the memories differ") {
                     Ok(()) => Quiescing::for_repair(core, self.paused.round),
@@ -180,18 +183,14 @@ impl Preparing {
     }
 
     /// wire.md S: the destination may run only when the roots agree, and echoes the one it has.
-    fn prepared(self, core: &mut Core, root: Root) -> Phase {
+    fn prepared(mut self, core: &mut Core, root: Root) -> Phase {
         if !root.agrees(self.root) {
             return core.abort_by(Fault::Peer, "the destination is prepared for another memory");
         }
-        core.act(SourceAction::Record(Standing::Granted, core.term));
-        core.send(Message::Grant(core.term));
-        Phase::Granted(Granted {
-            until: core.after(core.options.doubt_timeout),
-            link: None,
-            ran: false,
-            last_word: "it has not answered the grant".to_string(),
-        })
+        if !::core::mem::replace(&mut self.granting, true) {
+            core.act(SourceAction::Record(Standing::Granted, core.term));
+        }
+        Phase::Preparing(self)
     }
 }
 
@@ -207,6 +206,17 @@ pub(super) struct Granted {
 }
 
 impl Granted {
+    /// From here on only the destination can give the guest back.
+    fn start(core: &mut Core) -> Phase {
+        core.send(Message::Grant(core.term));
+        Phase::Granted(Self {
+            until: core.after(core.options.doubt_timeout),
+            link: None,
+            ran: false,
+            last_word: "it has not answered the grant".to_string(),
+        })
+    }
+
     pub(super) fn deadline(&self) -> Now {
         self.link.map_or(self.until, |retry| self.until.min(retry.due()))
     }
