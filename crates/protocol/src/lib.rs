@@ -1,9 +1,10 @@
 //! What two sides of a migration say to each other, and what each may do next.
 //!
-//! Messages, the batch codec, the ledger of pages and the state machines [`Source`] and
-//! [`Destination`], and the [rules of ownership](rule). This crate does **no** I/O, keeps no clock, starts no
-//! thread and sees no byte of guest memory outside a batch it was handed: it is `no_std`, so the
-//! compiler holds it to that. The engine and the simulator are two hands on the same machines.
+//! Messages, the batch codec, the ledger of pages, the state machines [`Source`] and
+//! [`Destination`], and the [rules of ownership](rule). This crate does **no** I/O, keeps no
+//! clock, starts no thread and sees no byte of guest memory outside a batch it was handed: it is
+//! `no_std`, so the compiler holds it to that. The engine and the simulator are two hands on the
+//! same machines.
 #![no_std]
 #![forbid(unsafe_code)]
 

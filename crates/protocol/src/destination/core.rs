@@ -7,10 +7,11 @@ use alloc::vec::Vec;
 
 use super::own::Refusing;
 use super::{Common, DestinationAction, DestinationEvent, DestinationOptions, Phase};
+use crate::batch::{LaneHello, LaneRefusal};
 use crate::{
-    BatchSeq, Epoch, Failure, Fault, Hello, LaneClosed, LaneHello, LaneId, LaneMark, LaneRefusal,
-    LaneTicket, Message, Now, Offer, Outcome, PROTOCOL_VERSIONS, Rejected, Resumed, SessionId,
-    Standing, Term, Token, Violation,
+    BatchSeq, Epoch, Failure, Fault, Hello, LaneClosed, LaneId, LaneMark, LaneTicket, Message, Now,
+    Offer, Outcome, PROTOCOL_VERSIONS, Rejected, Resumed, SessionId, Standing, Term, Token,
+    Violation,
 };
 use whimbrel_page::LeafSum;
 

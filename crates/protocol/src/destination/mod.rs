@@ -13,17 +13,18 @@ mod core;
 mod own;
 mod receive;
 
-use alloc::vec::Vec;
 use ::core::time::Duration;
+use alloc::vec::Vec;
 
 use bytes::Bytes;
 use whimbrel_page::Root;
 
-use crate::{
-    Answer, BatchSeq, Epoch, Failure, Feature, Hello, LaneHello, LaneId, LaneMark, LaneRefusal,
-    Message, Now, Outcome, Plan, SessionId, Standing, Term, Token, Violation,
-};
 use self::core::Core;
+use crate::batch::{LaneHello, LaneRefusal};
+use crate::{
+    Answer, BatchSeq, Epoch, Failure, Feature, Hello, LaneId, LaneMark, Message, Now, Outcome,
+    Plan, SessionId, Standing, Term, Token, Violation,
+};
 use own::{Prepared, Preparing, Refusing, Running, Starting};
 use receive::{Greeting, Planning, Receiving, Reserving};
 
@@ -182,10 +183,7 @@ impl Phase {
 
     /// Whether only a grant, an abort or a durable refusal may end this phase.
     const fn may_run(&self) -> bool {
-        matches!(
-            self,
-            Self::Prepared(_) | Self::Starting(_) | Self::Running(_) | Self::Refusing(_)
-        )
+        matches!(self, Self::Prepared(_) | Self::Starting(_) | Self::Running(_) | Self::Refusing(_))
     }
 }
 

@@ -80,7 +80,9 @@ impl Prepared {
     pub(super) fn handle(mut self, core: &mut Core, event: DestinationEvent) -> Phase {
         let term = self.term;
         match event {
-            DestinationEvent::Message(Message::Grant(of)) if of == term => Starting::start(core, term),
+            DestinationEvent::Message(Message::Grant(of)) if of == term => {
+                Starting::start(core, term)
+            }
             DestinationEvent::Answered(Answer::Yours) => Starting::start(core, term),
             DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
             DestinationEvent::Answered(Answer::NotYours) => {

@@ -48,7 +48,8 @@ impl Planning {
             return core.abort(failure);
         }
         if plan.little_endian != cfg!(target_endian = "little") {
-            let why = "the two hosts order bytes differently, and the guest's state is in its memory";
+            let why =
+                "the two hosts order bytes differently, and the guest's state is in its memory";
             return core.abort_by(Fault::Incompatible, why);
         }
         core.lanes_wanted = plan.lanes;

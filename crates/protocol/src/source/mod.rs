@@ -24,8 +24,8 @@ use whimbrel_page::{ByteCount, Layout, PageCount, Root};
 
 use self::core::Core;
 use crate::{
-    Answer, BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome, Standing,
-    Sums, Term, Token, Violation,
+    Answer, BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome,
+    Standing, Sums, Term, Token, Violation,
 };
 use connect::{Greeting, Planning, Relinking};
 use copy::{Copying, Quiescing, Repairing};
