@@ -36,11 +36,13 @@ fn check_one(source: &SourceFile) -> Vec<Breach> {
     wrong.into_iter().map(|what| Breach::new(&source.path, 1, what)).collect()
 }
 
-/// Whether the docs before the first heading or diagram deny something.
+/// Whether the docs before the first heading deny something, diagrams left out.
 fn denies(text: &str) -> bool {
-    let docs = text.lines().map_while(|line| line.strip_prefix("//!"));
-    let prose = docs.map(str::trim).take_while(|l| !l.starts_with('#') && !l.starts_with("```"));
-    let mut words = prose.flat_map(|line| line.split(|c: char| !c.is_alphabetic()));
+    let docs = text.lines().map_while(|line| line.strip_prefix("//!")).map(str::trim);
+    let docs: Vec<_> = docs.take_while(|line| !line.starts_with('#')).collect();
+    let docs = docs.join("\n");
+    let prose = docs.split("```").step_by(2);
+    let mut words = prose.flat_map(|part| part.split(|c: char| !c.is_alphabetic()));
     words.any(|word| DENIALS.contains(&word.to_lowercase().as_str()))
 }
 
@@ -72,6 +74,8 @@ mod tests {
         assert_eq!(breaches("crates/page/src/lib.rs", GOOD), 1);
         let silent = GOOD.replace("It does **not** print", "# Not");
         assert_eq!(breaches("crates/guest/src/lib.rs", &silent), 1);
+        let drawn = GOOD.replace("It does **not** print", "```text\n//! not\n//! ```");
+        assert_eq!(breaches("crates/guest/src/lib.rs", &drawn), 1);
         let commented = GOOD.replace("#![forbid", "// #![forbid");
         assert_eq!(breaches("crates/cli/src/main.rs", &commented), 1);
         assert_eq!(breaches("crates/guest/src/lib.rs", "//! Placeholder.\n"), 2);
