@@ -1,1 +1,6 @@
+//! The `whimbrel` program.
+mod exit;
+mod json;
+mod parse;
+mod view;
 fn main() {}

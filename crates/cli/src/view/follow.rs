@@ -1,0 +1,147 @@
+//! What can only be told from two looks: the rate of each lane, and why progress went back.
+
+use std::time::Duration;
+
+use super::state::{Look, PAGE_BYTES};
+use super::units;
+
+/// The least time over which a lane's rate is measured.
+const RATE_WINDOW: Duration = Duration::from_millis(300);
+
+/// A look, with what the looks before it say about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Frame {
+    pub(crate) look: Look,
+    /// Bytes a second of each lane of the look.
+    pub(crate) lane_rates: Vec<u64>,
+    /// Why there is more to send than a moment ago.
+    pub(crate) setback: Option<String>,
+    /// Sentences that were not told before.
+    pub(crate) news: Vec<String>,
+}
+
+/// Keeps what one look needs to know of the ones before it.
+#[derive(Debug, Default)]
+pub(crate) struct Follow {
+    last: Look,
+    base: (Duration, Vec<(u32, u64)>),
+    lane_rates: Vec<u64>,
+    setback: Option<String>,
+}
+
+impl Follow {
+    /// Takes the next look.
+    pub(crate) fn take(&mut self, look: Look) -> Frame {
+        self.measure(&look);
+        if look.pages_pending > self.last.pages_pending && !self.last.guest.is_empty() {
+            self.setback = Some(setback(&self.last, &look));
+        }
+        let told = self.last.events.len().min(look.events.len());
+        let news = look.events[told..].to_vec();
+        self.last = look.clone();
+        let (lane_rates, setback) = (self.lane_rates.clone(), self.setback.clone());
+        Frame { look, lane_rates, setback, news }
+    }
+
+    fn measure(&mut self, look: &Look) {
+        let (since, base) = &self.base;
+        let passed = look.elapsed.saturating_sub(*since);
+        let before = |lane| base.iter().find(|(id, _)| *id == lane).map_or(0, |(_, bytes)| *bytes);
+        if passed >= RATE_WINDOW || self.lane_rates.len() != look.lanes.len() {
+            let rate = |bytes: u64| bytes as f64 / passed.as_secs_f64().max(1e-3);
+            let rates = look.lanes.iter();
+            let rates = rates.map(|lane| rate(lane.bytes.saturating_sub(before(lane.lane))) as u64);
+            self.lane_rates = rates.collect();
+        }
+        if passed >= RATE_WINDOW {
+            let lanes = look.lanes.iter().map(|lane| (lane.lane, lane.bytes));
+            self.base = (look.elapsed, lanes.collect());
+        }
+    }
+}
+
+/// A sentence for a pending set that has grown from `last` to `now`.
+fn setback(last: &Look, now: &Look) -> String {
+    let ended = now.rounds.len().saturating_sub(2);
+    let grown = (now.pages_pending - last.pages_pending) * PAGE_BYTES;
+    match now.rounds.get(ended) {
+        Some(round) if now.rounds.len() > last.rounds.len() && round.dirty_after > 0 => {
+            let written = units::bytes(round.dirty_after * PAGE_BYTES);
+            format!("the guest wrote {written} again while round {} was sent", round.round)
+        }
+        _ => {
+            format!("{} go again: rewritten by the guest, or not acknowledged", units::bytes(grown))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::view::state::{Lane, Round};
+
+    fn look(millis: u64, pending: u64, lanes: &[u64]) -> Look {
+        let lane =
+            |(lane, &bytes): (usize, &u64)| Lane { lane: lane as u32, bytes, pages: 0, open: true };
+        Look {
+            guest: "g".into(),
+            elapsed: Duration::from_millis(millis),
+            pages_total: 1000,
+            pages_pending: pending,
+            lanes: lanes.iter().enumerate().map(lane).collect(),
+            ..Look::default()
+        }
+    }
+
+    fn round(round: u32, dirty_after: u64) -> Round {
+        Round { round, pages: 1000, dirty_after, ..Round::default() }
+    }
+
+    #[test]
+    fn lane_rates_come_from_the_difference_of_looks() {
+        let mut follow = Follow::default();
+        assert_eq!(follow.take(look(100, 900, &[100, 50])).lane_rates, [1000, 500]);
+        assert_eq!(follow.take(look(200, 800, &[999, 999])).lane_rates, [1000, 500]);
+        assert_eq!(follow.take(look(500, 700, &[500, 250])).lane_rates, [1000, 500]);
+        assert_eq!(follow.take(look(1000, 600, &[1500, 250])).lane_rates, [2000, 0]);
+    }
+
+    #[test]
+    fn a_new_lane_is_measured_at_once() {
+        let mut follow = Follow::default();
+        follow.take(look(1000, 900, &[1000]));
+        assert_eq!(follow.take(look(1100, 900, &[1100, 50])).lane_rates, [1000, 500]);
+    }
+
+    #[test]
+    fn progress_that_goes_back_says_why() {
+        let mut follow = Follow::default();
+        assert_eq!(follow.take(look(0, 1000, &[])).setback, None);
+        let first = Look { rounds: vec![round(0, 0)], ..look(10, 10, &[]) };
+        assert_eq!(follow.take(first).setback, None);
+        let second = Look { rounds: vec![round(0, 512), round(1, 0)], ..look(20, 512, &[]) };
+        let said = follow.take(second).setback.expect("a reason");
+        assert_eq!(said, "the guest wrote 2 MiB again while round 0 was sent");
+    }
+
+    #[test]
+    fn pages_given_back_within_a_round_are_told_too() {
+        let mut follow = Follow::default();
+        follow.take(look(10, 10, &[]));
+        let said = follow.take(look(20, 266, &[])).setback.expect("a reason");
+        assert_eq!(said, "1 MiB go again: rewritten by the guest, or not acknowledged");
+    }
+
+    #[test]
+    fn each_event_is_told_once() {
+        let mut follow = Follow::default();
+        let with = |events: &[&str]| Look {
+            events: events.iter().map(ToString::to_string).collect(),
+            ..look(1, 1, &[])
+        };
+        assert_eq!(follow.take(with(&["a"])).news, ["a"]);
+        assert_eq!(follow.take(with(&["a", "b", "c"])).news, ["b", "c"]);
+        assert!(follow.take(with(&["a", "b", "c"])).news.is_empty());
+        assert!(follow.take(with(&[])).news.is_empty());
+    }
+}

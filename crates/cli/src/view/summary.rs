@@ -1,0 +1,299 @@
+//! What a person is told when a migration has ended.
+
+use super::paint::{Line, Tone};
+use super::state::{Account, Cost, Downtime, Outcome};
+use super::{moving, units};
+
+const LABEL: usize = 14;
+/// Columns of text beside the labels, so that all fits into 80.
+const WRAP: usize = 62;
+
+/// The summary, 80 columns wide but for what others have written.
+pub(crate) fn summary(account: &Account) -> Vec<Line> {
+    match account.outcome {
+        Outcome::Completed => completed(account),
+        Outcome::Aborted => aborted(account),
+        Outcome::InDoubt => in_doubt(account),
+        Outcome::Failed => failed(account),
+    }
+}
+
+fn completed(account: &Account) -> Vec<Line> {
+    let size = account.guest_ram.map_or_else(|| "its memory".into(), units::bytes);
+    let took = account.total.map_or_else(String::new, |t| format!(" in {}", units::time(t)));
+    let faults = account.fault();
+    let head = format!("Moved {size}{took}: {} runs at ", account.guest);
+    let (tone, mark) = if faults.is_none() { (Tone::Good, "✔ ") } else { (Tone::Bad, "✘ ") };
+    let head = format!("{head}{}", account.destination);
+    let mut lines = vec![headline(tone, mark, &head), Line::default()];
+    lines.extend(stood_still(account));
+    lines.extend(sent(account));
+    lines.extend(checked(account));
+    lines.extend(cost(account));
+    lines.extend(moving::rounds(&account.rounds));
+    if let Some(fault) = faults {
+        lines.push(Line::default());
+        lines.push(Line::default().put(Tone::Bad, format!("✘ {fault}")));
+    }
+    lines
+}
+
+fn aborted(account: &Account) -> Vec<Line> {
+    let head = format!("Not moved: {} runs on at {}", account.guest, account.source);
+    let mut lines = vec![headline(Tone::Warn, "✘ ", &head), why(account)];
+    lines.extend(stood_still(account));
+    lines.extend(moving::rounds(&account.rounds));
+    lines
+}
+
+fn in_doubt(account: &Account) -> Vec<Line> {
+    let Account { guest, source, destination, .. } = account;
+    let head = format!("In doubt: {guest} stands still at {source}, so that it cannot run twice");
+    let settled = format!("it is settled by itself as soon as {destination} answers");
+    let off = format!("only if {destination} is off and stays off:");
+    let command = format!("whimbrel resolve {guest} --run-here --peer-is-off --agent {source}");
+    vec![
+        headline(Tone::Bad, "? ", &head),
+        why(account),
+        entry("what now", settled),
+        entry("", off),
+        Line::default().to(LABEL + 2).put(Tone::Strong, command),
+    ]
+}
+
+fn failed(account: &Account) -> Vec<Line> {
+    vec![headline(Tone::Bad, "✘ ", "It did not come to an end that can be told"), why(account)]
+}
+
+fn headline(tone: Tone, mark: &str, head: &str) -> Line {
+    Line::default().put(tone, mark).put(Tone::Strong, head)
+}
+
+fn entry(label: &str, said: impl Into<String>) -> Line {
+    Line::plain("  ").put(Tone::Faint, label).to(LABEL + 2).put(Tone::Plain, said)
+}
+
+fn why(account: &Account) -> Line {
+    entry("why", account.reason.clone().unwrap_or_else(|| "nobody said".into()))
+}
+
+fn stood_still(account: &Account) -> Vec<Line> {
+    let Some(downtime) = account.downtime.filter(|downtime| !downtime.total().is_zero()) else {
+        return Vec::new();
+    };
+    let mut said = units::time(downtime.total());
+    if let Some(limit) = account.downtime_limit {
+        said += &format!(" of {} allowed", units::time(limit));
+    }
+    if let Some(forecast) = account.downtime_forecast {
+        said += &format!("; forecast was {}", units::time(forecast));
+    }
+    let mut lines = vec![entry("stood still", said)];
+    lines.extend(parts(&downtime));
+    if let Some(blackout) = account.blackout {
+        let said = format!("a gap of {} at the longest", units::time(blackout));
+        let lost = account.lost.map(|lost| format!("; {} of work time lost", units::time(lost)));
+        lines.push(entry("guest saw", said + &lost.unwrap_or_default()));
+    }
+    lines
+}
+
+/// The parts that took time, in their order, wrapped to the width of a terminal.
+fn parts(downtime: &Downtime) -> Vec<Line> {
+    let parts = [
+        ("pause", downtime.pause),
+        ("last look", downtime.harvest),
+        ("state", downtime.state),
+        ("last pages", downtime.last_pages),
+        ("verify", downtime.prepared),
+        ("hand over", downtime.grant),
+    ];
+    let mut lines = vec![String::new()];
+    for (name, time) in parts.iter().filter(|(_, time)| !time.is_zero()) {
+        let part = format!("{name} {}", units::time(*time));
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(&part),
+            Some(line) if line.len() + part.len() + 2 <= WRAP => *line += &format!(", {part}"),
+            _ => lines.push(part),
+        }
+    }
+    lines.into_iter().map(|line| entry("", line)).collect()
+}
+
+fn sent(account: &Account) -> Option<Line> {
+    let bytes = account.bytes_on_wire?;
+    let plural = |n: usize| if n == 1 { "" } else { "s" };
+    let (rounds, lanes) = (account.rounds.len(), account.lanes.len());
+    let mut said = format!("{} in {rounds} round{}", units::bytes(bytes), plural(rounds));
+    said += &format!(" over {lanes} lane{}", plural(lanes));
+    if let Some(mib_s) = account.throughput_mib_s {
+        said += &format!(", {}", units::rate((mib_s * 1048576.0) as u64));
+    }
+    if account.throttle_percent > 0 {
+        said += &format!("; the guest was throttled by {} %", account.throttle_percent);
+    }
+    Some(entry("sent", said))
+}
+
+fn checked(account: &Account) -> Vec<Line> {
+    let mut lines = Vec::new();
+    if let Some(pages) = account.pages_verified {
+        let said = format!("{} agreed on both sides before it ran there", units::pages(pages));
+        lines.push(entry("checked", said));
+    }
+    if let Some(check) = &account.check {
+        let pages = units::pages(check.pages);
+        let (lost, stale, torn) = (check.lost, check.stale, check.torn);
+        let said = match check.sound {
+            true => format!("{pages} read by the guest there: none lost, stale or torn"),
+            false => format!("{pages} read there: {lost} lost, {stale} stale, {torn} torn"),
+        };
+        lines.push(entry("", said));
+    }
+    if account.source_let_go == Some(true) {
+        lines.push(entry(
+            "one owner",
+            format!("{} has let go: it ran in one place", account.source),
+        ));
+    }
+    lines
+}
+
+fn cost(account: &Account) -> Vec<Line> {
+    let side = |name: &str, cost: Cost| {
+        let cpu = cost.cpu.map(|cpu| format!("{} of CPU", units::time(cpu)))?;
+        let rss = cost.peak_rss.map(|rss| format!(", {} of memory at most", units::bytes(rss)));
+        Some(format!("{name} {cpu}{}", rss.unwrap_or_default()))
+    };
+    let source = side("source", account.at_source);
+    let destination = side("destination", account.at_destination);
+    let both = source.into_iter().chain(destination);
+    both.enumerate().map(|(at, said)| entry(["cost", ""][at.min(1)], said)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::view::state::{Check, Lane, Round};
+
+    fn us(micros: u64) -> Duration {
+        Duration::from_micros(micros)
+    }
+
+    pub(crate) fn account() -> Account {
+        let cost = |ms: u64, mib: u64| Cost { cpu: Some(us(ms * 1000)), peak_rss: Some(mib << 20) };
+        Account {
+            outcome: Outcome::Completed,
+            guest: "demo".into(),
+            source: "127.0.0.1:41001".into(),
+            destination: "127.0.0.1:41002".into(),
+            total: Some(us(913_000)),
+            downtime: Some(Downtime {
+                pause: us(90),
+                harvest: us(310),
+                state: us(0),
+                last_pages: us(900),
+                prepared: us(350),
+                grant: us(190),
+            }),
+            downtime_limit: Some(us(300_000)),
+            downtime_forecast: Some(us(2_500)),
+            blackout: Some(us(2_400)),
+            lost: Some(us(31_000)),
+            bytes_on_wire: Some(1_200 << 20),
+            guest_ram: Some(1 << 30),
+            throughput_mib_s: Some(1314.3),
+            pages_verified: Some(262_144),
+            at_source: cost(610, 1_100),
+            at_destination: cost(540, 1_090),
+            rounds: vec![
+                Round {
+                    round: 0,
+                    pages: 262_144,
+                    bytes: 1 << 30,
+                    duration: us(812_000),
+                    dirty_after: 9,
+                },
+                Round { round: 1, pages: 9, bytes: 36_864, duration: us(900), dirty_after: 0 },
+            ],
+            lanes: vec![Lane::default(); 2],
+            check: Some(Check { sound: true, pages: 262_144, ..Check::default() }),
+            source_let_go: Some(true),
+            ..Account::default()
+        }
+    }
+
+    fn text(account: &Account) -> String {
+        summary(account).iter().map(|line| line.render(false) + "\n").collect()
+    }
+
+    const COMPLETED: &str = "\
+✔ Moved 1 GiB in 913 ms: demo runs at 127.0.0.1:41002
+
+  stood still   1.8 ms of 300 ms allowed; forecast was 2.5 ms
+                pause 90 µs, last look 310 µs, last pages 900 µs
+                verify 350 µs, hand over 190 µs
+  guest saw     a gap of 2.4 ms at the longest; 31 ms of work time lost
+  sent          1.2 GiB in 2 rounds over 2 lanes, 1.3 GiB/s
+  checked       262,144 pages agreed on both sides before it ran there
+                262,144 pages read by the guest there: none lost, stale or torn
+  one owner     127.0.0.1:41001 has let go: it ran in one place
+  cost          source 610 ms of CPU, 1.1 GiB of memory at most
+                destination 540 ms of CPU, 1.1 GiB of memory at most
+
+   round         pages        sent        took     dirty after
+       0       262,144       1 GiB      812 ms               9
+       1             9      36 KiB      900 µs               0
+";
+
+    #[test]
+    fn a_completed_migration() {
+        assert_eq!(text(&account()), COMPLETED);
+    }
+
+    #[test]
+    fn a_damaged_guest_is_no_success() {
+        let check =
+            Check { sound: false, pages: 100, lost: 1, stale: 2, torn: 3, ..Check::default() };
+        let shown = text(&Account { check: Some(check), ..account() });
+        assert!(shown.starts_with("✘ Moved 1 GiB"), "{shown}");
+        assert!(shown.contains("100 pages read there: 1 lost, 2 stale, 3 torn"), "{shown}");
+    }
+
+    #[test]
+    fn an_aborted_migration_says_where_the_guest_is_and_why() {
+        let reason = Some("the link failed: no answer for 30 s".to_owned());
+        let (outcome, downtime, rounds) = (Outcome::Aborted, None, Vec::new());
+        let shown = text(&Account { outcome, reason, downtime, rounds, ..account() });
+        let expected = "\
+✘ Not moved: demo runs on at 127.0.0.1:41001
+  why           the link failed: no answer for 30 s
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn a_guest_in_doubt_comes_with_what_to_do() {
+        let reason = Some("no answer to the grant".to_owned());
+        let shown = text(&Account { outcome: Outcome::InDoubt, reason, ..account() });
+        let expected = "\
+? In doubt: demo stands still at 127.0.0.1:41001, so that it cannot run twice
+  why           no answer to the grant
+  what now      it is settled by itself as soon as 127.0.0.1:41002 answers
+                only if 127.0.0.1:41002 is off and stays off:
+                whimbrel resolve demo --run-here --peer-is-off --agent 127.0.0.1:41001
+";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn what_nobody_knows_is_left_out() {
+        let bare = Account { outcome: Outcome::Completed, ..Account::default() };
+        let shown = text(&bare);
+        assert!(!shown.contains("stood still") && !shown.contains("cost"), "{shown}");
+        let failed = text(&Account::default());
+        assert!(failed.contains("why           nobody said"), "{failed}");
+    }
+}
