@@ -67,7 +67,9 @@ struct CheckObject<'a> {
     pages_checked: u64,
     pages_lost: u64,
     pages_stale: u64,
+    pages_ahead: u64,
     pages_torn: u64,
+    pages_foreign: u64,
     findings: &'a [String],
 }
 
@@ -111,7 +113,9 @@ pub(crate) fn object(account: &Account) -> String {
             pages_checked: check.pages,
             pages_lost: check.lost,
             pages_stale: check.stale,
+            pages_ahead: check.ahead,
             pages_torn: check.torn,
+            pages_foreign: check.foreign,
             findings: &check.findings,
         }),
         source_let_go: account.source_let_go,

@@ -3,6 +3,7 @@
 pub(crate) mod follow;
 pub(crate) mod moving;
 pub(crate) mod paint;
+pub(crate) mod screen;
 pub(crate) mod state;
 pub(crate) mod summary;
 pub(crate) mod units;

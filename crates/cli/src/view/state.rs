@@ -138,7 +138,9 @@ pub(crate) struct Check {
     pub(crate) pages: u64,
     pub(crate) lost: u64,
     pub(crate) stale: u64,
+    pub(crate) ahead: u64,
     pub(crate) torn: u64,
+    pub(crate) foreign: u64,
     pub(crate) sentence: String,
     /// The first damaged pages, by name.
     pub(crate) findings: Vec<String>,

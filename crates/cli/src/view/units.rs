@@ -21,9 +21,11 @@ pub(crate) fn time(time: Duration) -> String {
     let micros = time.as_micros();
     match micros {
         0..1_000 => format!("{micros} µs"),
-        1_000..1_000_000 => format!("{} ms", figures(micros as f64 / 1e3, micros % 1_000 == 0)),
+        1_000..1_000_000 => {
+            format!("{} ms", figures(micros as f64 / 1e3, micros.is_multiple_of(1_000)))
+        }
         1_000_000..60_000_000 => {
-            format!("{} s", figures(micros as f64 / 1e6, micros % 1_000_000 == 0))
+            format!("{} s", figures(micros as f64 / 1e6, micros.is_multiple_of(1_000_000)))
         }
         _ => format!("{} min {} s", time.as_secs() / 60, time.as_secs() % 60),
     }
@@ -42,7 +44,7 @@ pub(crate) fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push(',');
         }
         grouped.push(digit);

@@ -1,0 +1,348 @@
+//! The command line as it is typed. What it means is decided in `plan`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use whimbrel_control::{AgentAddress, api};
+
+use crate::exit;
+use crate::parse::{ListenAddress, Rate, Size, duration, guest_name};
+
+/// Moves running guests from one host to another while they keep running.
+#[derive(Debug, Parser)]
+#[command(name = "whimbrel", version, after_help = exit::TABLE, max_term_width = 100)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Move a guest at work between two agents on this host, and check every page of it.
+    #[command(after_help = exit::TABLE)]
+    Demo(DemoArgs),
+    /// Be the agent of this host: hold guests, send them away, take them in.
+    Agent(AgentArgs),
+    /// Start a guest on an agent.
+    Run(RunArgs),
+    /// List the guests of an agent.
+    List(ListArgs),
+    /// Tell all about one guest.
+    Status(StatusArgs),
+    /// Follow a migration, also one that was started elsewhere.
+    Watch(WatchArgs),
+    /// Move a guest to another agent while it runs.
+    #[command(after_help = exit::TABLE)]
+    Migrate(MigrateArgs),
+    /// Give up a migration; its guest runs on where it is.
+    Cancel(CancelArgs),
+    /// Decide about a guest in doubt, when the other host is known to be off.
+    Resolve(ResolveArgs),
+    /// End a guest.
+    Stop(StopArgs),
+    /// Ask an agent whether it is there and what it can take.
+    Probe(ProbeArgs),
+    /// Say what this host offers for live migration, what it lacks, and what to do about it.
+    Doctor(DoctorArgs),
+    /// What an agent starts for each guest.
+    #[command(hide = true, disable_help_flag = true)]
+    GuestProcess {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) movement: MoveArgs,
+    /// Print one JSON object at the end, and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// What a guest is to be.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Guest")]
+pub(crate) struct GuestArgs {
+    /// What kind of guest.
+    #[arg(long = "guest", value_enum, default_value_t = Kind::Stress, value_name = "KIND")]
+    pub(crate) kind: Kind,
+    /// Its memory, as 512MiB or 1GiB.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    pub(crate) memory: Size,
+    /// The part that it writes again and again [default: 256MiB, or all of a smaller memory].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) working_set: Option<Size>,
+    /// How fast it writes, as 400MiB/s, max or 0.
+    #[arg(long, default_value = "400MiB/s", value_name = "RATE")]
+    pub(crate) dirty_rate: Rate,
+    /// What its pages hold.
+    #[arg(long, value_enum, default_value_t = Fill::Random)]
+    pub(crate) fill: Fill,
+    /// In which order it writes.
+    #[arg(long, value_enum, default_value_t = Pattern::Uniform)]
+    pub(crate) pattern: Pattern,
+    /// How many virtual processors write.
+    #[arg(long, default_value_t = 1, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=16))]
+    pub(crate) vcpus: u32,
+    /// What its content is derived from; two guests of one seed hold the same.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+}
+
+/// How a guest is to be moved.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Migration")]
+pub(crate) struct MoveArgs {
+    /// How many connections carry the memory, 1 to 128 [default: the agent's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub(crate) lanes: Option<u32>,
+    /// How long the guest may stand still, as 300ms.
+    #[arg(long, default_value = "300ms", value_name = "TIME", value_parser = duration)]
+    pub(crate) downtime: Duration,
+    /// What to do with a guest that writes faster than the link carries.
+    #[arg(long, value_enum, default_value_t = Policy::Throttle)]
+    pub(crate) policy: Policy,
+    /// How far the guest may be slowed down, in percent [default: the agent's].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=99))]
+    pub(crate) throttle_limit: Option<u32>,
+    /// How writes are tracked; `whimbrel doctor` lists the ways [default: the best there is].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) tracker: Option<String>,
+    /// The TCP congestion control of the lanes [default: the agent's].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) congestion: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct AgentArgs {
+    /// The folder of the agent's guests and records; it belongs to this agent alone.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// Where to listen; port 0 takes any free one.
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(crate) listen: ListenAddress,
+    /// Listen beyond this host, though nothing checks who is calling.
+    #[arg(long)]
+    pub(crate) insecure: bool,
+    /// End, with all guests, when standard input ends.
+    #[arg(long, hide = true)]
+    pub(crate) die_with_parent: bool,
+}
+
+/// The agent that is asked.
+#[derive(Args, Debug)]
+pub(crate) struct Target {
+    /// The agent to ask.
+    #[arg(long, env = "WHIMBREL_AGENT", default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub(crate) agent: AgentAddress,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// The guest's name [default: the agent finds one].
+    #[arg(long, value_parser = guest_name)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Also those that have moved away or ended.
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON array.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StatusArgs {
+    /// Its name or uuid.
+    pub(crate) guest: String,
+    /// Have the guest check its whole memory too.
+    #[arg(long)]
+    pub(crate) check: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct WatchArgs {
+    /// A guest, whose next migration is waited for if none is under way; or a migration's id.
+    pub(crate) guest: String,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print one JSON object at the end, and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct MigrateArgs {
+    /// Its name or uuid.
+    pub(crate) guest: String,
+    /// The agent to move it to, as host-b or 192.0.2.7:7117.
+    pub(crate) destination: AgentAddress,
+    #[command(flatten)]
+    pub(crate) movement: MoveArgs,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Do not wait for the end.
+    #[arg(long)]
+    pub(crate) detach: bool,
+    /// Print one JSON object at the end, and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CancelArgs {
+    /// The guest that is moving, or the migration's id.
+    pub(crate) guest: String,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ResolveArgs {
+    /// Its name or uuid.
+    pub(crate) guest: String,
+    /// Run it here. Needs --peer-is-off.
+    #[arg(long, requires = "peer_is_off", required_unless_present = "give_up")]
+    pub(crate) run_here: bool,
+    /// It runs elsewhere: free what is here.
+    #[arg(long, conflicts_with = "run_here")]
+    pub(crate) give_up: bool,
+    /// I vouch that the other host is off, or that the guest does not run there.
+    #[arg(long)]
+    pub(crate) peer_is_off: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct StopArgs {
+    /// Its name or uuid.
+    pub(crate) guest: String,
+    /// Also while it moves or is in doubt.
+    #[arg(long)]
+    pub(crate) force: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ProbeArgs {
+    /// The agent, as host-b or 192.0.2.7:7117.
+    pub(crate) address: AgentAddress,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Print one JSON array.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Writes its memory, and can tell of every page whether it is what it must be.
+    Stress,
+    /// A key-value store. Not there yet.
+    Kv,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Fill {
+    Random,
+    Zero,
+    Text,
+    Mixed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pattern {
+    Uniform,
+    Zipf,
+    Sequential,
+    Phases,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Policy {
+    /// Slow the guest down.
+    Throttle,
+    /// Switch over anyway, with the downtime that costs.
+    Switch,
+    /// Go on until it converges or is cancelled.
+    Wait,
+    /// Leave the guest at the source.
+    GiveUp,
+}
+
+impl From<Fill> for api::Fill {
+    fn from(fill: Fill) -> Self {
+        match fill {
+            Fill::Random => Self::Random,
+            Fill::Zero => Self::Zero,
+            Fill::Text => Self::Text,
+            Fill::Mixed => Self::Mixed,
+        }
+    }
+}
+
+impl From<Pattern> for api::Pattern {
+    fn from(pattern: Pattern) -> Self {
+        match pattern {
+            Pattern::Uniform => Self::Uniform,
+            Pattern::Zipf => Self::Zipf,
+            Pattern::Sequential => Self::Sequential,
+            Pattern::Phases => Self::Phases,
+        }
+    }
+}
+
+impl From<Policy> for api::Policy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Throttle => Self::Throttle,
+            Policy::Switch => Self::Switch,
+            Policy::Wait => Self::Wait,
+            Policy::GiveUp => Self::GiveUp,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_declaration_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
