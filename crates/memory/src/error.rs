@@ -23,7 +23,7 @@ pub enum MemoryError {
     #[error("the guest has no {0}; check runs against its layout")]
     NoSuchRun(Run),
     /// The caller's buffer does not have the size of the run.
-    #[error("{run} is {expected}, the buffer has {found}; pass one of exactly that size", expected = run.count.bytes())]
+    #[error("{run} is {}, the buffer {found}; pass one of that size", run.count.bytes())]
     BufferSize {
         /// The run that was to be copied.
         run: Run,
@@ -51,7 +51,7 @@ pub enum MemoryError {
         source: io::Error,
     },
     /// The region cannot be made of huge pages of this size.
-    #[error("{region} has {size}, which is no multiple of a huge page ({granule} pages)", granule = granule.0)]
+    #[error("{region} has {size}; choose a multiple of the huge page's {}", granule.bytes())]
     HugePageSize {
         /// The region that was to be mapped.
         region: RegionId,

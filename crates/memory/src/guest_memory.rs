@@ -312,6 +312,11 @@ impl GuestMemory {
         &self.shared.log
     }
 
+    /// Whether writes by the kernel have to go through ordinary memory from now on.
+    pub(crate) fn refuse_kernel_writes(&self, refuse: bool) {
+        self.shared.refuses_kernel.store(refuse, Ordering::SeqCst);
+    }
+
     /// Which tracker has this memory.
     pub(crate) fn tracker_owner(&self) -> MutexGuard<'_, Option<TrackerKind>> {
         self.shared.owner.lock().unwrap_or_else(PoisonError::into_inner)

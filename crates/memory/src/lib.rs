@@ -6,7 +6,7 @@
 //! `sys`.
 //!
 //! ```text
-//!   guest, devices ──► GuestMemory ◄── Landing    a destination's memory, until it goes live
+//!   guest, devices ──► GuestMemory ◄── Landing      a destination's memory, until it goes live
 //!                          │
 //!                     DirtyTracker                userfaultfd │ mprotect │ model
 //!                          └── harvest ──► PageSet
@@ -23,6 +23,7 @@ mod landing;
 mod model;
 mod probe;
 mod sys;
+mod tracked;
 mod tracker;
 mod write_log;
 

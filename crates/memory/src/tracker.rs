@@ -6,7 +6,8 @@ use std::str::FromStr;
 use whimbrel_page::{PageCount, PageSet};
 
 use crate::model::Model;
-use crate::{GuestMemory, MemoryError};
+use crate::tracked::Tracked;
+use crate::{GuestMemory, MemoryError, sys};
 
 /// What a tracker makes of writes the kernel does for the process (`read(2)` into guest memory).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,40 +127,11 @@ impl FromStr for TrackerKind {
 /// [`MemoryError::AlreadyTracked`] while another tracker of this memory exists,
 /// [`MemoryError::Unsupported`] if this kind does not work here.
 pub fn open(kind: TrackerKind, memory: &GuestMemory) -> Result<Box<dyn DirtyTracker>, MemoryError> {
-    match kind {
-        TrackerKind::Model => Ok(Box::new(Model::new(Claim::take(memory, kind)?))),
-        TrackerKind::Userfaultfd | TrackerKind::Mprotect => {
-            Err(MemoryError::Unsupported { kind, why: "it is not in this build".to_owned() })
-        }
-    }
-}
-
-/// The right to track a memory, held by one tracker at a time.
-pub(crate) struct Claim {
-    memory: GuestMemory,
-}
-
-impl Claim {
-    fn take(memory: &GuestMemory, kind: TrackerKind) -> Result<Self, MemoryError> {
-        let mut owner = memory.tracker_owner();
-        if let Some(other) = *owner {
-            return Err(MemoryError::AlreadyTracked(other));
-        }
-        *owner = Some(kind);
-        drop(owner);
-        Ok(Self { memory: memory.clone() })
-    }
-
-    /// The memory that is claimed.
-    pub(crate) const fn memory(&self) -> &GuestMemory {
-        &self.memory
-    }
-}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        *self.memory.tracker_owner() = None;
-    }
+    Ok(match kind {
+        TrackerKind::Userfaultfd => Box::new(Tracked::new(memory, sys::Userfaultfd::new()?)?),
+        TrackerKind::Mprotect => Box::new(Tracked::new(memory, sys::Mprotect::new()?)?),
+        TrackerKind::Model => Box::new(Tracked::new(memory, Model)?),
+    })
 }
 
 #[cfg(test)]

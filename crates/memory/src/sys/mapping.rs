@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use whimbrel_page::{PAGE_SIZE, PageCount, RegionLayout};
@@ -12,6 +14,8 @@ use crate::{Backing, HugePages, MemoryError};
 /// A mapped region. Every access is checked against its size and panics past it: callers check
 /// what comes from outside.
 pub(crate) struct Mapping {
+    /// Made when pages are first to be protected. Goes before the mapping does.
+    guard: OnceLock<os::Guard>,
     raw: MmapRaw,
     /// The memory file behind a shared mapping.
     file: Option<File>,
@@ -54,7 +58,7 @@ impl Mapping {
             None if reserved => options.huge(Some(HUGE_PAGE_BITS)).map_anon()?.into(),
             None => options.map_anon()?.into(),
         };
-        let mapping = Self { raw, file, granule };
+        let mapping = Self { guard: OnceLock::new(), raw, file, granule };
         mapping.advise(huge)?;
         Ok(mapping)
     }
@@ -138,15 +142,15 @@ impl Mapping {
 
     /// Hands every run of pages that the host has populated to `each`, as first page and count.
     pub(crate) fn touched(&self, each: impl FnMut(u64, u64)) -> io::Result<()> {
-        match &self.file {
-            Some(file) => os::data_extents(file, self.size(), each),
-            None => os::populated(self.address(), self.raw.len(), each),
+        match self.file() {
+            Some(file) => os::Extents::new(file, self.size()).within(0..self.pages(), each),
+            None => os::populated(self.addresses(), each),
         }
     }
 
     /// Bytes of host memory that the region takes.
     pub(crate) fn resident(&self) -> io::Result<u64> {
-        if let Some(file) = &self.file {
+        if let Some(file) = self.file() {
             return os::allocated(file);
         }
         let mut pages = 0;
@@ -154,9 +158,30 @@ impl Mapping {
         Ok(pages * PAGE_SIZE as u64)
     }
 
-    /// Where the mapping begins, as a number.
-    pub(crate) fn address(&self) -> usize {
-        self.raw.as_ptr().addr()
+    /// The memory file, if the page tables forget what it knows: a page of it that is swapped out
+    /// leaves no entry. Files of reserved huge pages are never swapped, nor do they tell data
+    /// from holes.
+    pub(super) fn file(&self) -> Option<&File> {
+        self.file.as_ref().filter(|_| self.granule == PageCount(1))
+    }
+
+    /// Where the mapping is.
+    pub(super) fn addresses(&self) -> Range<usize> {
+        let start = self.raw.as_mut_ptr().expose_provenance();
+        start..start + self.raw.len()
+    }
+
+    pub(super) fn pages(&self) -> u64 {
+        self.size() / PAGE_SIZE as u64
+    }
+
+    /// What answers the faults of protected pages.
+    pub(super) fn guard(&self) -> io::Result<&os::Guard> {
+        if let Some(guard) = self.guard.get() {
+            return Ok(guard);
+        }
+        let guard = os::Guard::new(self.addresses().start, self.raw.len(), self.granule.0)?;
+        Ok(self.guard.get_or_init(|| guard))
     }
 
     /// The address of `len` bytes at `offset`; panics if they are not all within the region.

@@ -15,7 +15,7 @@ use std::sync::atomic::AtomicU64;
 use linux as os;
 
 pub(crate) use mapping::Mapping;
-pub(crate) use os::{is_fault, writes_behind_the_mmu};
+pub(crate) use os::{Mprotect, Userfaultfd, is_fault, writes_behind_the_mmu};
 
 /// `count` words of 0, in memory that is not touched before it is used.
 pub(crate) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {

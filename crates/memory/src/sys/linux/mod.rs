@@ -1,15 +1,22 @@
 //! Linux.
 
+mod extents;
+mod fault;
+mod guarded;
+mod mprotect;
 mod pagemap;
+mod userfaultfd;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use whimbrel_page::PAGE_SIZE;
-
+pub(super) use extents::Extents;
+pub(super) use fault::Guard;
+pub(crate) use mprotect::Mprotect;
 pub(super) use pagemap::populated;
+pub(crate) use userfaultfd::Userfaultfd;
 
 /// The value of a system call, or the error it set.
 fn checked(outcome: libc::c_long) -> io::Result<libc::c_long> {
@@ -18,7 +25,16 @@ fn checked(outcome: libc::c_long) -> io::Result<libc::c_long> {
 
 /// The number of an ioctl that hands a structure in and out: Linux's `_IOWR`.
 const fn iowr(group: u8, number: u8, size: usize) -> u64 {
-    (3 << 30) | ((size as u64) << 16) | ((group as u64) << 8) | number as u64
+    ioctl(3, group, number, size)
+}
+
+/// The number of an ioctl that is said to hand a structure out: Linux's `_IOR`.
+const fn ior(group: u8, number: u8, size: usize) -> u64 {
+    ioctl(2, group, number, size)
+}
+
+const fn ioctl(way: u64, group: u8, number: u8, size: usize) -> u64 {
+    way << 30 | (size as u64) << 16 | (group as u64) << 8 | number as u64
 }
 
 /// A file of `size` zero bytes that lives in memory and cannot change its size: a shorter file
@@ -75,31 +91,6 @@ pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
 pub(super) unsafe fn forget(at: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: as the caller promised.
     checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) }.into()).map(drop)
-}
-
-/// Hands the runs of pages a memory file has to `each`.
-pub(super) fn data_extents(
-    file: &File,
-    size: u64,
-    mut each: impl FnMut(u64, u64),
-) -> io::Result<()> {
-    let mut at = 0;
-    while at < size {
-        let start = match seek(file, at, libc::SEEK_DATA) {
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Ok(()),
-            other => other?,
-        };
-        at = seek(file, start, libc::SEEK_HOLE)?.min(size);
-        let (first, end) = (start / PAGE_SIZE as u64, at.div_ceil(PAGE_SIZE as u64));
-        each(first, end - first);
-    }
-    Ok(())
-}
-
-fn seek(file: &File, offset: u64, whence: libc::c_int) -> io::Result<u64> {
-    // SAFETY: a call without pointers.
-    let found = unsafe { libc::lseek64(file.as_raw_fd(), offset as i64, whence) };
-    Ok(checked(found)? as u64)
 }
 
 /// Bytes a memory file takes.

@@ -1,0 +1,213 @@
+//! The SIGSEGV handler, and the regions it answers for.
+//!
+//! A signal handler belongs to the process, so this is the one process-wide state of the crate.
+//! It is installed when the first region is guarded and stays; what is none of its business goes
+//! to the handler that was there before.
+
+use std::ops::Deref;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::{fs, io, mem, ptr, thread};
+
+use super::checked;
+use super::guarded::Guarded;
+
+/// The head of a list that only grows. Slots are used again; so there are as many as there were
+/// ever guarded regions at the same time.
+static SLOTS: AtomicPtr<Slot> = AtomicPtr::new(ptr::null_mut());
+/// Whoever changes the list or takes a slot.
+static CHANGES: Mutex<()> = Mutex::new(());
+/// What SIGSEGV did before. Set before our handler is.
+static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
+
+struct Slot {
+    region: AtomicPtr<Guarded>,
+    /// Handlers that may hold what they loaded from `region`.
+    users: AtomicUsize,
+    next: *const Slot,
+}
+
+/// A region the handler answers for, until this is dropped.
+pub(in crate::sys) struct Guard {
+    slot: &'static Slot,
+    region: *mut Guarded,
+}
+
+// SAFETY: a Guarded is made of atomics and is shared between threads by the handler anyway.
+unsafe impl Send for Guard {}
+// SAFETY: as above.
+unsafe impl Sync for Guard {}
+
+impl Guard {
+    /// Lets the handler answer for `len` bytes at `start`, which must stay mapped for as long as
+    /// the guard lives. Protects nothing yet.
+    pub(in crate::sys) fn new(start: usize, len: usize, granule: u64) -> io::Result<Self> {
+        let _changing = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        install()?;
+        let region = Box::into_raw(Box::new(Guarded::new(start, len, granule, runs_max())));
+        let slot = free_slot();
+        slot.region.store(region, Ordering::SeqCst);
+        Ok(Self { slot, region })
+    }
+}
+
+impl Deref for Guard {
+    type Target = Guarded;
+
+    fn deref(&self) -> &Guarded {
+        // SAFETY: only `drop` frees it.
+        unsafe { &*self.region }
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let _changing = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        self.slot.region.store(ptr::null_mut(), Ordering::SeqCst);
+        // A handler that counted itself in before that may still use the region; it needs no
+        // lock of ours and one system call at most. One that comes later finds the slot empty.
+        while self.slot.users.load(Ordering::SeqCst) != 0 {
+            thread::yield_now();
+        }
+        // SAFETY: it came from a Box, and nobody can reach it any more.
+        drop(unsafe { Box::from_raw(self.region) });
+    }
+}
+
+/// A quarter of the mappings a process may have: open runs take up to two each, and the process
+/// needs some for itself.
+fn runs_max() -> i64 {
+    const USUAL: i64 = 65_530;
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count");
+    limit.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(USUAL) / 4
+}
+
+fn slots() -> impl Iterator<Item = &'static Slot> {
+    let mut next: *const Slot = SLOTS.load(Ordering::SeqCst);
+    std::iter::from_fn(move || {
+        // SAFETY: null, or a slot of the list, which is never freed.
+        let slot = unsafe { next.as_ref() }?;
+        next = slot.next;
+        Some(slot)
+    })
+}
+
+/// A slot without a region. To be called under the lock.
+fn free_slot() -> &'static Slot {
+    if let Some(slot) = slots().find(|slot| slot.region.load(Ordering::SeqCst).is_null()) {
+        return slot;
+    }
+    let slot = Box::leak(Box::new(Slot {
+        region: AtomicPtr::new(ptr::null_mut()),
+        users: AtomicUsize::new(0),
+        next: SLOTS.load(Ordering::SeqCst),
+    }));
+    SLOTS.store(slot, Ordering::SeqCst);
+    slot
+}
+
+/// Lets the region at `address` answer. Async-signal-safe.
+fn answer(address: usize) -> bool {
+    slots().any(|slot| {
+        slot.users.fetch_add(1, Ordering::SeqCst);
+        let region = slot.region.load(Ordering::SeqCst);
+        // SAFETY: null, or a region that is not freed while `users` counts us.
+        let answered = unsafe { region.as_ref() }.is_some_and(|region| region.fault(address));
+        slot.users.fetch_sub(1, Ordering::SeqCst);
+        answered
+    })
+}
+
+/// Installs the handler, once. To be called under the lock.
+fn install() -> io::Result<()> {
+    if PREVIOUS.get().is_some() {
+        return Ok(());
+    }
+    // SAFETY: all bits 0 is a sigaction.
+    let mut previous: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: asks only, into a sigaction of ours.
+    checked(unsafe { libc::sigaction(libc::SIGSEGV, ptr::null(), &raw mut previous) }.into())?;
+    // SAFETY: all bits 0 is a sigaction.
+    let mut ours: libc::sigaction = unsafe { mem::zeroed() };
+    ours.sa_sigaction = handle as *const () as usize;
+    // On the alternate stack, as the handler before us may be there for overflown stacks.
+    ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+    PREVIOUS.get_or_init(|| previous);
+    // SAFETY: the handler is async-signal-safe.
+    checked(unsafe { libc::sigaction(libc::SIGSEGV, &raw const ours, ptr::null_mut()) }.into())
+        .map(drop)
+}
+
+extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: errno is this thread's; what was interrupted must find it unchanged.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: as above.
+    let before = unsafe { *errno };
+    // SAFETY: the kernel passes the details of the signal and the interrupted context.
+    let ours = unsafe { is_refused_write(info, context) && answer((*info).si_addr().addr()) };
+    // SAFETY: as above.
+    unsafe { *errno = before };
+    if !ours {
+        // SAFETY: passes on what the kernel passed.
+        unsafe { pass_on(signal, info, context) };
+    }
+}
+
+/// # Safety
+/// `info` and `context` are what the kernel gave a handler of SIGSEGV.
+unsafe fn is_refused_write(info: *mut libc::siginfo_t, context: *mut libc::c_void) -> bool {
+    const SEGV_ACCERR: libc::c_int = 2;
+    // SAFETY: as the caller promised.
+    unsafe { (*info).si_code == SEGV_ACCERR && is_write(context) }
+}
+
+/// Whether the access was a write. Reads of guest memory never fault for lack of permission.
+///
+/// # Safety
+/// `context` is what the kernel gave a handler of SIGSEGV.
+#[cfg(target_arch = "x86_64")]
+unsafe fn is_write(context: *mut libc::c_void) -> bool {
+    const WRITE: i64 = 1 << 1;
+    // SAFETY: as the caller promised.
+    let registers = unsafe { &(*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    registers[libc::REG_ERR as usize] & WRITE != 0
+}
+
+/// Elsewhere the context does not say in one place; the address has to do.
+///
+/// # Safety
+/// None is needed.
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn is_write(_: *mut libc::c_void) -> bool {
+    true
+}
+
+type Detailed = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+type Plain = extern "C" fn(libc::c_int);
+
+/// Does what SIGSEGV did before we came.
+///
+/// # Safety
+/// The arguments are what the kernel gave a handler of SIGSEGV.
+unsafe fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let before = PREVIOUS.get().expect("set before the handler was installed");
+    match before.sa_sigaction {
+        // An access that faults cannot be ignored either: the kernel ends the process.
+        libc::SIG_DFL | libc::SIG_IGN => {
+            // SAFETY: returning from the handler repeats the access, which is then fatal; a
+            // signal that somebody sent is sent once more and waits for our return.
+            unsafe {
+                libc::signal(signal, libc::SIG_DFL);
+                if (*info).si_code <= 0 {
+                    libc::raise(signal);
+                }
+            }
+        }
+        handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: with SA_SIGINFO the address is that of such a function.
+            unsafe { mem::transmute::<usize, Detailed>(handler)(signal, info, context) }
+        }
+        // SAFETY: without SA_SIGINFO the address is that of such a function.
+        handler => unsafe { mem::transmute::<usize, Plain>(handler)(signal) },
+    }
+}

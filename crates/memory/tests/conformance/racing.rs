@@ -1,0 +1,187 @@
+//! What a harvest finds while writers never pause: a mirror that is kept by harvesting and then
+//! copying must equal the memory once the writers have stopped.
+
+use std::fs::File;
+use std::io::{Seek, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use whimbrel_memory::page::{ByteCount, PAGE_SIZE, PageIndex, PageSet, Run};
+use whimbrel_memory::{DirtyTracker, GuestMemory};
+
+use super::cases::{Case, R};
+
+const PAGES: u64 = 3000;
+/// Harvests under fire. Each must see writers at work: it waits for so many writes.
+const ROUNDS: u64 = 60;
+const WRITES_A_ROUND: u64 = 200;
+
+/// A small deterministic generator (Marsaglia's xorshift64), so that a failure repeats.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % limit
+    }
+}
+
+/// A copy of the memory, as a destination would have it.
+struct Mirror {
+    bytes: Vec<u8>,
+    pages: u64,
+}
+
+impl Mirror {
+    fn new(memory: &GuestMemory) -> Self {
+        let pages = memory.layout().pages().0;
+        Self { bytes: vec![0; pages as usize * PAGE_SIZE], pages }
+    }
+
+    fn copy(&mut self, memory: &GuestMemory, found: &PageSet) {
+        for run in found.runs() {
+            let start = run.first.offset().0 as usize;
+            let into = &mut self.bytes[start..start + run.count.bytes().0 as usize];
+            memory.copy_run(run, into).expect("in range");
+        }
+    }
+
+    fn round(&mut self, memory: &GuestMemory, tracker: &mut dyn DirtyTracker) {
+        let mut found = PageSet::new(memory.layout());
+        tracker.harvest(&mut found).expect("harvested");
+        self.copy(memory, &found);
+    }
+
+    /// Names the pages that were lost.
+    fn compare(&self, memory: &GuestMemory) {
+        let mut live = vec![0; PAGE_SIZE];
+        let lost = (0..self.pages).filter(|page| {
+            memory.copy_run(Run::new(R, *page, 1), &mut live).expect("in range");
+            live != self.bytes[*page as usize * PAGE_SIZE..][..PAGE_SIZE]
+        });
+        assert_eq!(lost.collect::<Vec<_>>(), [0; 0], "pages whose last write was not harvested");
+    }
+}
+
+/// What all writers share.
+struct Fire<'a> {
+    memory: &'a GuestMemory,
+    stop: &'a AtomicBool,
+    writes: &'a AtomicU64,
+}
+
+impl Fire<'_> {
+    /// Writes every way there is, all over the memory and again and again to a few pages.
+    fn write(&self, seed: u64, mut file: File) {
+        let mut random = Numbers(seed);
+        let mut sequence = seed << 32;
+        while !self.stop.load(Ordering::Relaxed) {
+            sequence += 1;
+            let page = random.below(if sequence.is_multiple_of(3) { 8 } else { PAGES });
+            let offset = PageIndex(page).offset() + ByteCount(8 * random.below(500));
+            match random.below(40) {
+                0 => {
+                    file.rewind().expect("a file");
+                    let len = ByteCount(random.below(9000).min(PAGES * 4096 - offset.0));
+                    self.memory.read_file(&file, R, offset, len).expect("read");
+                }
+                1..20 => self.memory.store_u64(R, offset, sequence).expect("in range"),
+                20..30 => drop(self.memory.fetch_add_u64(R, offset, 1).expect("in range")),
+                _ => {
+                    let bytes = sequence.to_le_bytes().repeat(12);
+                    self.memory.write(R, offset, &bytes).expect("in range");
+                }
+            }
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn discard(&self, seed: u64) {
+        let mut random = Numbers(seed);
+        while !self.stop.load(Ordering::Relaxed) {
+            let run = Run::new(R, random.below(PAGES - 20), 1 + random.below(20));
+            self.memory.discard(run).expect("discarded");
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn random_file() -> File {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    let bytes: Vec<u8> = (0..10_000_u32).map(|byte| (byte % 241) as u8 + 1).collect();
+    file.write_all(&bytes).expect("a small file");
+    file
+}
+
+/// Runs `rounds` under `writers` writers and `discarders`, then lets them stop.
+fn under_fire(
+    memory: &GuestMemory,
+    (writers, discarders): (u64, u64),
+    rounds: impl FnOnce(&dyn Fn()),
+) {
+    let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
+    let fire = Fire { memory, stop: &stop, writes: &writes };
+    let wait = || {
+        let until = writes.load(Ordering::Relaxed) + WRITES_A_ROUND;
+        while writes.load(Ordering::Relaxed) < until {
+            thread::yield_now();
+        }
+    };
+    thread::scope(|scope| {
+        let fire = &fire;
+        for seed in 1..=writers {
+            scope.spawn(move || fire.write(seed, random_file()));
+        }
+        for seed in 1..=discarders {
+            scope.spawn(move || fire.discard(seed + 100));
+        }
+        rounds(&wait);
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+pub(crate) fn racing_writers_lose_nothing(case: Case) {
+    mirrored(case, (2, 0));
+}
+
+pub(crate) fn racing_discards_lose_nothing(case: Case) {
+    mirrored(case, (1, 1));
+}
+
+fn mirrored(case: Case, fighters: (u64, u64)) {
+    let memory = case.memory(PAGES);
+    let mut tracker = case.tracker(&memory);
+    let mut mirror = Mirror::new(&memory);
+    under_fire(&memory, fighters, |wait| {
+        wait();
+        tracker.arm().expect("armed");
+        mirror.copy(&memory, &memory.touched().expect("listed"));
+        for _ in 0..ROUNDS {
+            wait();
+            mirror.round(&memory, &mut *tracker);
+        }
+    });
+    mirror.round(&memory, &mut *tracker);
+    mirror.compare(&memory);
+}
+
+pub(crate) fn arming_again_and_again_under_writers(case: Case) {
+    let memory = case.memory(PAGES);
+    let mut tracker = case.tracker(&memory);
+    let mut mirror = Mirror::new(&memory);
+    under_fire(&memory, (2, 0), |wait| {
+        for _ in 0..10 {
+            wait();
+            tracker.disarm().expect("disarmed");
+            wait();
+            tracker.arm().expect("armed");
+            mirror.copy(&memory, &memory.touched().expect("listed"));
+            wait();
+            mirror.round(&memory, &mut *tracker);
+        }
+    });
+    mirror.round(&memory, &mut *tracker);
+    mirror.compare(&memory);
+}
