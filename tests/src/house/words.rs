@@ -20,11 +20,17 @@ const SPEAKER: &str = "crates/cli/src/";
 /// Tests that may sleep: the file and why no event can be waited for instead.
 const SLEEPERS: [(&str, &str); 0] = [];
 
+/// Queues without a limit: the file and why it cannot grow.
+const UNBOUNDED: [(&str, &str); 0] = [];
+
 /// Every word said in the wrong place. `reached` tells which files are only compiled for tests.
 #[must_use]
 pub fn check(sources: &[SourceFile], reached: &Reached) -> Vec<Breach> {
     let mut found: Vec<_> = sources.iter().flat_map(|s| check_one(s, reached)).collect();
     let sleeps = |path: &str| sources.iter().any(|s| s.path == path && s.text.contains("sleep"));
+    let unneeded = UNBOUNDED.iter().filter(|(path, _)| !sources.iter().any(|s| s.path == *path));
+    let gone = "allowed an unbounded queue, but is not there: take it off the list";
+    found.extend(unneeded.map(|(path, _)| Breach::new(path, 0, gone)));
     let idle = SLEEPERS.iter().filter(|(path, _)| !sleeps(path));
     let what = "allowed to sleep, but does not: take it off the list";
     found.extend(idle.map(|(path, _)| Breach::new(path, 0, what)));
@@ -41,7 +47,7 @@ fn check_one(source: &SourceFile, reached: &Reached) -> Vec<Breach> {
     for at in 0..tokens.len() {
         let rules = [system(path, &tokens, at), unsafe_code(path, &tokens, at)];
         let rules = rules.into_iter().chain([loose_end(&tokens, at), print(path, &tokens, at)]);
-        let rules = rules.chain([sleep(path, &tokens, at)]);
+        let rules = rules.chain([sleep(path, &tokens, at), queue(path, &tokens, at)]);
         found.extend(rules.flatten().map(|what| Breach::new(path, tokens[at].line, what)));
     }
     found
@@ -107,6 +113,15 @@ fn sleep(path: &str, tokens: &[Token], at: usize) -> Option<String> {
     (sleeps && !allowed).then(|| "a test waits for an event, not for time to pass".into())
 }
 
+/// A channel that takes whatever comes: tokio's by its name, std's by `channel()`.
+fn queue(path: &str, tokens: &[Token], at: usize) -> Option<String> {
+    let std = reads(tokens, at, &["mpsc", ":", ":", "channel", "(", ")"]);
+    let unbounded = std || tokens[at].text == "unbounded_channel";
+    let allowed = UNBOUNDED.iter().any(|(allowed, _)| *allowed == path);
+    let product = path.starts_with("crates/") && !tokens[at].test_only;
+    (unbounded && product && !allowed).then(|| "nothing queues without a limit: bound it".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,6 +177,15 @@ mod tests {
             said("crates/agent/src/a.rs", &format!("#[cfg(test)] mod t {{ {text} }}")),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn queues_have_limits() {
+        let bad = ["let c = mpsc::channel();", "let c = mpsc::unbounded_channel::<u8>();"];
+        for text in bad.map(|text| format!("fn f() {{ {text} }}")) {
+            assert_eq!(said("crates/agent/src/a.rs", &text).len(), 1, "{text}");
+        }
+        assert_eq!(said("crates/agent/src/a.rs", "fn f() { mpsc::channel(8); }"), [""; 0]);
     }
 
     #[test]
