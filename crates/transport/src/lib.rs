@@ -1,1 +1,30 @@
-//! placeholder
+//! How two guest processes reach each other: the control connection and the bulk lanes.
+//!
+//! Frames and bytes go in and come out; this crate does **not** know what they mean, which pages
+//! they carry, or who owns a guest. It keeps no protocol state beyond "this many bytes are missing".
+//!
+//! ```text
+//!   dial ──► TcpStream ─┬─► ControlSender, ControlReceiver     async, small frames
+//!   Door ──► Caller ────┴─► TcpLane : Lane                     one thread a lane, bulk bytes
+//!                            lane_pair() : Lane                the same without a network
+//! ```
+//!
+//! What depends on the operating system is in the module `os`; everything else is portable.
+#![forbid(unsafe_code)]
+
+mod control;
+mod dial;
+mod door;
+mod lane;
+mod os;
+mod pair;
+mod tcp;
+mod tuning;
+
+pub use control::{ControlError, ControlReceiver, ControlSender, control_over};
+pub use dial::{DialError, Path, dial, greet};
+pub use door::{Caller, Door, DoorOptions, Kind};
+pub use lane::{Lane, LaneError, LaneHandle, Woken};
+pub use pair::{PairLane, lane_pair};
+pub use tcp::TcpLane;
+pub use tuning::{Congestion, Tuning};

@@ -1,0 +1,92 @@
+//! Reaching a destination.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::Tuning;
+
+/// A way to the peer: lanes are spread over several, one for each network interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Where the peer listens.
+    pub remote: SocketAddr,
+    /// The address of this host to come from; `None` leaves it to the routing table.
+    pub local: Option<IpAddr>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The options do not fit this host.
+    #[error("{0}; choose another option or local address")]
+    Option(io::Error),
+    /// The peer's host, or something between, refused.
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(SocketAddr, io::Error),
+    /// Nobody answered in time.
+    #[error("{0} did not answer within {1:?}: is the address right, does a firewall drop it?")]
+    TimedOut(SocketAddr, Duration),
+    /// The connection ended while both sides were saying who they are.
+    #[error("the peer ended the connection instead of saying who it is: {0}")]
+    Greeting(io::Error),
+    /// The connection stands, but the peer says nothing.
+    #[error("the peer did not say who it is within {0:?}: is it Whimbrel?")]
+    Silent(Duration),
+}
+
+/// Connects.
+///
+/// # Errors
+/// [`DialError::Option`], [`DialError::Unreachable`] or [`DialError::TimedOut`].
+pub async fn dial(path: Path, tuning: &Tuning, within: Duration) -> Result<TcpStream, DialError> {
+    let socket = prepare(path, tuning).map_err(DialError::Option)?;
+    match timeout(within, socket.connect(path.remote)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(DialError::Unreachable(path.remote, error)),
+        Err(_) => Err(DialError::TimedOut(path.remote, within)),
+    }
+}
+
+fn prepare(path: Path, tuning: &Tuning) -> io::Result<TcpSocket> {
+    let new = if path.remote.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let socket = new()?;
+    if let Some(local) = path.local {
+        socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
+            let why = format!("this host cannot connect from {local}: {error}");
+            io::Error::new(error.kind(), why)
+        })?;
+    }
+    tuning.apply_buffers(&SockRef::from(&socket))?;
+    tuning.apply(&SockRef::from(&socket), path.remote.ip())?;
+    Ok(socket)
+}
+
+/// Says `hello` and reads an answer of a fixed size. No more than that is read.
+///
+/// # Errors
+/// [`DialError::Greeting`] or [`DialError::Silent`].
+pub async fn greet<S>(
+    stream: &mut S,
+    hello: &[u8],
+    answer: &mut [u8],
+    within: Duration,
+) -> Result<(), DialError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let exchange = async {
+        stream.write_all(hello).await?;
+        stream.flush().await?;
+        stream.read_exact(answer).await.map(drop)
+    };
+    match timeout(within, exchange).await {
+        Ok(done) => done.map_err(DialError::Greeting),
+        Err(_) => Err(DialError::Silent(within)),
+    }
+}

@@ -1,0 +1,200 @@
+//! The one listening port of a guest process: control connections and lanes come through it.
+//!
+//! A caller says in its first bytes what it is. Those bytes have a fixed size, are waited for
+//! with a deadline, and only so many callers may keep the door waiting: garbage and silence cost
+//! a bounded read each, and nobody else's time.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::{LaneError, TcpLane, Tuning};
+
+/// A kind of connection: its first bytes, and how many it says before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The first 8 bytes.
+    pub magic: [u8; 8],
+    /// All bytes of the greeting, these 8 included.
+    pub size: usize,
+}
+
+/// How patient a door is.
+#[derive(Clone, Debug)]
+pub struct DoorOptions {
+    /// How long a caller may take to say what it is.
+    pub greeting_within: Duration,
+    /// How many callers may be about to say it.
+    pub greeting_max: usize,
+    /// Socket options of what comes in.
+    pub tuning: Tuning,
+}
+
+impl Default for DoorOptions {
+    fn default() -> Self {
+        let greeting_within = Duration::from_secs(5);
+        Self { greeting_within, greeting_max: 256, tuning: Tuning::default() }
+    }
+}
+
+/// Somebody who has said what it is.
+#[derive(Debug)]
+pub struct Caller {
+    /// Which of the door's kinds, by its place in their list.
+    pub kind: usize,
+    /// Its greeting, of that kind's size.
+    pub hello: Vec<u8>,
+    /// Where it comes from.
+    pub from: SocketAddr,
+    /// The connection behind the greeting.
+    pub stream: TcpStream,
+}
+
+impl Caller {
+    /// Answers the greeting.
+    ///
+    /// # Errors
+    /// [`LaneError::Stalled`] or [`LaneError::Link`]; drop the caller.
+    pub async fn answer(&mut self, answer: &[u8], within: Duration) -> Result<(), LaneError> {
+        match timeout(within, self.stream.write_all(answer)).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(LaneError::Stalled(within)),
+        }
+    }
+
+    /// The lane behind the greeting.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn into_lane(self, stall: Duration) -> io::Result<TcpLane> {
+        TcpLane::from_tokio(self.stream, stall)
+    }
+}
+
+/// A listening port. Dropping it closes it; callers already through it stay.
+#[derive(Debug)]
+pub struct Door {
+    callers: mpsc::Receiver<Caller>,
+    address: SocketAddr,
+    listening: JoinHandle<()>,
+}
+
+/// Callers that have said what they are and wait for [`Door::next`].
+const WAITING_MAX: usize = 16;
+
+impl Door {
+    /// Listens on the first free port of `ports`; 0 stands for any.
+    ///
+    /// # Errors
+    /// What the system says of the last port.
+    pub fn open(
+        ip: IpAddr,
+        ports: RangeInclusive<u16>,
+        kinds: Vec<Kind>,
+        options: DoorOptions,
+    ) -> io::Result<Self> {
+        let listener = listen(ip, ports, &options.tuning)?;
+        let address = listener.local_addr()?;
+        let (tell, callers) = mpsc::channel(WAITING_MAX);
+        let porter = Porter { kinds, options, tell };
+        let listening = tokio::spawn(Arc::new(porter).run(listener));
+        Ok(Self { callers, address, listening })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next caller. Safe to drop before it comes.
+    pub async fn next(&mut self) -> Caller {
+        // The listening task holds the other end for as long as the door is there.
+        self.callers.recv().await.expect("the door listens until it is dropped")
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+fn listen(ip: IpAddr, ports: RangeInclusive<u16>, tuning: &Tuning) -> io::Result<TcpListener> {
+    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the range of ports is empty");
+    for port in ports {
+        match listen_on(SocketAddr::new(ip, port), tuning) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn listen_on(address: SocketAddr, tuning: &Tuning) -> io::Result<TcpListener> {
+    const BACKLOG: u32 = 256;
+    let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
+    let socket = new()?;
+    socket.set_reuseaddr(true)?;
+    // What is accepted inherits the buffers, and they count from the first packet on.
+    tuning.apply_buffers(&SockRef::from(&socket))?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+struct Porter {
+    kinds: Vec<Kind>,
+    options: DoorOptions,
+    tell: mpsc::Sender<Caller>,
+}
+
+impl Porter {
+    async fn run(self: Arc<Self>, listener: TcpListener) {
+        let room = Arc::new(Semaphore::new(self.options.greeting_max));
+        loop {
+            let permit = room.clone().acquire_owned().await.expect("never closed");
+            let Ok((stream, from)) = listener.accept().await else {
+                // Out of file descriptors, most likely: it passes when somebody leaves, and
+                // nothing tells when.
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+                continue;
+            };
+            let porter = self.clone();
+            tokio::spawn(async move {
+                if let Some(caller) = porter.hear(stream, from).await {
+                    // An error means that the door was dropped meanwhile.
+                    let _ = porter.tell.send(caller).await;
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    /// `None` is for those who are not what this door is for: they are hung up on.
+    async fn hear(&self, mut stream: TcpStream, from: SocketAddr) -> Option<Caller> {
+        self.options.tuning.apply(&SockRef::from(&stream), from.ip()).ok()?;
+        // wire.md B5: a fixed number of bytes, and a deadline for all of them.
+        let greeting = async {
+            let mut magic = [0; 8];
+            stream.read_exact(&mut magic).await.ok()?;
+            let kind = self.kinds.iter().position(|kind| kind.magic == magic)?;
+            let mut hello = magic.to_vec();
+            hello.resize(self.kinds[kind].size, 0);
+            stream.read_exact(&mut hello[magic.len()..]).await.ok()?;
+            Some((kind, hello))
+        };
+        let (kind, hello) = timeout(self.options.greeting_within, greeting).await.ok()??;
+        Some(Caller { kind, hello, from, stream })
+    }
+}
+
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);

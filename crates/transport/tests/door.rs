@@ -1,0 +1,142 @@
+//! The listening port, and reaching it.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use whimbrel_transport::{
+    Congestion, DialError, Door, DoorOptions, Kind, Lane as _, Path, Tuning, dial, greet,
+};
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PATIENT: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(50);
+const CONTROL: Kind = Kind { magic: *b"control\n", size: 8 };
+const LANE: Kind = Kind { magic: *b"thelane\n", size: 64 };
+
+fn open(options: DoorOptions) -> Door {
+    Door::open(LOOPBACK, 0..=0, vec![CONTROL, LANE], options).expect("a free port")
+}
+
+fn path(remote: SocketAddr) -> Path {
+    Path { remote, local: None }
+}
+
+async fn connect(door: &Door) -> TcpStream {
+    dial(path(door.address()), &Tuning::default(), PATIENT).await.expect("listening")
+}
+
+fn lane_hello() -> [u8; 64] {
+    let mut hello = [9; 64];
+    hello[..8].copy_from_slice(&LANE.magic);
+    hello
+}
+
+#[tokio::test]
+async fn one_port_takes_control_connections_and_lanes() {
+    let mut door = open(DoorOptions::default());
+    let (mut control, mut lane) = (connect(&door).await, connect(&door).await);
+    control.write_all(&CONTROL.magic).await.expect("sent");
+    let caller = door.next().await;
+    assert_eq!((caller.kind, &caller.hello[..]), (0, &CONTROL.magic[..]));
+    let asking = tokio::spawn(async move {
+        let mut answer = [0; 3];
+        greet(&mut lane, &lane_hello(), &mut answer, PATIENT).await.expect("answered");
+        (lane, answer)
+    });
+    let mut caller = door.next().await;
+    assert_eq!((caller.kind, &caller.hello[..]), (1, &lane_hello()[..]));
+    caller.answer(b"yes", PATIENT).await.expect("sent");
+    let mut far = caller.into_lane(PATIENT).expect("a lane");
+    let (mut lane, answer) = asking.await.expect("no panic");
+    assert_eq!(&answer, b"yes");
+    // Nothing behind the greeting was read.
+    lane.write_all(b"batch").await.expect("sent");
+    let mut got = [0; 5];
+    far.receive(&mut got).expect("arrives");
+    assert_eq!(&got, b"batch");
+}
+
+#[tokio::test]
+async fn garbage_and_silence_are_hung_up_on_and_hold_nobody_up() {
+    let mut door =
+        open(DoorOptions { greeting_within: SHORT, greeting_max: 4, ..DoorOptions::default() });
+    let mut silent = vec![];
+    for _ in 0..8 {
+        silent.push(connect(&door).await);
+    }
+    let mut garbage = connect(&door).await;
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.expect("sent");
+    let mut half = connect(&door).await;
+    half.write_all(&lane_hello()[..63]).await.expect("sent");
+    let mut real = connect(&door).await;
+    real.write_all(&CONTROL.magic).await.expect("sent");
+    let caller = door.next().await;
+    assert_eq!(caller.from, real.local_addr().expect("connected"));
+    for mut stream in silent.into_iter().chain([garbage, half]) {
+        // The end, or a reset where bytes were left unread.
+        assert!(matches!(stream.read(&mut [0; 10]).await, Ok(0) | Err(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_door_takes_the_first_free_port_and_gives_it_back() {
+    let first = open(DoorOptions::default());
+    let port = first.address().port();
+    let taken = Door::open(LOOPBACK, port..=port, vec![CONTROL], DoorOptions::default());
+    assert!(taken.is_err());
+    let next = Door::open(LOOPBACK, port..=u16::MAX, vec![CONTROL], DoorOptions::default());
+    assert_ne!(next.expect("another").address().port(), port);
+    drop(first);
+    // The port is free when the listening task has ended, which it does soon.
+    while Door::open(LOOPBACK, port..=port, vec![], DoorOptions::default()).is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_reached_is_named() {
+    let door = open(DoorOptions::default());
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let closed = gone.local_addr().expect("bound");
+    drop(gone);
+    let refused = dial(path(closed), &Tuning::default(), PATIENT).await;
+    assert!(matches!(refused, Err(DialError::Unreachable(to, _)) if to == closed), "{refused:?}");
+    let named = Tuning { congestion: Congestion::Named("nonesuch".into()), ..Tuning::default() };
+    let unknown = dial(path(door.address()), &named, PATIENT).await.expect_err("no such one");
+    assert!(unknown.to_string().contains("nonesuch"), "{unknown}");
+    let elsewhere = Path { remote: door.address(), local: Some([203, 0, 113, 7].into()) };
+    let unknown = dial(elsewhere, &Tuning::default(), PATIENT).await.expect_err("not ours");
+    assert!(unknown.to_string().contains("203.0.113.7"), "{unknown}");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_waited_for_with_a_deadline() {
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let to = path(mute.local_addr().expect("bound"));
+    let mut stream = dial(to, &Tuning::default(), PATIENT).await.expect("listening");
+    let silent = greet(&mut stream, b"hello", &mut [0; 8], SHORT).await;
+    assert!(matches!(silent, Err(DialError::Silent(SHORT))), "{silent:?}");
+    let (mut far, _) = mute.accept().await.expect("connected");
+    far.write_all(b"no").await.expect("sent");
+    drop(far);
+    let ended = greet(&mut stream, b"hello", &mut [0; 8], PATIENT).await;
+    assert!(matches!(ended, Err(DialError::Greeting(_))), "{ended:?}");
+}
+
+#[tokio::test]
+async fn loopback_is_not_paced_where_the_host_has_something_else() {
+    let door = open(DoorOptions::default());
+    let stream = connect(&door).await;
+    let lane = whimbrel_transport::TcpLane::from_tokio(stream, PATIENT).expect("a lane");
+    let (local, remote) = lane.addresses().expect("connected");
+    assert_eq!((local.ip(), remote), (LOOPBACK, door.address()));
+    match lane.congestion().as_deref() {
+        Some("cubic" | "reno") => {}
+        other if std::env::var("WHIMBREL_REQUIRE").as_deref() == Ok("all") => {
+            panic!("{other:?} paces loopback")
+        }
+        other => eprintln!("SKIPPED: this host offers neither cubic nor reno, but {other:?}"),
+    }
+}
