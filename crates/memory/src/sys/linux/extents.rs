@@ -44,14 +44,20 @@ impl<'a> Extents<'a> {
         Ok(())
     }
 
+    /// The first page at or after `at` that has data.
+    pub(in crate::sys) fn next_data(&self, at: u64) -> io::Result<Option<u64>> {
+        match self.seek(at, libc::SEEK_DATA) {
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            start => Ok(Some(start? / PAGE_SIZE as u64)),
+        }
+    }
+
     /// Finds the data at or after page `at`.
     fn look_up(&mut self, at: u64) -> io::Result<()> {
         self.from = at;
-        self.data = match self.seek(at, libc::SEEK_DATA) {
-            // There is none.
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => self.pages..self.pages,
-            start => {
-                let start = start? / PAGE_SIZE as u64;
+        self.data = match self.next_data(at)? {
+            None => self.pages..self.pages,
+            Some(start) => {
                 let end = self.seek(start, libc::SEEK_HOLE)?.div_ceil(PAGE_SIZE as u64);
                 // The file may be punched in between.
                 start..end.clamp(start + 1, self.pages)

@@ -211,3 +211,73 @@ unsafe fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
         handler => unsafe { mem::transmute::<usize, Plain>(handler)(signal) },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    /// Set in the process that is to die.
+    const CHILD: &str = "WHIMBREL_TEST_WILD_WRITE";
+    const NAME: &str = "sys::linux::fault::tests::a_wild_write_is_still_fatal";
+
+    #[test]
+    fn a_wild_write_is_still_fatal() {
+        if env::var_os(CHILD).is_some() {
+            let guarded = memmap2::MmapOptions::new().len(PAGE).map_anon().expect("a page");
+            let start = guarded.as_ptr().expose_provenance();
+            let guard = Guard::new(start, PAGE, 1).expect("installed");
+            guard.close().expect("protected");
+            // SAFETY: the page is mapped; the handler opens it.
+            unsafe { (start as *mut u8).write_volatile(1) };
+            // A page that may not be written, and that nobody guards.
+            let constant: &'static str = env!("CARGO_PKG_NAME");
+            // SAFETY: none: it must end the process.
+            unsafe { constant.as_ptr().cast_mut().write_volatile(0) };
+            return;
+        }
+        let status = Command::new(env::current_exe().expect("this test"))
+            .args([NAME, "--exact"])
+            .env(CHILD, "1")
+            .output()
+            .expect("the test starts itself")
+            .status;
+        assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
+    }
+
+    #[test]
+    fn regions_come_and_go_while_others_fault() {
+        let stop = std::sync::atomic::AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        fault_once();
+                    }
+                });
+            }
+            (0..300).for_each(|_| fault_once());
+            stop.store(true, Ordering::Relaxed);
+        });
+        let _changing = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(slots().count() < 200, "slots are used again");
+    }
+
+    /// Guards a page, writes to it, and lets go of it.
+    fn fault_once() {
+        let mapped = memmap2::MmapOptions::new().len(PAGE).map_anon().expect("a page");
+        let start = mapped.as_ptr().expose_provenance();
+        let guard = Guard::new(start, PAGE, 1).expect("installed");
+        guard.close().expect("protected");
+        // SAFETY: the page is mapped; the handler opens it.
+        unsafe { (start as *mut u8).write_volatile(1) };
+        let mut marked = 0;
+        assert!(!guard.take(|_, count| marked += count));
+        assert_eq!(marked, 1);
+    }
+
+    const PAGE: usize = whimbrel_page::PAGE_SIZE;
+}

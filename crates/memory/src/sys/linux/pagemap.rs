@@ -110,8 +110,7 @@ impl Pagemap {
         Ok(())
     }
 
-    /// Does what `query` says to a range of addresses, and reports nothing. The kernel then
-    /// treats every entry of an existing page table as found.
+    /// Does what `query` says to a range of addresses, and reports nothing.
     pub(super) fn apply(&mut self, range: Range<usize>, query: Query) -> io::Result<()> {
         let (start, end) = (range.start as u64, range.end as u64);
         self.call(ScanArg { start, end, ..query.into() }).map(drop)

@@ -1,22 +1,23 @@
 //! The userfaultfd tracker: the kernel write-protects pages, and takes the protection away by
 //! itself when they are written (`WP_ASYNC`); PAGEMAP_SCAN finds and protects those in one step.
 //!
-//! Only populated pages are protected, as protecting holes takes page tables. What is populated
-//! later is unprotected, and so reads as written. That needs care where a page that was written
-//! may lose its page table entry, because an entry that is gone reads as a hole:
+//! Memory that was never populated reads as written, and protecting it takes page tables. So
+//! only what is populated is protected, only that is asked for, and what is populated later needs
+//! no protection to be found. What tells populated from not is different:
 //!
-//! - *Private* memory keeps an entry when a page is swapped out, so a hole is a page that was
-//!   never written, or was discarded, which the memory handle logs. Holes are not reported.
-//! - *Shared* memory loses the entry of an unprotected page with its swap-out. So every empty
-//!   entry of an existing page table is reported as written, and protected by a mark in it. What
-//!   is wrongly reported where a page table is new is left out if the memory file has a hole there.
+//! - *Private* memory keeps a page table entry when a page is swapped out: an empty one is a page
+//!   that was never written, or was discarded, which the memory handle logs.
+//! - *Shared* memory may lose the entry of a written page with its swap-out. But the memory file
+//!   knows: an area has been populated if the file has data there. Such areas are protected and
+//!   scanned with their empty entries, which take a mark for that.
 
 use std::fs::File;
 use std::io;
 use std::mem::size_of;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use whimbrel_page::{Bitmap, PageSet, RegionId, Run};
+use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, Run};
 
 use super::pagemap::{CHECK_ARMED, PRESENT, PROTECT, Pagemap, Query, SWAPPED, WRITTEN};
 use super::{Extents, checked};
@@ -63,7 +64,7 @@ const _: () = assert!(UFFDIO_API == super::iowr(0xaa, 0x3f, size_of::<Api>()));
 const _: () = assert!(UFFDIO_REGISTER == super::iowr(0xaa, 0x00, size_of::<Register>()));
 const _: () = assert!(UFFDIO_UNREGISTER == super::ior(0xaa, 0x01, size_of::<AddressRange>()));
 
-/// Pages that one page table maps.
+/// Pages that one page table maps: what is looked at together in shared memory.
 const TABLE_PAGES: u64 = 512;
 
 pub(crate) struct Userfaultfd {
@@ -74,8 +75,8 @@ pub(crate) struct Userfaultfd {
 
 struct Armed {
     descriptor: OwnedFd,
-    /// For each region in shared memory, the page tables whose empty entries have marks.
-    marked: Vec<Option<Bitmap>>,
+    /// For each region in shared memory, the page tables that are protected as a whole.
+    tables: Vec<Option<Bitmap>>,
 }
 
 impl Userfaultfd {
@@ -93,14 +94,15 @@ impl Userfaultfd {
         found: &mut PageSet,
     ) -> Result<(), MemoryError> {
         let armed = self.armed.as_mut().expect("armed");
-        for ((region, mapping), marked) in memory.regions().zip(&mut armed.marked) {
-            let outcome = match marked {
-                None => scan_private(&mut self.pagemap, mapping, flags, |first, count| {
-                    found.insert(Run::new(region, first, count));
-                }),
-                Some(marked) => {
-                    scan_shared(&mut self.pagemap, (region, mapping), flags, marked, found)
+        for ((region, mapping), tables) in memory.regions().zip(&mut armed.tables) {
+            let insert = |first, count| {
+                found.insert(Run::new(region, first, count));
+            };
+            let outcome = match (mapping.file(), tables) {
+                (Some(file), Some(tables)) => {
+                    Shared { pagemap: &mut self.pagemap, mapping, file, tables }.scan(flags, insert)
                 }
+                _ => scan_private(&mut self.pagemap, mapping, flags, insert),
             };
             outcome.map_err(MemoryError::os("scan guest memory for written pages"))?;
         }
@@ -115,15 +117,20 @@ impl Mechanism for Userfaultfd {
 
     fn arm(&mut self, memory: &GuestMemory) -> Result<(), MemoryError> {
         let descriptor = connect().map_err(unsupported)?;
-        let tables = |mapping: &Mapping| Bitmap::new(mapping.pages().div_ceil(TABLE_PAGES));
-        let marked =
-            memory.regions().map(|(_, mapping)| mapping.file().map(|_| tables(mapping))).collect();
-        let fd = descriptor.as_raw_fd();
-        self.armed = Some(Armed { descriptor, marked });
-        for (_, mapping) in memory.regions() {
-            register(fd, mapping).map_err(MemoryError::os("register guest memory"))?;
-            protect(&mut self.pagemap, mapping)
-                .map_err(MemoryError::os("write-protect guest memory"))?;
+        let none = |mapping: &Mapping| Bitmap::new(mapping.pages().div_ceil(TABLE_PAGES));
+        let tables =
+            memory.regions().map(|(_, mapping)| mapping.file().map(|_| none(mapping))).collect();
+        let armed = self.armed.insert(Armed { descriptor, tables });
+        for ((_, mapping), tables) in memory.regions().zip(&mut armed.tables) {
+            register(&armed.descriptor, mapping)
+                .map_err(MemoryError::os("register guest memory"))?;
+            let outcome = match (mapping.file(), tables) {
+                (Some(file), Some(tables)) => {
+                    Shared { pagemap: &mut self.pagemap, mapping, file, tables }.protect()
+                }
+                _ => protect_private(&mut self.pagemap, mapping),
+            };
+            outcome.map_err(MemoryError::os("write-protect guest memory"))?;
         }
         Ok(())
     }
@@ -179,10 +186,10 @@ fn address_range(mapping: &Mapping) -> AddressRange {
     AddressRange { start: mapping.addresses().start as u64, len: mapping.size() }
 }
 
-fn register(fd: RawFd, mapping: &Mapping) -> io::Result<()> {
+fn register(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
     let mut arg = Register { range: address_range(mapping), mode: REGISTER_MODE_WP, ioctls: 0 };
     // SAFETY: the argument is a uffdio_register of a range that is mapped.
-    unsafe { control(fd, UFFDIO_REGISTER, &mut arg) }
+    unsafe { control(descriptor.as_raw_fd(), UFFDIO_REGISTER, &mut arg) }
 }
 
 fn unregister(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
@@ -197,15 +204,11 @@ unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Result<()> {
     checked(unsafe { libc::ioctl(fd, request as libc::Ioctl, &raw mut *arg) }.into()).map(drop)
 }
 
-/// Protects what is populated.
-fn protect(pagemap: &mut Pagemap, mapping: &Mapping) -> io::Result<()> {
+/// Protects what is populated. A scan that reports leaves alone what it does not find.
+fn protect_private(pagemap: &mut Pagemap, mapping: &Mapping) -> io::Result<()> {
     let flags = PROTECT | CHECK_ARMED;
     let query = Query { flags, any: PRESENT | SWAPPED, ..Query::default() };
-    match mapping.file() {
-        // A scan that reports leaves empty entries alone; one that does not gives them marks.
-        None => pagemap.scan(mapping.addresses(), query, |_, _| ()),
-        Some(_) => pagemap.apply(mapping.addresses(), query),
-    }
+    pagemap.scan(mapping.addresses(), query, |_, _| ())
 }
 
 fn scan_private(
@@ -218,34 +221,100 @@ fn scan_private(
     pagemap.scan(mapping.addresses(), query, each)
 }
 
-fn scan_shared(
-    pagemap: &mut Pagemap,
-    (region, mapping): (RegionId, &Mapping),
-    flags: u64,
-    marked: &mut Bitmap,
-    found: &mut PageSet,
-) -> io::Result<()> {
-    // Exactly this query makes the kernel report empty entries.
-    let query = Query { flags, all: WRITTEN, report: WRITTEN, ..Query::default() };
-    let mut fresh = Vec::new();
-    pagemap.scan(mapping.addresses(), query, |first, count| {
-        let (table, last) = (first / TABLE_PAGES, (first + count - 1) / TABLE_PAGES);
-        if marked.run_length(table, last - table + 1) == last - table + 1 {
-            found.insert(Run::new(region, first, count));
-        } else {
-            fresh.push((first, first + count));
+/// One region of shared memory under protection.
+struct Shared<'a> {
+    pagemap: &'a mut Pagemap,
+    mapping: &'a Mapping,
+    file: &'a File,
+    /// Page tables all of whose entries have been protected, empty ones included.
+    tables: &'a mut Bitmap,
+}
+
+impl Shared<'_> {
+    /// Protects all areas where the file has data.
+    fn protect(&mut self) -> io::Result<()> {
+        for tables in self.new_tables()? {
+            let query = Query { flags: PROTECT | CHECK_ARMED, ..Query::default() };
+            self.pagemap.apply(self.addresses(&tables), query)?;
+            self.tables.insert(tables.start, tables.end - tables.start);
         }
-    })?;
-    let file: Option<&File> = mapping.file();
-    let mut extents = Extents::new(file.expect("shared memory"), mapping.size());
-    for (first, end) in fresh {
-        extents.within(first..end, |first, count| {
-            found.insert(Run::new(region, first, count));
-        })?;
-        if flags & PROTECT != 0 {
-            let (table, last) = (first / TABLE_PAGES, (end - 1) / TABLE_PAGES);
-            marked.insert(table, last - table + 1);
-        }
+        Ok(())
     }
-    Ok(())
+
+    /// Hands what was written to `each`.
+    fn scan(&mut self, flags: u64, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
+        // Looked up first: what gets data later is found by the next scan.
+        let fresh = self.new_tables()?;
+        let mut next = self.tables.next_one(0);
+        while let Some(start) = next {
+            let end = start + self.tables.run_length(start, u64::MAX);
+            self.scan_tables(start..end, flags, &mut each)?;
+            next = self.tables.next_one(end);
+        }
+        for tables in fresh {
+            self.scan_fresh(tables.clone(), flags, &mut each)?;
+            if flags & PROTECT != 0 {
+                self.tables.insert(tables.start, tables.end - tables.start);
+            }
+        }
+        Ok(())
+    }
+
+    fn scan_tables(
+        &mut self,
+        tables: Range<u64>,
+        flags: u64,
+        mut each: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
+        let query = Query { flags, all: WRITTEN, ..Query::default() };
+        let before = tables.start * TABLE_PAGES;
+        let range = self.addresses(&tables);
+        self.pagemap.scan(range, query, |first, count| each(before + first, count))
+    }
+
+    /// As [`Shared::scan_tables`], where empty entries have not been protected before: only those
+    /// count that the file has data for.
+    fn scan_fresh(
+        &mut self,
+        tables: Range<u64>,
+        flags: u64,
+        mut each: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
+        let mut found = Vec::new();
+        self.scan_tables(tables, flags, |first, count| found.push(first..first + count))?;
+        let mut extents = Extents::new(self.file, self.mapping.size());
+        found.into_iter().try_for_each(|run| extents.within(run, &mut each))
+    }
+
+    /// The page tables that are not protected and have data to map. Costs a system call for each
+    /// and for each gap between protected ones.
+    fn new_tables(&self) -> io::Result<Vec<Range<u64>>> {
+        let extents = Extents::new(self.file, self.mapping.size());
+        let mut found: Vec<Range<u64>> = Vec::new();
+        let mut at = 0;
+        while at < self.tables.len() {
+            at += self.tables.run_length(at, u64::MAX);
+            let Some(page) = extents.next_data(at * TABLE_PAGES)? else {
+                break;
+            };
+            at = page / TABLE_PAGES;
+            if self.tables.contains(at) {
+                continue;
+            }
+            match found.last_mut() {
+                Some(last) if last.end == at => last.end += 1,
+                _ => found.push(at..at + 1),
+            }
+            at += 1;
+        }
+        Ok(found)
+    }
+
+    fn addresses(&self, tables: &Range<u64>) -> Range<usize> {
+        let within = self.mapping.addresses();
+        let address = |table: u64| {
+            within.start + (table * TABLE_PAGES).min(self.mapping.pages()) as usize * PAGE_SIZE
+        };
+        address(tables.start)..address(tables.end)
+    }
 }
