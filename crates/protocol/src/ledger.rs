@@ -106,9 +106,10 @@ impl Ledger {
         self.sweep.start(number, pass);
     }
 
-    /// With `true` nothing is taken until it is called with `false`; the round stays where it is.
-    pub fn hold(&mut self, held: bool) {
-        self.sweep.held = held;
+    /// Ends the round where it stands, without a [`LedgerEvent::RoundTaken`]: nothing is taken
+    /// before the next one begins.
+    pub fn end_round(&mut self) {
+        self.sweep.end();
     }
 
     /// Asks for one [`LedgerEvent::Drained`] when the round is over and at most `most` pages are

@@ -153,6 +153,12 @@ impl BatchReader {
         Ok(&self.runs)
     }
 
+    /// The runs that [`BatchReader::runs`] judged last.
+    #[must_use]
+    pub fn batch(&self) -> &[BatchRun] {
+        &self.runs
+    }
+
     /// One descriptor. `after` is where the last one ended: region by its place in the layout,
     /// then page (wire.md B11), so that one comparison finds what overlaps.
     fn run(&self, descriptor: &[u8], after: &mut (usize, u64)) -> Result<BatchRun, BatchError> {

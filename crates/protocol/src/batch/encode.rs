@@ -53,6 +53,12 @@ impl BatchWriter {
         &self.runs
     }
 
+    /// How many pages it has.
+    #[must_use]
+    pub const fn pages(&self) -> PageCount {
+        self.pages
+    }
+
     /// Where the payload stands in the bytes of the taking, in the order of the wire.
     pub fn payload(&self) -> impl Iterator<Item = Range<usize>> {
         self.raw.iter().map(|pages| pages.start * PAGE_SIZE..pages.end * PAGE_SIZE)
@@ -90,6 +96,12 @@ impl BatchWriter {
         }
         let runs = xxh3_64_with_seed(&self.head[BATCH_HEADER_SIZE..], seal);
         put(&mut self.head, &runs.to_le_bytes());
+        &self.head
+    }
+
+    /// What [`BatchWriter::encode`] gave last.
+    #[must_use]
+    pub fn head(&self) -> &[u8] {
         &self.head
     }
 

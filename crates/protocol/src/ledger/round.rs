@@ -75,9 +75,8 @@ pub enum LedgerEvent {
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     pub(super) tally: RoundTally,
-    pub(super) held: bool,
     pub(super) drain: Option<PageCount>,
-    /// `None` before the first round, and when a [`Pass::Once`] is over.
+    /// `None` before the first round, when a [`Pass::Once`] is over, and after an early end.
     pass: Option<Pass>,
     told: bool,
     /// Region by its place in the layout, and page.
@@ -92,9 +91,13 @@ impl Sweep {
         self.at = (0, 0);
     }
 
+    pub(super) fn end(&mut self) {
+        self.pass = None;
+    }
+
     /// The next pages of the round: pending, not in flight, at most `most`.
     pub(super) fn next_run(&mut self, pages: &Pages<'_>, most: u64) -> Option<Run> {
-        if most == 0 || self.held || self.pass.is_none() {
+        if most == 0 || self.pass.is_none() {
             return None;
         }
         let (region, first) = self.advance(pages)?;
@@ -119,7 +122,7 @@ impl Sweep {
     pub(super) fn poll(&mut self, pages: &Pages<'_>, idle: bool) -> Option<LedgerEvent> {
         let over = match self.pass {
             None => true,
-            Some(Pass::Once) => !self.held && self.advance(pages).is_none(),
+            Some(Pass::Once) => self.advance(pages).is_none(),
             Some(Pass::UntilEmpty) => pages.pending.is_empty(),
         };
         if !over || !idle {

@@ -404,15 +404,22 @@ fn an_ack_of_what_was_not_sent_is_refused() {
 }
 
 #[test]
-fn nothing_is_taken_while_held() {
+fn nothing_is_taken_after_the_end_of_a_round() {
     let mut world = written();
-    world.ledger.hold(true);
     world.take(0, 10);
-    assert!(world.lanes[0].take.is_none());
-    assert_eq!(world.ledger.poll(), None, "a held round is not over");
-    world.ledger.hold(false);
-    world.take(0, 10);
-    assert!(world.lanes[0].take.is_some());
+    world.ledger.end_round();
+    world.ledger.await_drained(PageCount::ZERO);
+    world.take(1, 10);
+    assert!(world.lanes[1].take.is_none());
+    assert_eq!(world.ledger.poll(), None, "lane 0 has something under way");
+    world.send(0);
+    world.land(0, false);
+    world.ack(0);
+    assert_eq!(world.ledger.poll(), Some(LedgerEvent::Drained));
+    assert_eq!(world.ledger.pending(), PageCount(90));
+    world.ledger.start_round(RoundNumber(1), Pass::Once);
+    world.take(1, 10);
+    assert!(world.lanes[1].take.is_some());
 }
 
 #[test]

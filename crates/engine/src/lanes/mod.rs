@@ -1,0 +1,78 @@
+//! Lanes at work: threads that take pages from the ledger, and threads that land them.
+//!
+//! ```text
+//!   driver ─► SourceLanes ─┬─ Mutex<Ledger> ─┐                 DestinationLanes ◄─ driver
+//!                          └─ one Sender a lane ═══ wire ═══► one Lander a lane ─┬─► Landing
+//!                 ◄─ LaneEvent                                  LandEvent ─►     └─► LeafTable
+//! ```
+//!
+//! Goals: a page is copied once and digested while it is warm; no allocation a batch; a lock is
+//! held for a taking or an acknowledgement, never across a copy or I/O; a lane that fails takes
+//! nothing with it. Non-goals: deciding when rounds begin, whether a lane is replaced, and what a
+//! failure means; the machines of `whimbrel-protocol` do.
+
+mod destination;
+mod lander;
+mod options;
+mod sender;
+mod source;
+
+#[cfg_attr(not(test), expect(unused_imports))]
+pub(crate) use destination::{DestinationLanes, LandEvent};
+pub use options::LaneOptions;
+#[cfg_attr(not(test), expect(unused_imports))]
+pub(crate) use source::{LaneEvent, SourceLanes};
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use whimbrel_page::{ByteCount, PageCount};
+
+/// Events that may wait for a driver. A lane says at most three things in its life, and of the
+/// rest there is one for each command, so that a driver which listens never meets the limit.
+pub(crate) const EVENTS_MAX: usize = 1024;
+
+/// What one lane has carried, readable at any time.
+#[derive(Debug, Default)]
+struct Carried {
+    bytes: AtomicU64,
+    pages: AtomicU64,
+}
+
+impl Carried {
+    fn add(&self, bytes: ByteCount, pages: PageCount) {
+        self.bytes.fetch_add(bytes.0, Ordering::Relaxed);
+        self.pages.fetch_add(pages.0, Ordering::Relaxed);
+    }
+
+    fn bytes(&self) -> ByteCount {
+        ByteCount(self.bytes.load(Ordering::Relaxed))
+    }
+
+    fn pages(&self) -> PageCount {
+        PageCount(self.pages.load(Ordering::Relaxed))
+    }
+}
+
+/// Locks, also after a panic: a lane that dies of a bug must not take the guest's process along.
+/// What it left behind is found when the roots are compared.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs the work of a lane's thread; a panic is one more way for a lane to fail.
+fn guarded<E: ToString>(work: impl FnOnce() -> Result<(), E>) -> String {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(Ok(())) => "it was stopped".into(),
+        Ok(Err(why)) => why.to_string(),
+        Err(panic) => format!("a bug in Whimbrel, please report it: {}", panic_message(&*panic)),
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+

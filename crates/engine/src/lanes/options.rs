@@ -1,0 +1,49 @@
+//! Settings of lanes.
+
+use std::time::Duration;
+
+use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_protocol::limits::{
+    BATCH_PAYLOAD_DEFAULT, BATCH_PAYLOAD_MAX, WINDOW_DEFAULT, WINDOW_MAX,
+};
+use whimbrel_transport::Tuning;
+
+/// How lanes are opened and filled.
+#[derive(Clone, Debug)]
+pub struct LaneOptions {
+    /// Socket options of lanes and of the control connection.
+    pub tuning: Tuning,
+    /// For the connection and its greeting.
+    pub open_timeout: Duration,
+    /// A lane whose peer takes or gives nothing for so long has failed.
+    pub stall_timeout: Duration,
+    /// Bytes on one lane that are sent and not acknowledged, up to [`WINDOW_MAX`].
+    pub window: ByteCount,
+    /// Page bytes in one batch, up to [`BATCH_PAYLOAD_MAX`] and what the destination offers.
+    pub batch: ByteCount,
+}
+
+impl Default for LaneOptions {
+    fn default() -> Self {
+        Self {
+            tuning: Tuning::default(),
+            open_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(5),
+            window: WINDOW_DEFAULT,
+            batch: BATCH_PAYLOAD_DEFAULT,
+        }
+    }
+}
+
+impl LaneOptions {
+    /// The window within its limits.
+    pub(super) fn window(&self) -> ByteCount {
+        self.window.min(WINDOW_MAX)
+    }
+
+    /// Pages in one batch: at least one, and no more than fit the window.
+    pub(super) fn batch_pages(&self) -> PageCount {
+        let bytes = self.batch.min(BATCH_PAYLOAD_MAX).min(self.window());
+        PageCount((bytes.0 / PageCount(1).bytes().0).max(1))
+    }
+}

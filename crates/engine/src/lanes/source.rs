@@ -1,0 +1,373 @@
+//! The lanes of a source: the ledger, and the way to every sender.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::mpsc;
+use whimbrel_memory::GuestMemory;
+use whimbrel_page::{
+    ByteCount, CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, RegionId, Root, Run,
+};
+use whimbrel_protocol::batch::{LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
+use whimbrel_protocol::ledger::{LedgerEvent, Pass, RoundTally};
+use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, RoundNumber};
+use whimbrel_transport::{Lane, LaneHandle, Path, TcpLane, dial, greet};
+
+use super::sender::Sender;
+use super::{Carried, LaneOptions, guarded, lock};
+use crate::progress::LaneReport;
+
+/// What a source's lanes tell their driver.
+#[derive(Debug)]
+pub(crate) enum LaneEvent {
+    /// The destination accepted the lane; it takes pages from now on.
+    Up(LaneId),
+    /// The lane could not be opened, or has failed. Its thread has ended and its socket is closed;
+    /// its pages stay in flight until [`SourceLanes::close`]. Not said of lanes that were hung up
+    /// or closed.
+    Failed(LaneId, String),
+    /// Everything the round had was taken and sent.
+    RoundTaken(RoundTally),
+    /// What [`SourceLanes::quiesce`] asked for: nothing is in flight and no lane takes.
+    Quiesced,
+}
+
+/// All lanes of a source with their ledger. A clone is another handle on the same lanes.
+#[derive(Clone)]
+pub(crate) struct SourceLanes {
+    shared: Arc<Shared>,
+}
+
+/// What the senders share.
+pub(super) struct Shared {
+    pub(super) memory: GuestMemory,
+    pub(super) options: LaneOptions,
+    events: mpsc::Sender<LaneEvent>,
+    state: Mutex<State>,
+}
+
+pub(super) struct State {
+    pub(super) ledger: Ledger,
+    lanes: BTreeMap<LaneId, Entry>,
+    stopped: bool,
+}
+
+#[derive(Default)]
+struct Entry {
+    stage: Stage,
+    carried: Arc<Carried>,
+    handle: Option<LaneHandle>,
+    thread: Option<JoinHandle<()>>,
+    /// Waits for something to take.
+    idle: bool,
+    /// Was hung up: its end is no news.
+    quiet: bool,
+    /// How far it came, said before its thread had ended.
+    mark: Option<LaneMark>,
+}
+
+/// The ledger has an account of a lane that is running or ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Opening,
+    Running,
+    Ended,
+    Closed,
+}
+
+impl SourceLanes {
+    /// No lanes yet. What they tell goes to `events`, which should hold
+    /// [`super::EVENTS_MAX`].
+    pub(crate) fn new(
+        memory: GuestMemory,
+        options: LaneOptions,
+        events: mpsc::Sender<LaneEvent>,
+    ) -> Self {
+        let ledger = Ledger::new(memory.layout());
+        let state = State { ledger, lanes: BTreeMap::new(), stopped: false };
+        Self { shared: Arc::new(Shared { memory, options, events, state: Mutex::new(state) }) }
+    }
+
+    // --- lanes -----------------------------------------------------------------------------
+
+    /// Opens a lane in the background: [`LaneEvent::Up`] or [`LaneEvent::Failed`] will tell. Needs
+    /// a tokio runtime.
+    pub(crate) fn open(&self, address: SocketAddr, hello: LaneHello) {
+        self.shared.lock().lanes.insert(hello.lane, Entry::default());
+        let lanes = self.clone();
+        tokio::spawn(async move {
+            match lanes.shared.connect(address, &hello).await {
+                Ok(connection) => lanes.start(hello.lane, Box::new(connection)),
+                Err(why) => lanes.shared.not_opened(hello.lane, why),
+            }
+        });
+    }
+
+    /// Takes pages for a connection on which both sides have said who they are.
+    pub(crate) fn attach(&self, lane: LaneId, connection: Box<dyn Lane>) {
+        self.shared.lock().lanes.insert(lane, Entry::default());
+        self.start(lane, connection);
+    }
+
+    /// Counts what a lane sent up to `mark` as landed, and gives the rest back to be sent on
+    /// another. Call this when the destination has said how far the lane came. A sender that still
+    /// runs is stopped first.
+    pub(crate) fn close(&self, mark: LaneMark) {
+        let mut state = self.shared.lock();
+        let Some(entry) = state.lanes.get_mut(&mark.lane) else { return };
+        match entry.stage {
+            Stage::Opening => entry.stage = Stage::Closed,
+            Stage::Running => {
+                entry.mark = Some(mark);
+                entry.cancel();
+            }
+            Stage::Ended => self.shared.settle(&mut state, mark),
+            Stage::Closed => {}
+        }
+    }
+
+    /// Closes every connection, as when the link is lost; no lane is reported as failed for it.
+    /// The pages stay in flight until the destination has said how far each lane came.
+    pub(crate) fn hang_up(&self) {
+        for entry in self.shared.lock().lanes.values_mut() {
+            match entry.stage {
+                Stage::Opening => entry.stage = Stage::Closed,
+                Stage::Running => entry.cancel(),
+                Stage::Ended | Stage::Closed => {}
+            }
+        }
+    }
+
+    /// Ends everything and waits for the threads: nothing reads guest memory after this. Blocks.
+    pub(crate) fn finish(&self) {
+        self.shared.lock().stopped = true;
+        self.hang_up();
+        let threads: Vec<_> =
+            self.shared.lock().lanes.values_mut().filter_map(|entry| entry.thread.take()).collect();
+        for thread in threads {
+            // Its panics were caught and told.
+            let _ = thread.join();
+        }
+    }
+
+    // --- pages -----------------------------------------------------------------------------
+
+    /// Adds pages that may differ from what the destination holds; returns how many are pending
+    /// now.
+    pub(crate) fn merge(&self, pages: &PageSet) -> PageCount {
+        let mut state = self.shared.lock();
+        state.ledger.merge(pages);
+        state.ledger.pending()
+    }
+
+    /// Pages that still have to be taken.
+    pub(crate) fn pending(&self) -> PageCount {
+        self.shared.lock().ledger.pending()
+    }
+
+    /// Pages of which it is known what the destination holds.
+    pub(crate) fn pages_known(&self) -> PageCount {
+        let state = self.shared.lock();
+        self.shared.memory.layout().pages() - state.ledger.table().root().unknown
+    }
+
+    /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
+    pub(crate) fn start_round(&self, number: u32, pass: Pass) {
+        self.command(|ledger| ledger.start_round(RoundNumber(number), pass));
+    }
+
+    /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
+    /// next round lets them take again.
+    pub(crate) fn quiesce(&self) {
+        self.command(|ledger| {
+            ledger.end_round();
+            ledger.await_drained(PageCount::ZERO);
+        });
+    }
+
+    /// The root of the destination once everything that was sent has landed, and the last batch
+    /// of each lane that is not closed.
+    pub(crate) fn flushed(&self) -> (Root, BTreeMap<LaneId, BatchSeq>) {
+        let state = self.shared.lock();
+        (state.ledger.root_when_landed(), state.ledger.lanes().collect())
+    }
+
+    /// Compares the destination's chunk sums with ours, and makes the pages of chunks that differ
+    /// pending. Chunks that are not named are all zero there; chunks that this guest does not have
+    /// are left out. Returns the pages that go again.
+    pub(crate) fn spoil_differing(&self, named: &[(RegionId, ChunkIndex, LeafSum)]) -> PageSet {
+        let layout = self.shared.memory.layout();
+        let mut differing = PageSet::new(layout);
+        let mut state = self.shared.lock();
+        let table = state.ledger.table();
+        let theirs: BTreeMap<_, _> = named.iter().map(|(r, c, sum)| ((*r, *c), *sum)).collect();
+        for region in layout.regions() {
+            let ours = table.chunk_sums(region.id).map(|(chunk, _)| chunk);
+            let named = theirs.keys().filter(|(id, _)| *id == region.id).map(|(_, chunk)| *chunk);
+            for chunk in ours.chain(named) {
+                let first = chunk.0.saturating_mul(CHUNK_PAGES);
+                if first >= region.pages().0 {
+                    continue;
+                }
+                let there = theirs.get(&(region.id, chunk)).copied().unwrap_or_default();
+                if table.chunk_sum(region.id, chunk) != there {
+                    let count = CHUNK_PAGES.min(region.pages().0 - first);
+                    differing.insert(Run::new(region.id, first, count));
+                }
+            }
+        }
+        differing.runs().for_each(|run| state.ledger.spoil(run));
+        differing
+    }
+
+    // --- counters --------------------------------------------------------------------------
+
+    /// Everything written to lanes so far.
+    pub(crate) fn bytes(&self) -> ByteCount {
+        self.shared.lock().lanes.values().map(|entry| entry.carried.bytes()).sum()
+    }
+
+    /// Every lane there ever was.
+    pub(crate) fn reports(&self) -> Vec<LaneReport> {
+        let state = self.shared.lock();
+        let report = |(lane, entry): (&LaneId, &Entry)| LaneReport {
+            lane: *lane,
+            bytes: entry.carried.bytes(),
+            pages: entry.carried.pages(),
+            open: entry.stage == Stage::Running,
+        };
+        state.lanes.iter().map(report).collect()
+    }
+
+    fn command(&self, change: impl FnOnce(&mut Ledger)) {
+        let mut state = self.shared.lock();
+        change(&mut state.ledger);
+        self.shared.announce(&mut state);
+        state.wake_idle();
+    }
+
+    /// Starts the thread of a lane. It finds its account when it first takes the lock.
+    fn start(&self, lane: LaneId, connection: Box<dyn Lane>) {
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
+        let Some(entry) = state.lanes.get_mut(&lane) else { return };
+        if state.stopped || entry.stage != Stage::Opening {
+            return;
+        }
+        let handle = connection.handle();
+        let sender = Sender::new(self.shared.clone(), lane, connection, entry.carried.clone());
+        match self.spawn(lane, sender) {
+            Ok(thread) => {
+                entry.stage = Stage::Running;
+                (entry.handle, entry.thread) = (Some(handle), Some(thread));
+                state.ledger.open_lane(lane);
+                self.shared.tell(LaneEvent::Up(lane));
+            }
+            Err(error) => {
+                entry.stage = Stage::Closed;
+                let why = format!("no thread could be started: {error}");
+                self.shared.tell(LaneEvent::Failed(lane, why));
+            }
+        }
+    }
+
+    fn spawn(&self, lane: LaneId, sender: Sender) -> io::Result<JoinHandle<()>> {
+        let shared = self.shared.clone();
+        thread::Builder::new().name(format!("whimbrel-out-{}", lane.0)).spawn(move || {
+            // The sender is gone, and with it the socket, before anybody hears of it.
+            let why = guarded(move || { sender }.run());
+            shared.ended(lane, why);
+        })
+    }
+}
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Tells the driver what has come about in the ledger.
+    pub(super) fn announce(&self, state: &mut State) {
+        while let Some(event) = state.ledger.poll() {
+            self.tell(match event {
+                LedgerEvent::RoundTaken(tally) => LaneEvent::RoundTaken(tally),
+                LedgerEvent::Drained => LaneEvent::Quiesced,
+            });
+        }
+    }
+
+    fn tell(&self, event: LaneEvent) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            tracing::error!("the driver does not listen: {event:?} is not told");
+        }
+    }
+
+    async fn connect(&self, remote: SocketAddr, hello: &LaneHello) -> Result<TcpLane, String> {
+        let LaneOptions { tuning, open_timeout, stall_timeout, .. } = &self.options;
+        let path = Path { remote, local: None };
+        let dialled = dial(path, tuning, *open_timeout).await;
+        let mut stream = dialled.map_err(|error| error.to_string())?;
+        let mut answer = [0; LANE_ANSWER_SIZE];
+        let greeted = greet(&mut stream, &hello.encode(), &mut answer, *open_timeout).await;
+        greeted.map_err(|error| error.to_string())?;
+        // wire.md B3: nothing is sent before this says so.
+        let LaneAnswer(answer) = LaneAnswer::decode(&answer).map_err(|error| error.to_string())?;
+        answer.map_err(|refusal| refusal.to_string())?;
+        TcpLane::from_tokio(stream, *stall_timeout).map_err(|error| error.to_string())
+    }
+
+    fn not_opened(&self, lane: LaneId, why: String) {
+        let mut state = self.lock();
+        let Some(entry) = state.lanes.get_mut(&lane) else { return };
+        let news = std::mem::replace(&mut entry.stage, Stage::Closed) == Stage::Opening;
+        if news {
+            self.tell(LaneEvent::Failed(lane, why));
+        }
+    }
+
+    fn ended(&self, lane: LaneId, why: String) {
+        let mut state = self.lock();
+        let entry = state.lanes.get_mut(&lane).expect("entries stay");
+        entry.stage = Stage::Ended;
+        entry.idle = false;
+        match entry.mark.take() {
+            Some(mark) => self.settle(&mut state, mark),
+            None if !entry.quiet => self.tell(LaneEvent::Failed(lane, why)),
+            None => {}
+        }
+    }
+
+    /// The lane is over on both sides.
+    fn settle(&self, state: &mut State, mark: LaneMark) {
+        let entry = state.lanes.get_mut(&mark.lane).expect("entries stay");
+        entry.stage = Stage::Closed;
+        state.ledger.lane_lost(mark.lane, Some(mark));
+        self.announce(state);
+        state.wake_idle();
+    }
+}
+
+impl State {
+    /// The lane found nothing to take and will wait; or it goes on.
+    pub(super) fn set_idle(&mut self, lane: LaneId, idle: bool) {
+        self.lanes.get_mut(&lane).expect("entries stay").idle = idle;
+    }
+
+    fn wake_idle(&self) {
+        let idle = self.lanes.values().filter(|entry| entry.idle);
+        idle.filter_map(|entry| entry.handle.as_ref()).for_each(LaneHandle::wake);
+    }
+}
+
+impl Entry {
+    fn cancel(&mut self) {
+        self.quiet = true;
+        if let Some(handle) = &self.handle {
+            handle.cancel();
+        }
+    }
+}
