@@ -187,6 +187,8 @@ impl Relinking {
             }
             SourceEvent::Tick => self.retry = self.retry.tick(core),
             SourceEvent::Recorded(standing) => core.recorded(standing),
+            // Announced again on the new connection, so it will be said again.
+            SourceEvent::Message(Message::Ready(_)) => {}
             // Their lanes are fenced already.
             SourceEvent::LaneUp(_) | SourceEvent::LaneFailed(..) => {}
             event @ (SourceEvent::Armed

@@ -103,12 +103,12 @@ impl Core {
     /// Handles what means the same in every phase.
     pub(super) fn common(&mut self, event: SourceEvent, granted: bool) -> Common {
         match event {
-            SourceEvent::Message(message) => self.heard(message),
+            SourceEvent::Message(message) => self.heard(message, granted),
             SourceEvent::Cancel(_) if granted => Common::Done,
             SourceEvent::Cancel(why) => Common::Abort(Failure::new(Fault::Cancelled, why)),
             SourceEvent::Failed(failure) if granted => {
                 self.say(failure.to_string());
-                Common::Done
+                Common::Phase(SourceEvent::Failed(failure))
             }
             SourceEvent::Failed(failure) => Common::Abort(failure),
             SourceEvent::Tick => self.tick(),
@@ -126,7 +126,7 @@ impl Core {
         }
     }
 
-    fn heard(&mut self, message: Message) -> Common {
+    fn heard(&mut self, message: Message, granted: bool) -> Common {
         // A message that was on its way when this side hung up belongs to no connection.
         if !self.link {
             return Common::Done;
@@ -139,8 +139,13 @@ impl Core {
                 }
                 Common::Done
             }
-            Message::Rejected(rejected) => {
+            Message::Rejected(rejected) if !granted => {
                 Common::Abort(Failure::new(rejected.fault, rejected.why))
+            }
+            // The destination has given up; what it recorded is no matter before the grant.
+            Message::Refused(_, why) if !granted => {
+                let why = format!("the destination gave the attempt up: {why}");
+                Common::Abort(Failure::new(Fault::Cancelled, why))
             }
             other => Common::Phase(SourceEvent::Message(other)),
         }

@@ -129,7 +129,7 @@ impl Flushing {
         let term = core.term;
         let list = sent.iter().map(|(lane, batch)| (*lane, *batch)).collect();
         core.send(Message::Prepare(Prepare { term, root, sent: list, state: self.state }));
-        Phase::Preparing(Preparing { paused: self.paused, root, sent, granting: false })
+        Phase::Preparing(Preparing { paused: self.paused, root, sent })
     }
 }
 
@@ -139,8 +139,6 @@ pub(super) struct Preparing {
     pub(super) paused: Paused,
     root: Root,
     sent: BTreeMap<LaneId, BatchSeq>,
-    /// The destination is prepared, and the note of the grant is being written.
-    granting: bool,
 }
 
 impl Preparing {
@@ -150,7 +148,6 @@ impl Preparing {
             SourceEvent::Message(Message::Prepared(of, root)) if of == term => {
                 self.prepared(core, root)
             }
-            SourceEvent::Recorded(Standing::Granted) if self.granting => Granted::start(core),
             SourceEvent::Message(Message::Differs(of, _)) if of == term => {
                 match self.paused.resume(core, "the memories differ") {
                     Ok(()) => Quiescing::for_repair(core, self.paused.round),
@@ -182,22 +179,21 @@ impl Preparing {
         Phase::Preparing(self)
     }
 
-    /// wire.md S: the destination may run only when the roots agree, and echoes the one it has.
-    fn prepared(mut self, core: &mut Core, root: Root) -> Phase {
-        if !root.agrees(self.root) {
-            return core.abort_by(Fault::Peer, "the destination is prepared for another memory");
+    /// wire.md S10: the destination may run only when the roots agree, and says the one it has.
+    fn prepared(self, core: &mut Core, root: Root) -> Phase {
+        if root.agrees(self.root) {
+            return Granted::start(core);
         }
-        if !::core::mem::replace(&mut self.granting, true) {
-            core.act(SourceAction::Record(Standing::Granted, core.term));
-        }
-        Phase::Preparing(self)
+        core.abort_by(Fault::Peer, "the destination is prepared for another memory")
     }
 }
 
-/// The source runs the guest no more, unless the destination durably refuses (law 7).
+/// The source runs the guest no more, unless the destination durably refuses (law 7). It begins
+/// before the note is written: once it may be read, the destination may be told to run.
 #[derive(Debug)]
 pub(super) struct Granted {
     until: Now,
+    note: Note,
     /// How the link is being got back, while it is down.
     link: Option<Retry>,
     /// Whether the destination is known to run the guest.
@@ -205,12 +201,22 @@ pub(super) struct Granted {
     last_word: super::connect::LastWord,
 }
 
+/// The note of the grant.
+#[derive(Debug)]
+enum Note {
+    Asked,
+    Written,
+    /// Whether it can be read is unknown, so only the destination can end this: it is asked to.
+    Failed(String),
+}
+
 impl Granted {
     /// From here on only the destination can give the guest back.
     fn start(core: &mut Core) -> Phase {
-        core.send(Message::Grant(core.term));
+        core.act(SourceAction::Record(Standing::Granted, core.term));
         Phase::Granted(Self {
             until: core.after(core.options.doubt_timeout),
+            note: Note::Asked,
             link: None,
             ran: false,
             last_word: "it has not answered the grant".to_string(),
@@ -235,23 +241,46 @@ impl Granted {
                 let why = format!("the destination did not run the guest: {why}");
                 return core.abort_by(Fault::Guest, why);
             }
-            SourceEvent::LinkLost(why) => {
-                self.last_word = why;
-                self.link = Some(Retry::later(core));
-                core.act(SourceAction::Ask(term));
-            }
+            SourceEvent::Recorded(Standing::Granted) => self.noted(core, Note::Written),
+            SourceEvent::Failed(failure) => self.noted(core, Note::Failed(failure.why)),
+            SourceEvent::LinkLost(why) => self.unlinked(core, why),
+            // The session is over there, and its process may have run the guest: its agent knows.
+            SourceEvent::Message(Message::Rejected(rejected)) => self.unlinked(core, rejected.why),
             SourceEvent::Answered(answer) => return self.answered(core, answer),
             SourceEvent::LinkUp => Retry::greet(core),
             // Museum M25: a grant that was lost is said again.
             SourceEvent::Message(Message::Resumed(_)) => {
                 self.link = None;
-                core.send(Message::Grant(term));
+                self.say_note(core);
             }
             SourceEvent::Tick => return self.tick(core),
             // Nothing else can change what was granted.
             _ => {}
         }
         Phase::Granted(self)
+    }
+
+    fn noted(&mut self, core: &mut Core, note: Note) {
+        if matches!(self.note, Note::Asked) {
+            self.note = note;
+            self.say_note(core);
+        }
+    }
+
+    /// wire.md S11: the note is written before the grant is said.
+    fn say_note(&self, core: &mut Core) {
+        match &self.note {
+            _ if !core.link => {}
+            Note::Asked => {}
+            Note::Written => core.send(Message::Grant(core.term)),
+            Note::Failed(why) => core.send(Message::Abort(why.clone())),
+        }
+    }
+
+    fn unlinked(&mut self, core: &mut Core, why: String) {
+        self.last_word = why;
+        self.link = Some(Retry::later(core));
+        core.act(SourceAction::Ask(core.term));
     }
 
     fn runs_there(&mut self, core: &mut Core) {
