@@ -57,20 +57,20 @@ pub(crate) enum Command {
 
 #[derive(Args, Debug)]
 pub(crate) struct DemoArgs {
+    /// Print one JSON object at the end, and nothing else.
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) guest: GuestArgs,
     #[command(flatten)]
     pub(crate) movement: MoveArgs,
-    /// Print one JSON object at the end, and nothing else.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 /// What a guest is to be.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Guest")]
 pub(crate) struct GuestArgs {
-    /// What kind of guest.
+    /// What kind of guest; there is no key-value guest (kv) yet.
     #[arg(long = "guest", value_enum, default_value_t = Kind::Stress, value_name = "KIND")]
     pub(crate) kind: Kind,
     /// Its memory, as 512MiB or 1GiB.
@@ -107,7 +107,8 @@ pub(crate) struct MoveArgs {
     /// How long the guest may stand still, as 300ms.
     #[arg(long, default_value = "300ms", value_name = "TIME", value_parser = duration)]
     pub(crate) downtime: Duration,
-    /// What to do with a guest that writes faster than the link carries.
+    /// When a guest writes faster than the link carries: slow it down, switch over anyway,
+    /// wait until it converges, or leave it where it is.
     #[arg(long, value_enum, default_value_t = Policy::Throttle)]
     pub(crate) policy: Policy,
     /// How far the guest may be slowed down, in percent [default: the agent's].
@@ -127,7 +128,7 @@ pub(crate) struct AgentArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
     /// Where to listen; port 0 takes any free one.
-    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    #[arg(long, default_value = "127.0.0.1:7117", value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
     /// Listen beyond this host, though nothing checks who is calling.
     #[arg(long)]
@@ -141,22 +142,22 @@ pub(crate) struct AgentArgs {
 #[derive(Args, Debug)]
 pub(crate) struct Target {
     /// The agent to ask.
-    #[arg(long, env = "WHIMBREL_AGENT", default_value = "127.0.0.1", value_name = "ADDRESS")]
+    #[arg(long, env = "WHIMBREL_AGENT", default_value = "127.0.0.1:7117", value_name = "ADDRESS")]
     pub(crate) agent: AgentAddress,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
-    /// The guest's name [default: the agent finds one].
-    #[arg(long, value_parser = guest_name)]
-    pub(crate) name: Option<String>,
-    #[command(flatten)]
-    pub(crate) guest: GuestArgs,
     #[command(flatten)]
     pub(crate) target: Target,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
+    /// The guest's name [default: the agent finds one].
+    #[arg(long, value_parser = guest_name)]
+    pub(crate) name: Option<String>,
+    #[command(flatten)]
+    pub(crate) guest: GuestArgs,
 }
 
 #[derive(Args, Debug)]
@@ -198,12 +199,6 @@ pub(crate) struct WatchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct MigrateArgs {
-    /// Its name or uuid.
-    pub(crate) guest: String,
-    /// The agent to move it to, as host-b or 192.0.2.7:7117.
-    pub(crate) destination: AgentAddress,
-    #[command(flatten)]
-    pub(crate) movement: MoveArgs,
     #[command(flatten)]
     pub(crate) target: Target,
     /// Do not wait for the end.
@@ -212,6 +207,12 @@ pub(crate) struct MigrateArgs {
     /// Print one JSON object at the end, and nothing else.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Its name or uuid.
+    pub(crate) guest: String,
+    /// The agent to move it to, as host-b or 192.0.2.7:7117.
+    pub(crate) destination: AgentAddress,
+    #[command(flatten)]
+    pub(crate) movement: MoveArgs,
 }
 
 #[derive(Args, Debug)]
@@ -223,14 +224,16 @@ pub(crate) struct CancelArgs {
 }
 
 #[derive(Args, Debug)]
+#[group(skip)]
+#[command(group = clap::ArgGroup::new("decision").required(true))]
 pub(crate) struct ResolveArgs {
     /// Its name or uuid.
     pub(crate) guest: String,
     /// Run it here. Needs --peer-is-off.
-    #[arg(long, requires = "peer_is_off", required_unless_present = "give_up")]
+    #[arg(long, requires = "peer_is_off", group = "decision")]
     pub(crate) run_here: bool,
     /// It runs elsewhere: free what is here.
-    #[arg(long, conflicts_with = "run_here")]
+    #[arg(long, group = "decision")]
     pub(crate) give_up: bool,
     /// I vouch that the other host is off, or that the guest does not run there.
     #[arg(long)]
@@ -268,9 +271,7 @@ pub(crate) struct DoctorArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kind {
-    /// Writes its memory, and can tell of every page whether it is what it must be.
     Stress,
-    /// A key-value store. Not there yet.
     Kv,
 }
 
@@ -292,13 +293,9 @@ pub(crate) enum Pattern {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Policy {
-    /// Slow the guest down.
     Throttle,
-    /// Switch over anyway, with the downtime that costs.
     Switch,
-    /// Go on until it converges or is cancelled.
     Wait,
-    /// Leave the guest at the source.
     GiveUp,
 }
 
@@ -344,5 +341,17 @@ mod tests {
     #[test]
     fn the_declaration_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_default_addresses_have_the_default_port() {
+        let list = Cli::try_parse_from(["whimbrel", "list"]).expect("defaults").command;
+        let Command::List(args) = list else { panic!("list") };
+        assert_eq!(args.target.agent.port(), whimbrel_control::DEFAULT_PORT);
+        let agent = ["whimbrel", "agent", "--data", "x"];
+        let Command::Agent(args) = Cli::try_parse_from(agent).expect("defaults").command else {
+            panic!("agent")
+        };
+        assert_eq!(args.listen.0.port(), whimbrel_control::DEFAULT_PORT);
     }
 }

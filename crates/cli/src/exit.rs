@@ -58,6 +58,9 @@ impl Account {
                 Some(format!("only {verified} of {pages} pages were verified"))
             }
             (_, None, _) => Some("nobody says how many pages were verified".into()),
+            _ if self.runs_there == Some(false) => {
+                Some(format!("it does not run at {}", self.destination))
+            }
             _ if self.source_let_go == Some(false) => {
                 Some(format!("{} still has the guest: it may run twice", self.source))
             }
@@ -142,6 +145,7 @@ mod tests {
             (Account { pages_verified: Some(1), ..moved() }, "only 1 of 2 pages"),
             (Account { pages_verified: None, ..moved() }, "nobody says"),
             (Account { check: Some(torn), ..moved() }, "1 page is torn"),
+            (Account { runs_there: some, destination: "b".into(), ..moved() }, "not run at b"),
             (Account { source_let_go: some, source: "a".into(), ..moved() }, "a still has"),
         ];
         for (account, why) in cases {

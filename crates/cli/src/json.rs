@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::view::state::{Account, Lane, Outcome, Round};
+use crate::view::state::{Account, Check, Lane, Outcome, Round};
 
 #[derive(Serialize)]
 struct Object<'a> {
@@ -31,6 +31,7 @@ struct Object<'a> {
     rounds: Vec<RoundObject>,
     lanes: Vec<LaneObject>,
     check: Option<CheckObject<'a>>,
+    runs_at_destination: Option<bool>,
     source_let_go: Option<bool>,
 }
 
@@ -62,7 +63,7 @@ struct LaneObject {
 }
 
 #[derive(Serialize)]
-struct CheckObject<'a> {
+pub(crate) struct CheckObject<'a> {
     sound: bool,
     pages_checked: u64,
     pages_lost: u64,
@@ -92,9 +93,9 @@ pub(crate) fn object(account: &Account) -> String {
         source: &account.source,
         destination: &account.destination,
         total_ms: account.total.map(ms),
-        downtime_us: account.downtime.map(|downtime| us(downtime.total())),
+        downtime_us: account.downtime.map(us),
         downtime_estimate_us: account.downtime_forecast.map(us),
-        downtime_parts: account.downtime.map(parts),
+        downtime_parts: account.downtime_parts.map(parts),
         blackout_us: account.blackout.map(us),
         lost_us: account.lost.map(us),
         bytes_on_wire: account.bytes_on_wire,
@@ -108,19 +109,25 @@ pub(crate) fn object(account: &Account) -> String {
         throttle_percent: account.throttle_percent,
         rounds: account.rounds.iter().map(round).collect(),
         lanes: account.lanes.iter().map(lane).collect(),
-        check: account.check.as_ref().map(|check| CheckObject {
-            sound: check.sound,
-            pages_checked: check.pages,
-            pages_lost: check.lost,
-            pages_stale: check.stale,
-            pages_ahead: check.ahead,
-            pages_torn: check.torn,
-            pages_foreign: check.foreign,
-            findings: &check.findings,
-        }),
+        check: account.check.as_ref().map(check),
+        runs_at_destination: account.runs_there,
         source_let_go: account.source_let_go,
     };
     line(&object)
+}
+
+/// A guest's check of its own memory.
+pub(crate) fn check(check: &Check) -> CheckObject<'_> {
+    CheckObject {
+        sound: check.sound,
+        pages_checked: check.pages,
+        pages_lost: check.lost,
+        pages_stale: check.stale,
+        pages_ahead: check.ahead,
+        pages_torn: check.torn,
+        pages_foreign: check.foreign,
+        findings: &check.findings,
+    }
 }
 
 /// Anything as JSON on one line.
@@ -214,7 +221,8 @@ mod tests {
         let time = Duration::from_micros(1_234_567);
         let value = parsed(&Account {
             total: Some(time),
-            downtime: Some(Downtime { grant: time, pause: time, ..Downtime::default() }),
+            downtime: Some(time),
+            downtime_parts: Some(Downtime { grant: time, ..Downtime::default() }),
             blackout: Some(time),
             throughput_mib_s: Some(1234.5678),
             reason: Some("because".into()),
@@ -223,7 +231,7 @@ mod tests {
             ..Account::default()
         });
         assert_eq!(value["total_ms"], 1234);
-        assert_eq!(value["downtime_us"], 2_469_134);
+        assert_eq!(value["downtime_us"], 1_234_567);
         assert_eq!(value["downtime_parts"]["grant_us"], 1_234_567);
         assert_eq!(value["blackout_us"], 1_234_567);
         assert_eq!(value["throughput_mib_s"], 1234.6);

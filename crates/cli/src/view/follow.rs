@@ -43,6 +43,11 @@ impl Follow {
         Frame { look, lane_rates, setback, news }
     }
 
+    /// How many events have been told.
+    pub(crate) fn told(&self) -> usize {
+        self.last.events.len()
+    }
+
     fn measure(&mut self, look: &Look) {
         let (since, base) = &self.base;
         let passed = look.elapsed.saturating_sub(*since);

@@ -205,7 +205,6 @@ mod tests {
             elapsed: ms(1234),
             pages_total: 262_144,
             pages_pending: 57_345,
-            bytes_on_wire: 1_200 << 20,
             bandwidth: 3_174 << 20,
             dirty_rate: 400 << 20,
             throttle_percent: 0,

@@ -134,6 +134,12 @@ impl<W: Write> Screen<W> {
     }
 }
 
+/// Writes lines that stay.
+pub(crate) fn say_all(lines: &[Line]) {
+    let mut screen = Screen::stdout();
+    lines.iter().for_each(|line| screen.say(line));
+}
+
 fn terminal_size() -> (usize, usize) {
     match terminal_size::terminal_size() {
         Some((width, height)) => (usize::from(width.0), usize::from(height.0)),

@@ -16,7 +16,6 @@ pub(crate) struct Look {
     pub(crate) elapsed: Duration,
     pub(crate) pages_total: u64,
     pub(crate) pages_pending: u64,
-    pub(crate) bytes_on_wire: u64,
     /// Bytes a second over all lanes.
     pub(crate) bandwidth: u64,
     /// Bytes a second that the guest dirties.
@@ -85,7 +84,8 @@ pub(crate) struct Account {
     pub(crate) source: String,
     pub(crate) destination: String,
     pub(crate) total: Option<Duration>,
-    pub(crate) downtime: Option<Downtime>,
+    pub(crate) downtime: Option<Duration>,
+    pub(crate) downtime_parts: Option<Downtime>,
     pub(crate) downtime_limit: Option<Duration>,
     pub(crate) downtime_forecast: Option<Duration>,
     /// The longest gap that the guest itself saw.
@@ -102,6 +102,8 @@ pub(crate) struct Account {
     pub(crate) rounds: Vec<Round>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) check: Option<Check>,
+    /// Whether the destination said that the guest runs there.
+    pub(crate) runs_there: Option<bool>,
     /// Whether the source said that the guest is gone from there.
     pub(crate) source_let_go: Option<bool>,
 }
@@ -124,10 +126,10 @@ pub(crate) struct Downtime {
     pub(crate) grant: Duration,
 }
 
-impl Downtime {
-    pub(crate) fn total(&self) -> Duration {
-        let sent = self.harvest + self.state + self.last_pages;
-        self.pause + sent + self.prepared + self.grant
+impl Account {
+    /// An account of which no more is known than why there is none.
+    pub(crate) fn failed(why: impl Into<String>) -> Self {
+        Self { reason: Some(why.into()), ..Self::default() }
     }
 }
 

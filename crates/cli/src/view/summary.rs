@@ -78,10 +78,10 @@ fn why(account: &Account) -> Line {
 }
 
 fn stood_still(account: &Account) -> Vec<Line> {
-    let Some(downtime) = account.downtime.filter(|downtime| !downtime.total().is_zero()) else {
+    let Some(downtime) = account.downtime.filter(|downtime| !downtime.is_zero()) else {
         return Vec::new();
     };
-    let mut said = units::time(downtime.total());
+    let mut said = units::time(downtime);
     if let Some(limit) = account.downtime_limit {
         said += &format!(" of {} allowed", units::time(limit));
     }
@@ -89,7 +89,7 @@ fn stood_still(account: &Account) -> Vec<Line> {
         said += &format!("; forecast was {}", units::time(forecast));
     }
     let mut lines = vec![entry("stood still", said)];
-    lines.extend(parts(&downtime));
+    lines.extend(account.downtime_parts.iter().flat_map(parts));
     if let Some(blackout) = account.blackout {
         let said = format!("a gap of {} at the longest", units::time(blackout));
         let lost = account.lost.map(|lost| format!("; {} of work time lost", units::time(lost)));
@@ -189,7 +189,8 @@ mod tests {
             source: "127.0.0.1:41001".into(),
             destination: "127.0.0.1:41002".into(),
             total: Some(us(913_000)),
-            downtime: Some(Downtime {
+            downtime: Some(us(1_840)),
+            downtime_parts: Some(Downtime {
                 pause: us(90),
                 harvest: us(310),
                 state: us(0),

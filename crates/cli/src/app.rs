@@ -1,0 +1,87 @@
+//! From the words of the command line to the exit status.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::agent::interrupted;
+use crate::args::{Cli, Command};
+use crate::exit::{Ending, Exit, Stop};
+use crate::view::state::Account;
+use crate::{demo, json, out, remote};
+
+/// Carries out a command line.
+pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
+    // A command line that cannot be read may still say that a program reads the answer.
+    let json = words.iter().any(|word| word == "--json");
+    let ended = match Cli::try_parse_from(words) {
+        Ok(cli) => carry_out(cli.command),
+        Err(error) => return misread(&error, json),
+    };
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(stop) => {
+            complain(&stop, json);
+            stop.exit.into()
+        }
+    }
+}
+
+fn carry_out(command: Command) -> Ending {
+    match command {
+        Command::Run(args) => asked(remote::run(args)),
+        Command::List(args) => asked(remote::list(args)),
+        Command::Status(args) => asked(remote::status(args)),
+        Command::Watch(args) => asked(remote::watch(args)),
+        Command::Migrate(args) => asked(remote::migrate(args)),
+        Command::Cancel(args) => asked(remote::cancel(args)),
+        Command::Resolve(args) => asked(remote::resolve(args)),
+        Command::Stop(args) => asked(remote::stop(args)),
+        Command::Probe(args) => asked(remote::probe(args)),
+        Command::Demo(args) => run(demo::demo(args)),
+        _ => Err(Stop::failed("later")),
+    }
+}
+
+/// Runs a command that leaves nothing behind, until it is done or interrupted.
+fn asked(command: impl Future<Output = Ending>) -> Ending {
+    run(async {
+        tokio::select! {
+            ended = command => ended,
+            () = interrupted() => Err(Stop::interrupted()),
+        }
+    })
+}
+
+/// Runs a command that looks after its own end.
+fn run(command: impl Future<Output = Ending>) -> Ending {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| Stop::failed(format!("no runtime: {why}")))?;
+    runtime.block_on(command)
+}
+
+/// Help and version are no errors; everything else is one of usage.
+fn misread(error: &clap::Error, json: bool) -> ExitCode {
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Exit::Done.into();
+    }
+    if json {
+        out::line(json::object(&Account::failed(first_line(error))));
+    }
+    Exit::Usage.into()
+}
+
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
+
+fn complain(stop: &Stop, json: bool) {
+    eprintln!("whimbrel: {stop}");
+    if json {
+        out::line(json::object(&Account::failed(&stop.why)));
+    }
+}

@@ -1,0 +1,100 @@
+//! `migrate`, `watch` and `cancel`.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use whimbrel_control::{Client, api};
+
+use super::{Context, Viewer, account, connect};
+use crate::args::{CancelArgs, MigrateArgs, WatchArgs};
+use crate::exit::{Ending, Exit, Stop};
+use crate::plan;
+
+/// How often a guest is looked at until a migration of it begins.
+const WAIT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Moves a guest and follows it.
+pub(crate) async fn migrate(args: MigrateArgs) -> Ending {
+    let options = plan::migration(&args.movement)?;
+    let mut client = connect(&args.target.agent).await?;
+    let destination = args.destination.to_string();
+    let request = api::MigrateRequest {
+        guest: args.guest.clone(),
+        destination: destination.clone(),
+        options: Some(options),
+    };
+    let begun = client.migrate(request).await?;
+    let mut viewer = Viewer::new(args.json);
+    if args.detach {
+        return detached(&begun, args.json);
+    }
+    let here = args.target.agent.to_string();
+    let context = Context { here, downtime_limit: Some(args.movement.downtime) };
+    conclude(&mut client, &begun.migration_id, &context, &mut viewer).await
+}
+
+fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {
+    let id = &begun.migration_id;
+    match json {
+        true => crate::out::line(serde_json::json!({ "migration": id })),
+        false => crate::out::line(format!("migration {id} of {} has begun", begun.guest_name)),
+    }
+    Ok(Exit::Done)
+}
+
+/// Follows a migration that somebody else has started, or will start.
+pub(crate) async fn watch(args: WatchArgs) -> Ending {
+    let mut client = connect(&args.target.agent).await?;
+    let mut viewer = Viewer::new(args.json);
+    let migration = begun(&mut client, &args.guest, &mut viewer).await?;
+    let context = Context { here: args.target.agent.to_string(), downtime_limit: None };
+    conclude(&mut client, &migration, &context, &mut viewer).await
+}
+
+/// Follows a migration to its end and tells how it ended.
+async fn conclude(
+    client: &mut Client,
+    migration: &str,
+    context: &Context,
+    viewer: &mut Viewer,
+) -> Ending {
+    let mut watch = client.watch(migration).await?;
+    let ended = viewer.follow(&mut watch, context).await;
+    viewer.clear();
+    let account = account(&ended?, context);
+    viewer.conclude(&account);
+    Ok(account.exit())
+}
+
+/// The id of a migration: `asked` itself, or the running or next migration of that guest.
+async fn begun(client: &mut Client, asked: &str, viewer: &mut Viewer) -> Result<String, Stop> {
+    let request = || api::GetGuestRequest { guest: asked.to_owned() };
+    let first = match client.get_guest(request()).await {
+        Ok(guest) => guest,
+        Err(error) if error.refusal() == Some(tonic::Code::NotFound) => {
+            return Ok(asked.to_owned());
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let mut ticks = interval(WAIT_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut guest = first.clone();
+    while guest.state() != api::GuestState::Migrating && guest.migration_id == first.migration_id {
+        viewer.hint(format!("waiting for a migration of {} to begin", first.name));
+        ticks.tick().await;
+        guest = client.get_guest(request()).await?;
+    }
+    Ok(guest.migration_id)
+}
+
+/// Gives a migration up.
+pub(crate) async fn cancel(args: CancelArgs) -> Ending {
+    let mut client = connect(&args.target.agent).await?;
+    let request = api::CancelMigrationRequest { migration: args.guest };
+    let answer = client.cancel_migration(request).await?;
+    if !answer.accepted {
+        return Err(Stop::new(Exit::Refused, answer.sentence));
+    }
+    crate::out::line(answer.sentence);
+    Ok(Exit::Done)
+}

@@ -1,0 +1,61 @@
+//! Commands that ask an agent.
+
+mod convert;
+mod guests;
+mod migrations;
+mod probe;
+mod viewer;
+
+pub(crate) use convert::{Context, account, check};
+pub(crate) use guests::{list, resolve, run, status, stop};
+pub(crate) use migrations::{cancel, migrate, watch};
+pub(crate) use probe::probe;
+pub(crate) use viewer::Viewer;
+
+use whimbrel_control::{AgentAddress, Client, ClientError, Deadlines};
+
+use crate::exit::{Exit, Stop};
+
+/// A client of the agent at `address`.
+///
+/// # Errors
+/// Nobody is there, or somebody else.
+pub(crate) async fn connect(address: &AgentAddress) -> Result<Client, Stop> {
+    Ok(Client::connect(address, Deadlines::default()).await?)
+}
+
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Self {
+        let exit = match &error {
+            ClientError::Refused { code, .. } => refusal(*code),
+            _ => Exit::Unreachable,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+/// An agent refuses for its own reasons, or hands on that somebody else could not be reached.
+fn refusal(code: tonic::Code) -> Exit {
+    match code {
+        tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Exit::Unreachable,
+        tonic::Code::Internal | tonic::Code::Unknown => Exit::Failed,
+        _ => Exit::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_and_silence_are_told_apart() {
+        let refused = |code| Stop::from(ClientError::Refused { code, why: "no".into() });
+        assert_eq!(refused(tonic::Code::NotFound), Stop::new(Exit::Refused, "no"));
+        assert_eq!(refused(tonic::Code::ResourceExhausted).exit, Exit::Refused);
+        assert_eq!(refused(tonic::Code::Unavailable).exit, Exit::Unreachable);
+        assert_eq!(refused(tonic::Code::Internal).exit, Exit::Failed);
+        let address: AgentAddress = "host-b".parse().expect("an address");
+        let lost = ClientError::Lost { address, why: "reset".into() };
+        assert_eq!(Stop::from(lost).exit, Exit::Unreachable);
+    }
+}

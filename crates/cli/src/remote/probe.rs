@@ -1,0 +1,172 @@
+//! `probe`: is an agent there, how far away is it, and what can it take.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use whimbrel_control::{Client, api};
+
+use super::connect;
+use crate::args::ProbeArgs;
+use crate::exit::{Ending, Exit, Stop};
+use crate::json;
+use crate::view::paint::{Line, Tone};
+use crate::view::screen::say_all;
+use crate::view::units;
+
+/// The best of these is the round trip: the others waited for something else too.
+const ROUND_TRIPS: usize = 5;
+
+/// Asks an agent what it is.
+pub(crate) async fn probe(args: ProbeArgs) -> Ending {
+    let mut client = connect(&args.address).await?;
+    let (host, round_trip) = measure(&mut client).await?;
+    let address = args.address.to_string();
+    match args.json {
+        true => crate::out::line(json::line(&object(&address, &host, round_trip))),
+        false => say_all(&lines(&address, &host, round_trip)),
+    }
+    Ok(Exit::Done)
+}
+
+async fn measure(client: &mut Client) -> Result<(api::Host, Duration), Stop> {
+    let mut best = Duration::MAX;
+    let mut host = client.host().clone();
+    for _ in 0..ROUND_TRIPS {
+        let asked = Instant::now();
+        host = client.get_host(api::GetHostRequest {}).await?;
+        best = best.min(asked.elapsed());
+    }
+    Ok((host, best))
+}
+
+fn lines(address: &str, host: &api::Host, round_trip: Duration) -> Vec<Line> {
+    let entry = |label: &str, said: String| {
+        Line::plain("  ").put(Tone::Faint, label).to(16).put(Tone::Plain, said)
+    };
+    let (free, limit) = (host.memory_free_bytes, host.memory_limit_bytes);
+    let memory = format!(
+        "{} free of {}, {} promised",
+        units::bytes(free),
+        units::bytes(limit),
+        units::bytes(host.memory_promised_bytes)
+    );
+    let moving = (host.migrations_out, host.migrations_in, host.migrations_limit);
+    let trackers = host.trackers.iter().filter(|tracker| tracker.usable);
+    let trackers: Vec<&str> = trackers.map(|tracker| tracker.name.as_str()).collect();
+    let versions = (host.protocol_version_min, host.protocol_version_max);
+    vec![
+        Line::default()
+            .put(Tone::Good, "✔ ")
+            .put(Tone::Strong, format!("{address} is a Whimbrel agent, version {}", host.version)),
+        entry("round trip", format!("{} at best of {ROUND_TRIPS}", units::time(round_trip))),
+        entry("protocol", range(versions.0, versions.1)),
+        entry("memory", memory),
+        entry("guests", format!("{} of {}", host.guests, host.guests_limit)),
+        entry("migrations", format!("{} out, {} in, {} each way", moving.0, moving.1, moving.2)),
+        entry("trackers", trackers.join(", ")),
+    ]
+}
+
+fn range(min: u32, max: u32) -> String {
+    if min == max { format!("version {min}") } else { format!("versions {min} to {max}") }
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    address: &'a str,
+    version: &'a str,
+    host_id: &'a str,
+    round_trip_us: u64,
+    protocol_version_min: u32,
+    protocol_version_max: u32,
+    memory_free_bytes: u64,
+    memory_promised_bytes: u64,
+    memory_limit_bytes: u64,
+    guests: u32,
+    guests_limit: u32,
+    migrations_out: u32,
+    migrations_in: u32,
+    migrations_limit: u32,
+    trackers: Vec<TrackerObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct TrackerObject<'a> {
+    name: &'a str,
+    usable: bool,
+    why: &'a str,
+}
+
+fn object<'a>(address: &'a str, host: &'a api::Host, round_trip: Duration) -> Object<'a> {
+    let tracker = |tracker: &'a api::Tracker| TrackerObject {
+        name: &tracker.name,
+        usable: tracker.usable,
+        why: &tracker.why,
+    };
+    Object {
+        address,
+        version: &host.version,
+        host_id: &host.host_id,
+        round_trip_us: u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX),
+        protocol_version_min: host.protocol_version_min,
+        protocol_version_max: host.protocol_version_max,
+        memory_free_bytes: host.memory_free_bytes,
+        memory_promised_bytes: host.memory_promised_bytes,
+        memory_limit_bytes: host.memory_limit_bytes,
+        guests: host.guests,
+        guests_limit: host.guests_limit,
+        migrations_out: host.migrations_out,
+        migrations_in: host.migrations_in,
+        migrations_limit: host.migrations_limit,
+        trackers: host.trackers.iter().map(tracker).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host() -> api::Host {
+        let tracker =
+            |name: &str, usable| api::Tracker { name: name.into(), usable, why: "because".into() };
+        api::Host {
+            version: "0.1.0".into(),
+            protocol_version_min: 1,
+            protocol_version_max: 2,
+            memory_free_bytes: 12 << 30,
+            memory_promised_bytes: 4 << 30,
+            memory_limit_bytes: 16 << 30,
+            guests: 2,
+            guests_limit: 64,
+            migrations_in: 1,
+            migrations_limit: 2,
+            trackers: vec![tracker("userfaultfd", false), tracker("mprotect", true)],
+            ..api::Host::default()
+        }
+    }
+
+    #[test]
+    fn what_an_agent_is_and_can_take() {
+        let lines = lines("host-b:7117", &host(), Duration::from_micros(310));
+        let text: String = lines.iter().map(|line| line.render(false) + "\n").collect();
+        let expected = "\
+✔ host-b:7117 is a Whimbrel agent, version 0.1.0
+  round trip    310 µs at best of 5
+  protocol      versions 1 to 2
+  memory        12 GiB free of 16 GiB, 4 GiB promised
+  guests        2 of 64
+  migrations    0 out, 1 in, 2 each way
+  trackers      mprotect
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_same_as_an_object() {
+        let text = json::line(&object("a:1", &host(), Duration::from_micros(310)));
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(value["round_trip_us"], 310);
+        assert_eq!(value["memory_free_bytes"], 12u64 << 30);
+        assert_eq!(value["trackers"][0]["usable"], false);
+    }
+}
