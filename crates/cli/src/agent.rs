@@ -5,6 +5,7 @@ use whimbrel_control::AgentAddress;
 /// How an agent's first line begins; the address follows.
 const LISTENING: &str = "whimbrel agent listening on ";
 
+#[cfg(test)]
 /// The line by which an agent says where it listens.
 pub(crate) fn announcement(address: std::net::SocketAddr) -> String {
     format!("{LISTENING}{address}")

@@ -40,7 +40,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Stop(args) => asked(remote::stop(args)),
         Command::Probe(args) => asked(remote::probe(args)),
         Command::Demo(args) => run(demo::demo(args)),
-        _ => Err(Stop::failed("later")),
+        _ => Err(Stop::failed("this command is not there yet")),
     }
 }
 
