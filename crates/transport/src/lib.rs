@@ -1,7 +1,7 @@
 //! How two guest processes reach each other: the control connection and the bulk lanes.
 //!
 //! Frames and bytes go in and come out; this crate does **not** know what they mean, which pages
-//! they carry, or who owns a guest. It keeps no protocol state beyond "this many bytes are missing".
+//! they carry, or who owns a guest. All the state it keeps is how many bytes are missing.
 //!
 //! ```text
 //!   dial ──► TcpStream ─┬─► ControlSender, ControlReceiver     async, small frames

@@ -1,0 +1,6 @@
+//! Senders against landers, over every kind of lane, with real guest memory.
+
+mod broken;
+mod commands;
+mod crossing;
+mod world;
