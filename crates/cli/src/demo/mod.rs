@@ -91,7 +91,7 @@ fn enough_memory(plan: &Plan, host: &api::Host) -> Result<(), Stop> {
     if needed <= free {
         return Ok(());
     }
-    let fits = free.saturating_sub(OVERHEAD_BYTES) / 2 >> 20;
+    let fits = free.saturating_sub(OVERHEAD_BYTES) >> 21;
     let advice = match fits {
         0 => "free some memory first".to_owned(),
         mib => format!("try --memory {mib}MiB, or less"),
@@ -107,7 +107,7 @@ fn enough_memory(plan: &Plan, host: &api::Host) -> Result<(), Stop> {
 /// Starts the guest and waits until it works.
 async fn start_guest(plan: &Plan, client: &mut Client, viewer: &mut Viewer) -> Result<(), Stop> {
     let memory = plan.guest.memory_bytes;
-    let config = Some(plan.guest.clone());
+    let config = Some(plan.guest);
     client.start_guest(api::StartGuestRequest { name: GUEST.into(), config }).await?;
     let gib = u32::try_from(memory >> 30).unwrap_or(u32::MAX);
     let within = FILL_WITHIN + FILL_WITHIN_PER_GIB.saturating_mul(gib);
