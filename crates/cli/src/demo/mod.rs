@@ -134,18 +134,20 @@ async fn start_guest(plan: &Plan, client: &mut Client, viewer: &mut Viewer) -> R
 fn introduction(guest: &api::Guest) -> String {
     let memory = units::bytes(guest.memory_bytes);
     let config = guest.stress.as_ref().and_then(|report| report.config.as_ref());
-    let Some(config) = config else { return format!("A guest of {memory} is at work.") };
+    let Some(config) = config else {
+        return format!("A guest of {memory} is at work on the first.");
+    };
     let set = units::bytes(config.working_set_bytes);
     let work = match config.rate {
-        None => "and writes nothing".to_owned(),
+        None => "writes nothing".to_owned(),
         Some(api::stress_config::Rate::DirtyRateMax(_)) => {
-            format!("and writes to {set} of it as fast as it can")
+            format!("writes to {set} of it as fast as it can")
         }
         Some(api::stress_config::Rate::DirtyRateBytesPerS(rate)) => {
-            format!("and writes {} to {set} of it", units::rate(rate))
+            format!("writes {} to {set} of it", units::rate(rate))
         }
     };
-    format!("A guest on the first one has {memory} of memory {work}.")
+    format!("A guest of {memory} is at work on the first: it {work}.")
 }
 
 /// Adds what can only be learnt after the move: the guest's own check, and who has it.
@@ -230,7 +232,7 @@ mod tests {
             ..api::Guest::default()
         };
         let rate = api::stress_config::Rate::DirtyRateBytesPerS(400 << 20);
-        let start = "A guest on the first one has 1 GiB of memory and writes";
+        let start = "A guest of 1 GiB is at work on the first: it writes";
         let said = introduction(&guest(Some(rate)));
         assert_eq!(said, format!("{start} 400 MiB/s to 256 MiB of it."));
         let said = introduction(&guest(Some(api::stress_config::Rate::DirtyRateMax(true))));
