@@ -126,9 +126,13 @@ fn may_i_run(standing: Standing, later: bool, process: Process) -> Ruling {
         _ if later => say(Answer::NotYours),
         Standing::Owner => say(Answer::NotYours),
         Standing::Granted | Standing::Ceded => say(Answer::Yours),
-        Standing::Switching if process == Process::Alive => say(Answer::AskProcess),
-        // Proven dead after Switching: it cannot run here again, so the destination may have it.
-        Standing::Switching => Ruling { answer: Answer::Yours, record: Some(Standing::Ceded) },
+        Standing::Switching => match process {
+            Process::Alive => say(Answer::AskProcess),
+            // It cannot run here again, so the destination may have it.
+            Process::Dead => Ruling { answer: Answer::Yours, record: Some(Standing::Ceded) },
+            // It may have run on after the pause, with a note that is lost.
+            Process::HostRestarted => say(Answer::Unknown),
+        },
         Standing::MayOwn | Standing::Running | Standing::Refused => say(Answer::Unknown),
     }
 }
@@ -136,6 +140,8 @@ fn may_i_run(standing: Standing, later: bool, process: Process) -> Ruling {
 fn do_you_run(standing: Standing, later: bool, process: Process) -> Ruling {
     let say = |answer| Ruling { answer, record: None };
     match standing {
+        // The note is written before the guest runs, and it may still fail to run.
+        Standing::Running if !later && process == Process::Alive => say(Answer::AskProcess),
         Standing::Running => say(Answer::Runs),
         Standing::Refused if !later => say(Answer::NeverRan),
         Standing::MayOwn if !later => match process {

@@ -111,7 +111,7 @@ impl Core {
                 Common::Phase(SourceEvent::Failed(failure))
             }
             SourceEvent::Failed(failure) => Common::Abort(failure),
-            SourceEvent::Tick => self.tick(),
+            SourceEvent::Tick => self.tick(granted),
             SourceEvent::LinkUp => {
                 self.link = true;
                 self.heard = self.now;
@@ -151,7 +151,7 @@ impl Core {
         }
     }
 
-    fn tick(&mut self) -> Common {
+    fn tick(&mut self, granted: bool) -> Common {
         if self.link && self.now >= self.heard.after(self.options.silence_timeout) {
             let silent = self.options.silence_timeout.as_millis();
             return self.lose_link(format!("the destination was silent for {silent} ms"));
@@ -163,7 +163,8 @@ impl Core {
         if let Some(lane) = overdue.filter(|_| self.link) {
             return self.lose_link(format!("the destination did not close lane {}", lane.0));
         }
-        if self.laneless.is_some_and(|since| self.now >= since.after(self.options.resume_window)) {
+        let laneless = self.laneless.filter(|_| !granted);
+        if laneless.is_some_and(|since| self.now >= since.after(self.options.resume_window)) {
             let why = "no lane could be opened within the resume window";
             return Common::Abort(Failure::new(Fault::Link, why));
         }
@@ -285,7 +286,7 @@ impl Core {
         self.laneless = if self.lanes_up() > 0 { None } else { self.laneless.or(Some(self.now)) };
     }
 
-    /// While the link is down, lanes are nobody's fault.
+    /// While the link is down lanes are nobody's fault, and after the grant no matter.
     pub(super) fn pause_lane_watch(&mut self) {
         self.laneless = None;
     }

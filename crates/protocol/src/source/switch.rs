@@ -213,6 +213,7 @@ enum Note {
 impl Granted {
     /// From here on only the destination can give the guest back.
     fn start(core: &mut Core) -> Phase {
+        core.pause_lane_watch();
         core.act(SourceAction::Record(Standing::Granted, core.term));
         Phase::Granted(Self {
             until: core.after(core.options.doubt_timeout),
