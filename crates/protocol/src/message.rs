@@ -50,8 +50,6 @@ pub enum Message {
     Prepared(Term, Root),
     /// Everything landed and the roots differ.
     Differs(Term, Root),
-    /// The guest cannot be run here; nothing was run.
-    Unprepared(Term, String),
     /// Some of the sums that [`Message::AskSums`] asked for.
     Sums(Sums),
     /// The guest runs here.
@@ -223,7 +221,6 @@ impl Message {
             Self::Ready(_) => "Ready",
             Self::Prepared(..) => "Prepared",
             Self::Differs(..) => "Differs",
-            Self::Unprepared(..) => "Unprepared",
             Self::Sums(_) => "Sums",
             Self::Running(_) => "Running",
             Self::Refused(..) => "Refused",

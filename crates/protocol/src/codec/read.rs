@@ -54,9 +54,6 @@ pub(super) fn message(wire: Wire) -> Read<Message> {
         Wire::Differs(m) => {
             Message::Differs(term("differs.term", m.term)?, root("differs.root", m.root)?)
         }
-        Wire::Unprepared(m) => {
-            Message::Unprepared(term("unprepared.term", m.term)?, reason("unprepared.why", m.why)?)
-        }
         Wire::Sums(m) => Message::Sums(sums(&m)?),
         Wire::Running(m) => Message::Running(term("running.term", m.term)?),
         Wire::Refused(m) => {

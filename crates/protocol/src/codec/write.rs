@@ -36,9 +36,6 @@ pub(super) fn message(message: &Message) -> Wire {
             Wire::Prepared(proto::Prepared { term: term(*t), root: root(*r) })
         }
         Message::Differs(t, r) => Wire::Differs(proto::Differs { term: term(*t), root: root(*r) }),
-        Message::Unprepared(t, why) => {
-            Wire::Unprepared(proto::Unprepared { term: term(*t), why: reason(why) })
-        }
         Message::Sums(m) => Wire::Sums(sums(m)),
         Message::Running(t) => Wire::Running(proto::Running { term: term(*t) }),
         Message::Refused(t, why) => {

@@ -26,7 +26,7 @@ enum Lane {
     Closed(LaneMark),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Core {
     pub(super) options: DestinationOptions,
     pub(super) now: Now,
@@ -42,6 +42,8 @@ pub(super) struct Core {
     resuming: bool,
     /// The term this host has recorded that it may own.
     pub(super) may_own: Option<Term>,
+    /// Whether it has said that it is prepared: the source may have granted.
+    pub(super) promised: bool,
     link: bool,
     heard: Now,
     /// Since when there is no link, once there was one.
@@ -61,6 +63,7 @@ impl Core {
             lanes_wanted: 0,
             resuming: false,
             may_own: None,
+            promised: false,
             link: false,
             heard: now,
             unlinked: None,
@@ -174,6 +177,8 @@ impl Core {
                 Common::Done
             }
             DestinationEvent::Cancel(_) if may_run => Common::Done,
+            // Only who is prepared can take a grant; the asker is told so by the record.
+            DestinationEvent::Asked(_) if !may_run => Common::Done,
             DestinationEvent::Cancel(why) => Common::Abort(Failure::new(Fault::Cancelled, why)),
             DestinationEvent::Failed(failure) if !may_run => Common::Abort(failure),
             DestinationEvent::Tick => self.tick(may_run),
@@ -309,15 +314,16 @@ impl Core {
 
     // --- ends ----------------------------------------------------------------------------------
 
-    /// Ends the attempt. A host that may own the guest says durably first that it never will.
+    /// Ends the attempt. Before anything was promised the source is told at once, because it may
+    /// stand still; a host that may own the guest says durably that it never will.
     pub(super) fn abort(&mut self, failure: Failure) -> Phase {
+        if !self.promised {
+            let why = failure.why.clone();
+            self.send(Message::Rejected(Rejected { fault: failure.fault, why }));
+        }
         match self.may_own {
             Some(term) => Refusing::start(self, term, failure),
-            None => {
-                let why = failure.why.clone();
-                self.send(Message::Rejected(Rejected { fault: failure.fault, why }));
-                self.finish(Outcome::Aborted(failure))
-            }
+            None => self.finish(Outcome::Aborted(failure)),
         }
     }
 

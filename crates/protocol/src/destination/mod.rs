@@ -78,6 +78,8 @@ pub enum DestinationEvent {
     Recorded(Standing),
     /// The source's agent answered [`DestinationAction::Ask`].
     Answered(Answer),
+    /// The source's agent asked whether the guest runs here under this term: the grant once more.
+    Asked(Term),
     /// Something this host had to do failed.
     Failed(Failure),
     /// Somebody here wants the migration to end.
@@ -118,13 +120,13 @@ pub enum DestinationAction {
 }
 
 /// The destination of one migration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Destination {
     core: Core,
     phase: Phase,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     Greeting(Greeting),
     Planning(Planning),
@@ -231,13 +233,15 @@ impl Destination {
     /// A [`Violation`] names an event that the phase does not allow; what follows is decided.
     pub fn handle(&mut self, now: Now, event: DestinationEvent) -> Result<(), Violation> {
         self.core.now = self.core.now.max(now);
+        if self.ended() {
+            return Ok(());
+        }
         let phase = ::core::mem::replace(&mut self.phase, Phase::Ended);
         self.core.phase = phase.name();
         self.phase = match self.core.common(event, phase.may_run()) {
             Common::Phase(event) => phase.handle(&mut self.core, event),
             Common::Done => phase,
-            Common::Abort(failure) if !matches!(phase, Phase::Ended) => self.core.abort(failure),
-            Common::Abort(_) => phase,
+            Common::Abort(failure) => self.core.abort(failure),
         };
         self.core.violation.take().map_or(Ok(()), Err)
     }

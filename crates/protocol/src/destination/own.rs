@@ -10,7 +10,7 @@ use crate::{Answer, Failure, Fault, Message, Now, Outcome, Prepare, Standing, Te
 use whimbrel_page::Root;
 
 /// The last pages land, the roots are compared, the state is loaded.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Preparing {
     prepare: Prepare,
 }
@@ -58,7 +58,7 @@ impl Preparing {
 
 /// All that can fail is done. Left only by Grant, by Abort (or a later term, which is one), or by
 /// a durable refusal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Prepared {
     term: Term,
     /// When a grant that has not come is refused; it counts from the loss of the link.
@@ -69,6 +69,7 @@ pub(super) struct Prepared {
 
 impl Prepared {
     fn start(core: &mut Core, term: Term) -> Phase {
+        core.promised = true;
         let refuse_at = core.now.after(core.options.doubt_timeout);
         Phase::Prepared(Self { term, refuse_at, ask_at: refuse_at })
     }
@@ -83,6 +84,7 @@ impl Prepared {
             DestinationEvent::Message(Message::Grant(of)) if of == term => {
                 Starting::start(core, term)
             }
+            DestinationEvent::Asked(of) if of == term => Starting::start(core, term),
             DestinationEvent::Answered(Answer::Yours) => Starting::start(core, term),
             DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
             DestinationEvent::Answered(Answer::NotYours) => {
@@ -90,6 +92,7 @@ impl Prepared {
             }
             // A later term means that this one was never granted.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
+                core.promised = false;
                 Receiving::back(Some(term)).handle(core, event)
             }
             DestinationEvent::LinkLost(_) => {
@@ -107,9 +110,9 @@ impl Prepared {
             }
             DestinationEvent::Failed(failure) => core.abort(failure),
             // On a new connection of the session the source repeats where it stands.
-            DestinationEvent::Message(Message::Announce(_)) | DestinationEvent::Answered(_) => {
-                Phase::Prepared(self)
-            }
+            DestinationEvent::Message(Message::Announce(_))
+            | DestinationEvent::Answered(_)
+            | DestinationEvent::Asked(_) => Phase::Prepared(self),
             other => core.unexpected(Phase::Prepared(self), &other),
         }
     }
@@ -122,7 +125,7 @@ impl Prepared {
 }
 
 /// The term is granted; the guest is being run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Starting {
     term: Term,
 }
@@ -154,7 +157,7 @@ impl Starting {
 }
 
 /// The guest runs here. What remains is to make sure that the source knows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Running {
     term: Term,
     pub(super) deadline: Now,
@@ -184,7 +187,7 @@ impl Running {
 }
 
 /// "Never ran, never will" is being made durable.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Refusing {
     term: Term,
     failure: Failure,

@@ -6,7 +6,7 @@ use super::{DestinationAction, DestinationEvent, Phase};
 use crate::{Accepted, Fault, Message, Now, Plan, Standing, Term, check_plan};
 
 /// Until a source has said hello.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Greeting {
     pub(super) deadline: Now,
 }
@@ -24,7 +24,7 @@ impl Greeting {
 }
 
 /// Until the source has said what it wants to move.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Planning {
     pub(super) deadline: Now,
 }
@@ -59,7 +59,7 @@ impl Planning {
 }
 
 /// Until the memory is there.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Reserving;
 
 impl Reserving {
@@ -80,7 +80,7 @@ impl Reserving {
 }
 
 /// The memory fills while the guest runs at the source.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Receiving {
     /// The term announced last, and whether it is recorded.
     announced: Option<(Term, bool)>,

@@ -22,7 +22,7 @@ fn hello(token: Token, resume: Option<(SessionId, Epoch)>) -> Message {
 }
 
 /// Until the destination has offered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Greeting {
     pub(super) deadline: Now,
 }
@@ -76,7 +76,7 @@ impl Greeting {
 }
 
 /// Until the destination has reserved the memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Planning {
     pub(super) deadline: Now,
 }
@@ -108,7 +108,7 @@ impl Planning {
 }
 
 /// The link was lost during pre-copy; what landed stays landed if it comes back in time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Relinking {
     until: Now,
     retry: Retry,

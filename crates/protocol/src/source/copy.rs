@@ -12,7 +12,7 @@ use ::core::time::Duration;
 use whimbrel_page::{ByteCount, PageCount};
 
 /// Rounds go on. There is no barrier between them: lanes take whatever is pending.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Copying {
     round: u32,
     /// When the last harvest was asked for, since when the guest can have dirtied pages.
@@ -20,7 +20,7 @@ pub(super) struct Copying {
     stage: Stage,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Stage {
     /// The tracker is being armed.
     Arming,
@@ -126,16 +126,14 @@ pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEv
         }
         SourceEvent::Message(Message::Ready(term)) => core.ready(term),
         // Answers to an attempt that this side has given up already.
-        SourceEvent::Message(
-            Message::Prepared(..) | Message::Differs(..) | Message::Unprepared(..),
-        ) => {}
+        SourceEvent::Message(Message::Prepared(..) | Message::Differs(..)) => {}
         other => return Some(other),
     }
     None
 }
 
 /// The lanes take no more; what is in flight lands while the guest still runs (law 2).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Quiescing {
     pub(super) deadline: Now,
     round: u32,
@@ -174,7 +172,7 @@ impl Quiescing {
 }
 
 /// The roots differed: the guest runs, and chunks that differ are found and go again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Repairing {
     pub(super) deadline: Now,
     round: u32,

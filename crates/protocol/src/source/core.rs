@@ -28,7 +28,7 @@ pub(super) enum Lane {
     Lost(Now),
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Core {
     pub(super) options: SourceOptions,
     pub(super) subject: Subject,

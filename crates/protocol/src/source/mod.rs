@@ -46,7 +46,8 @@ pub struct SourceOptions {
     pub resume_window: Duration,
     /// Between attempts to open a connection or a lane again.
     pub retry_delay: Duration,
-    /// How long the guest may stand still before it is resumed and the attempt begun anew.
+    /// How long the guest may stand still before it is resumed and the attempt begun anew; twice
+    /// the expected downtime where that is longer.
     pub pause_budget: Duration,
     /// How often that may happen before the migration is given up.
     pub pauses_max: u32,
@@ -195,13 +196,13 @@ pub enum SourceAction {
 }
 
 /// The source of one migration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Source {
     core: Core,
     phase: Phase,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Phase {
     Greeting(Greeting),
     Planning(Planning),
@@ -280,13 +281,15 @@ impl Source {
     /// decided what follows: before the grant it aborts, after it, it goes on asking.
     pub fn handle(&mut self, now: Now, event: SourceEvent) -> Result<(), Violation> {
         self.core.now = self.core.now.max(now);
+        if self.ended() {
+            return Ok(());
+        }
         let phase = ::core::mem::replace(&mut self.phase, Phase::Ended);
         self.core.phase = phase.name();
         self.phase = match self.core.common(event, self.granted_in(&phase)) {
             Common::Phase(event) => phase.handle(&mut self.core, event),
             Common::Done => phase,
-            Common::Abort(failure) if !matches!(phase, Phase::Ended) => self.core.abort(failure),
-            Common::Abort(_) => phase,
+            Common::Abort(failure) => self.core.abort(failure),
         };
         self.core.violation.take().map_or(Ok(()), Err)
     }

@@ -12,10 +12,10 @@ use crate::{
     Answer, BatchSeq, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome, Prepare, Standing,
 };
 use bytes::Bytes;
-use whimbrel_page::{ByteCount, Root};
+use whimbrel_page::{ByteCount, PageCount, Root};
 
 /// The guest stands still; every way out before the grant runs it on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Paused {
     pub(super) deadline: Now,
     round: u32,
@@ -50,7 +50,7 @@ impl Paused {
 }
 
 /// The guest is being parked.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pausing {
     round: u32,
     /// Why the link was lost meanwhile.
@@ -67,7 +67,7 @@ impl Pausing {
     pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
         let Some(event) = background(core, event) else { return Phase::Pausing(self) };
         match event {
-            SourceEvent::Paused { state, .. } => self.paused(core, state),
+            SourceEvent::Paused { pending, state } => self.paused(core, pending, state),
             SourceEvent::LinkLost(why) => {
                 self.unlinked = Some(why);
                 Phase::Pausing(self)
@@ -76,10 +76,12 @@ impl Pausing {
         }
     }
 
-    fn paused(self, core: &mut Core, state: Bytes) -> Phase {
+    fn paused(self, core: &mut Core, pending: PageCount, state: Bytes) -> Phase {
         core.forecast.state_size(ByteCount(state.len() as u64));
-        let paused =
-            Paused { deadline: core.after(core.options.pause_budget), round: self.round + 1 };
+        // A policy that accepts a long downtime has to be given the time for it.
+        let expected = core.forecast.downtime(pending).unwrap_or_default();
+        let budget = core.options.pause_budget.max(expected.saturating_mul(2));
+        let paused = Paused { deadline: core.after(budget), round: self.round + 1 };
         if let Some(why) = self.unlinked {
             return paused.unlinked(core, &why);
         }
@@ -89,7 +91,7 @@ impl Pausing {
 }
 
 /// The last pages are being sent.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Flushing {
     pub(super) paused: Paused,
     state: Bytes,
@@ -134,7 +136,7 @@ impl Flushing {
 }
 
 /// Everything was sent; the destination checks and loads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Preparing {
     pub(super) paused: Paused,
     root: Root,
@@ -153,9 +155,6 @@ impl Preparing {
                     Ok(()) => Quiescing::for_repair(core, self.paused.round),
                     Err(failure) => core.abort(failure),
                 }
-            }
-            SourceEvent::Message(Message::Unprepared(of, why)) if of == term => {
-                core.abort_by(Fault::Guest, format!("the destination cannot run the guest: {why}"))
             }
             SourceEvent::Message(Message::LaneClosed(closed)) => self.lane_closed(core, &closed),
             SourceEvent::LinkLost(why) => self.paused.unlinked(core, &why),
@@ -190,7 +189,7 @@ impl Preparing {
 
 /// The source runs the guest no more, unless the destination durably refuses (law 7). It begins
 /// before the note is written: once it may be read, the destination may be told to run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Granted {
     until: Now,
     note: Note,
@@ -202,7 +201,7 @@ pub(super) struct Granted {
 }
 
 /// The note of the grant.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Note {
     Asked,
     Written,

@@ -176,7 +176,6 @@ fn from_destination() -> impl Strategy<Value = Message> {
         term().prop_map(Message::Ready),
         (term(), root()).prop_map(|(term, root)| Message::Prepared(term, root)),
         (term(), root()).prop_map(|(term, root)| Message::Differs(term, root)),
-        (term(), text(4096)).prop_map(|(term, why)| Message::Unprepared(term, why)),
         sums().prop_map(Message::Sums),
         term().prop_map(Message::Running),
         (term(), text(4096)).prop_map(|(term, why)| Message::Refused(term, why)),

@@ -96,7 +96,6 @@ fn from_destination() -> Vec<(&'static str, Message)> {
         ("ready", Message::Ready(TERM)),
         ("prepared", Message::Prepared(TERM, root(0))),
         ("differs", Message::Differs(TERM, root(3))),
-        ("unprepared", Message::Unprepared(TERM, "the state does not load".into())),
         ("sums", Message::Sums(Sums { region: RegionId(9), chunks, last: true })),
         ("running", Message::Running(TERM)),
         ("refused", Message::Refused(TERM, "the grant did not come".into())),
