@@ -1,8 +1,9 @@
 //! Where a guest process keeps what it may do with its guest.
 
 use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use whimbrel_protocol::Record;
+use whimbrel_protocol::{Failure, Fault, Record};
 
 /// Keeps the newest [`Record`] of one guest across the death of this process.
 ///
@@ -45,5 +46,35 @@ impl Journal for VolatileJournal {
 
     fn read(&self) -> io::Result<Option<Record>> {
         Ok(self.0.clone())
+    }
+}
+
+/// One journal for a migration's driver, which writes notes, and its hands, which write what has
+/// to be waited for. The machine never has both under way at once.
+#[derive(Clone)]
+pub(crate) struct SharedJournal(Arc<Mutex<Option<Box<dyn Journal>>>>);
+
+impl SharedJournal {
+    pub(crate) fn new(journal: Box<dyn Journal>) -> Self {
+        Self(Arc::new(Mutex::new(Some(journal))))
+    }
+
+    /// Writes a record the way its standing demands.
+    pub(crate) fn write(&self, record: &Record) -> Result<(), Failure> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let journal = guard.as_mut().expect("the journal is taken back last");
+        let written =
+            if record.standing.is_note() { journal.note(record) } else { journal.record(record) };
+        written.map_err(|error| {
+            let standing = record.standing;
+            let why = format!("{standing:?} could not be recorded: {error}; free space for it");
+            Failure::new(Fault::Journal, why)
+        })
+    }
+
+    /// Takes the journal back, when everybody who writes has ended.
+    pub(crate) fn take_back(&self) -> Box<dyn Journal> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.take().expect("the journal is taken back once")
     }
 }

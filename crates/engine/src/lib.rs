@@ -1,10 +1,35 @@
-//! placeholder
+//! Moves a running guest from one host to another: the public library of Whimbrel.
+//!
+//! Implement [`guest::Guest`], give it to [`Outgoing`] on one host and a
+//! [`guest::GuestFactory`] to [`Incoming`] on the other, and look at the [`Outcome`]. The engine
+//! is where the protocol's machines, guest memory and lanes meet. It does **not** start guests,
+//! decide who may migrate, keep records on disk or talk to people: agents do.
+//!
+//! ```text
+//!   Outgoing: guest ─► tracker ─► ledger ─► lanes ═══ wire ═══► lanes ─► landing ─► guest :Incoming
+//!                 └──── Source ◄────── control connection ──────► Destination ────┘
+//! ```
 #![forbid(unsafe_code)]
 
+mod ended;
 pub mod guest;
-#[cfg_attr(not(test), expect(dead_code))]
+mod incoming;
+mod journal;
 mod lanes;
+mod link;
+mod options;
+mod outgoing;
 mod progress;
 
+pub use ended::{Asked, Cancel, Ended};
+pub use incoming::Incoming;
+pub use journal::{Journal, VolatileJournal};
 pub use lanes::LaneOptions;
+pub use options::{AskPeer, DestinationAddress, IncomingOptions, OutgoingOptions};
+pub use outgoing::Outgoing;
 pub use progress::{DowntimeParts, LaneReport, Progress, Report, RoundReport};
+pub use whimbrel_memory as memory;
+pub use whimbrel_page as page;
+pub use whimbrel_protocol as protocol;
+pub use whimbrel_protocol::{Failure, Fault, Outcome};
+pub use whimbrel_transport::{Congestion, Tuning};

@@ -1,21 +1,108 @@
 //! Settings of a migration. Each wait of the engine is one of these.
 
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use whimbrel_memory::TrackerKind;
-use whimbrel_protocol::{Convergence, SourceOptions};
+use whimbrel_memory::{Backing, TrackerKind};
+use whimbrel_protocol::{Answer, GuestUuid, Question, SourceOptions, Term, Token};
+
+use crate::lanes::LaneOptions;
+
+/// Where a guest goes: a guest process that listens, and the token that opens its door.
+#[derive(Clone, Copy, Debug)]
+pub struct DestinationAddress {
+    /// Where the destination's guest process listens.
+    pub address: SocketAddr,
+    /// The one-time token its agent handed out.
+    pub token: Token,
+}
+
+/// Asks the agent on the other side about a term, when its guest process cannot be reached.
+pub trait AskPeer: Send + Sync + 'static {
+    /// Asks once and blocks until there is an answer or a deadline of the implementation has
+    /// passed; [`Answer::Unknown`] if nobody could be asked.
+    fn ask(&self, question: Question, guest: GuestUuid, term: Term) -> Answer;
+}
 
 /// How a guest is sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct OutgoingOptions {
     /// What the protocol's source side is told: lanes, downtime limit, policy, deadlines.
     pub source: SourceOptions,
+    /// How lanes are opened and filled.
+    pub lanes: LaneOptions,
     /// The dirty tracker to use; `None` takes the best one that the probe finds.
     pub tracker: Option<TrackerKind>,
-    /// TCP congestion control of the lanes by its kernel name; `None` leaves the host's default.
-    pub congestion: Option<String>,
     /// Where questions about the guest are answered on the other side, for the records.
     pub peer: String,
+    /// How they are asked, if at all.
+    pub ask: Option<Arc<dyn AskPeer>>,
     /// The random identity of this host, which makes its terms its own.
     pub host: u64,
+    /// The last term that was burned for the guest.
+    pub term: Term,
+}
+
+/// How a guest is received.
+#[derive(Clone)]
+pub struct IncomingOptions {
+    /// Lanes to offer, 1..=128.
+    pub lanes_max: u16,
+    /// How lanes are read.
+    pub lanes: LaneOptions,
+    /// What the guest's memory is made of.
+    pub backing: Backing,
+    /// For the source's first word, and for its plan.
+    pub greeting_timeout: Duration,
+    /// A control connection that is silent for so long is lost.
+    pub silence_timeout: Duration,
+    /// How long a lost link may take to come back.
+    pub resume_window: Duration,
+    /// How long to wait, prepared, for a grant that does not come.
+    pub doubt_timeout: Duration,
+    /// Where questions about the guest are answered on the other side, for the records.
+    pub peer: String,
+    /// How they are asked, if at all.
+    pub ask: Option<Arc<dyn AskPeer>>,
+}
+
+impl Default for IncomingOptions {
+    fn default() -> Self {
+        Self {
+            lanes_max: 128,
+            lanes: LaneOptions::default(),
+            backing: Backing::Private,
+            greeting_timeout: Duration::from_secs(10),
+            silence_timeout: Duration::from_secs(5),
+            resume_window: Duration::from_secs(30),
+            doubt_timeout: Duration::from_secs(30),
+            peer: String::new(),
+            ask: None,
+        }
+    }
+}
+
+impl fmt::Debug for OutgoingOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutgoingOptions")
+            .field("source", &self.source)
+            .field("lanes", &self.lanes)
+            .field("tracker", &self.tracker)
+            .field("peer", &self.peer)
+            .field("term", &self.term)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for IncomingOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IncomingOptions")
+            .field("lanes_max", &self.lanes_max)
+            .field("lanes", &self.lanes)
+            .field("backing", &self.backing)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
+    }
 }

@@ -17,10 +17,8 @@ mod options;
 mod sender;
 mod source;
 
-#[cfg_attr(not(test), expect(unused_imports))]
 pub(crate) use destination::{DestinationLanes, LandEvent};
 pub use options::LaneOptions;
-#[cfg_attr(not(test), expect(unused_imports))]
 pub(crate) use source::{LaneEvent, SourceLanes};
 
 use std::any::Any;

@@ -108,6 +108,7 @@ impl SourceLanes {
     }
 
     /// Takes pages for a connection on which both sides have said who they are.
+    #[cfg(test)]
     pub(crate) fn attach(&self, lane: LaneId, connection: Box<dyn Lane>) {
         self.shared.lock().lanes.insert(lane, Entry::default());
         self.start(lane, connection);

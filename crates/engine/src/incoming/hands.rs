@@ -1,0 +1,130 @@
+//! What blocks on the destination: memory, guest and journal, on a thread of their own.
+
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Sender;
+use whimbrel_memory::{Backing, GuestMemory, Landing};
+use whimbrel_protocol::{DestinationEvent, Failure, Fault, Plan, Record, Term};
+
+use super::Happened;
+use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
+use crate::journal::SharedJournal;
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    Reserve(Plan),
+    Create,
+    Load(Term, Bytes),
+    Run(Term),
+    Record(Record),
+}
+
+/// Jobs that may wait. The machine waits for the answer to most of them, so that a few kinds are
+/// under way at most.
+const JOBS_MAX: usize = 64;
+
+/// The thread, and the way to it.
+pub(super) struct Hands {
+    jobs: mpsc::SyncSender<Job>,
+    thread: JoinHandle<Option<Box<dyn Guest>>>,
+}
+
+impl Hands {
+    /// Starts the thread.
+    pub(super) fn start(mut work: Work) -> std::io::Result<Self> {
+        let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
+        let thread =
+            std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
+                while let Ok(job) = todo.recv() {
+                    work.perform(job);
+                }
+                work.guest
+            })?;
+        Ok(Self { jobs, thread })
+    }
+
+    pub(super) fn give(&self, job: Job) {
+        // The thread ends only after `finish`.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Waits for the jobs that were given, and takes the guest, if one was made. Blocks.
+    pub(super) fn finish(self) -> Option<Box<dyn Guest>> {
+        drop(self.jobs);
+        self.thread.join().expect("the hands do not panic")
+    }
+}
+
+/// What the thread works on.
+pub(super) struct Work {
+    pub(super) factory: Box<dyn GuestFactory>,
+    pub(super) backing: Backing,
+    pub(super) journal: SharedJournal,
+    /// The guest that was planned, and its memory.
+    pub(super) planned: Option<(GuestDescription, GuestMemory)>,
+    pub(super) guest: Option<Box<dyn Guest>>,
+    pub(super) happened: Sender<Happened>,
+}
+
+impl Work {
+    fn perform(&mut self, job: Job) {
+        let done = match job {
+            Job::Reserve(plan) => self.reserve(plan),
+            Job::Create => self.create(),
+            Job::Load(term, state) => self.load(term, &state),
+            Job::Run(term) => self.run(term),
+            Job::Record(record) => self.record(&record),
+        };
+        let event = done.unwrap_or_else(DestinationEvent::Failed);
+        // The driver is gone only when nobody wants to know any more.
+        let _ = self.happened.blocking_send(Happened::Machine(event));
+    }
+
+    /// Before page one: what cannot live here is refused, and what can has its memory.
+    fn reserve(&mut self, plan: Plan) -> Result<DestinationEvent, Failure> {
+        let Plan { guest: uuid, name, kind, state_version, layout, .. } = plan;
+        let description = GuestDescription { uuid, name, kind, state_version };
+        let fits = self.factory.check(&description, &layout);
+        fits.map_err(|why| Failure::new(Fault::Incompatible, why))?;
+        let memory = GuestMemory::allocate(&layout, self.backing).map_err(capacity)?;
+        let landing = Landing::new(memory.clone()).map_err(capacity)?;
+        self.planned = Some((description, memory));
+        let _ = self.happened.blocking_send(Happened::Reserved(Arc::new(landing)));
+        Ok(DestinationEvent::Reserved)
+    }
+
+    fn create(&mut self) -> Result<DestinationEvent, Failure> {
+        let (description, memory) = self.planned.as_ref().expect("planned before created");
+        self.guest = Some(self.factory.create(description, memory.clone()).map_err(guest)?);
+        Ok(DestinationEvent::Created)
+    }
+
+    fn load(&mut self, term: Term, state: &Bytes) -> Result<DestinationEvent, Failure> {
+        let made = self.guest.as_mut().expect("created before loaded");
+        made.load_state(state).map_err(guest)?;
+        made.reacquire().map_err(guest)?;
+        Ok(DestinationEvent::Loaded(term))
+    }
+
+    fn run(&mut self, term: Term) -> Result<DestinationEvent, Failure> {
+        let made = self.guest.as_mut().expect("loaded before run");
+        made.resume().map_err(guest)?;
+        Ok(DestinationEvent::Ran(term))
+    }
+
+    fn record(&mut self, record: &Record) -> Result<DestinationEvent, Failure> {
+        self.journal.write(record)?;
+        Ok(DestinationEvent::Recorded(record.standing))
+    }
+}
+
+fn capacity(error: whimbrel_memory::MemoryError) -> Failure {
+    Failure::new(Fault::Capacity, error.to_string())
+}
+
+fn guest(error: GuestError) -> Failure {
+    Failure::new(Fault::Guest, error.to_string())
+}

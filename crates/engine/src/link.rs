@@ -1,0 +1,163 @@
+//! One control connection: a task that reads it, a task that writes it, messages in between.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use whimbrel_protocol::batch::{CONTROL_MAGIC, MAGIC_SIZE};
+use whimbrel_protocol::{CONTROL_FRAME_MAX, Message};
+use whimbrel_transport::{Caller, ControlReceiver, ControlSender, Path, control_over, dial, greet};
+
+use crate::lanes::LaneOptions;
+
+type Sender = ControlSender<WriteHalf<TcpStream>>;
+type Receiver = ControlReceiver<ReadHalf<TcpStream>>;
+
+/// A control connection on which both sides have said that they are Whimbrel.
+pub(crate) struct Connection {
+    sender: Sender,
+    receiver: Receiver,
+}
+
+impl Connection {
+    /// Calls a destination (wire.md C1).
+    pub(crate) async fn call(
+        address: SocketAddr,
+        options: &LaneOptions,
+        within: Duration,
+    ) -> Result<Self, String> {
+        let path = Path { remote: address, local: None };
+        let stream = dial(path, &options.tuning, within).await;
+        let mut stream = stream.map_err(|error| error.to_string())?;
+        let mut answer = [0; MAGIC_SIZE];
+        let greeted = greet(&mut stream, &CONTROL_MAGIC, &mut answer, within).await;
+        greeted.map_err(|error| error.to_string())?;
+        if answer != CONTROL_MAGIC {
+            return Err(format!("{address} does not speak Whimbrel's control protocol"));
+        }
+        Ok(Self::over(stream, options))
+    }
+
+    /// Answers a source that came through the door.
+    pub(crate) async fn answer(mut caller: Caller, options: &LaneOptions) -> Result<Self, String> {
+        let answered = caller.answer(&CONTROL_MAGIC, options.open_timeout).await;
+        answered.map_err(|error| error.to_string())?;
+        Ok(Self::over(caller.stream, options))
+    }
+
+    fn over(stream: TcpStream, options: &LaneOptions) -> Self {
+        let (sender, receiver) = control_over(stream, CONTROL_FRAME_MAX, options.stall_timeout);
+        Self { sender, receiver }
+    }
+
+    /// The next message.
+    pub(crate) async fn hear(&mut self) -> Result<Message, String> {
+        hear(&mut self.receiver).await
+    }
+
+    /// Says one thing and hangs up.
+    pub(crate) async fn dismiss(mut self, message: &Message) {
+        // Whoever is hung up on anyway may miss why.
+        if self.sender.send(&message.encode()).await.is_ok() {
+            let _ = self.sender.finish().await;
+        }
+    }
+}
+
+async fn hear(receiver: &mut Receiver) -> Result<Message, String> {
+    let frame = receiver.receive().await.map_err(|error| error.to_string())?;
+    Message::decode(&frame).map_err(|error| error.to_string())
+}
+
+/// Control messages that may wait for a peer which does not read. A machine has at most a few
+/// under way, so that a full outbox says that the link is as good as lost.
+const OUTBOX: usize = 64;
+
+/// The connection with this number; an older one's last words are told apart by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkNumber(pub(crate) u64);
+
+/// What a link tells its driver.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    Said(LinkNumber, Message),
+    Lost(LinkNumber, String),
+}
+
+/// A control connection in use. Dropping it stops reading at once; what was sent is still
+/// written, and then the connection is closed.
+#[derive(Debug)]
+pub(crate) struct Link {
+    number: LinkNumber,
+    outbox: mpsc::Sender<Message>,
+    reader: JoinHandle<()>,
+}
+
+impl Link {
+    /// Starts both tasks. Everything the peer says becomes an event.
+    pub(crate) fn start<E: From<LinkEvent> + Send + 'static>(
+        number: LinkNumber,
+        connection: Connection,
+        events: mpsc::Sender<E>,
+    ) -> Self {
+        let Connection { sender, receiver } = connection;
+        let (outbox, waiting) = mpsc::channel(OUTBOX);
+        tokio::spawn(write(number, sender, waiting, events.clone()));
+        let reader = tokio::spawn(read(number, receiver, events));
+        Self { number, outbox, reader }
+    }
+
+    pub(crate) const fn number(&self) -> LinkNumber {
+        self.number
+    }
+
+    /// Sends `message`, or returns why the link is as good as lost.
+    pub(crate) fn send(&self, message: Message) -> Result<(), String> {
+        self.outbox.try_send(message).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => "the peer does not read what it is told".into(),
+            mpsc::error::TrySendError::Closed(_) => "the connection was closed".into(),
+        })
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.reader.abort();
+    }
+}
+
+async fn write<E: From<LinkEvent>>(
+    number: LinkNumber,
+    mut sender: Sender,
+    mut outbox: mpsc::Receiver<Message>,
+    events: mpsc::Sender<E>,
+) {
+    while let Some(message) = outbox.recv().await {
+        if let Err(error) = sender.send(&message.encode()).await {
+            let _ = events.send(LinkEvent::Lost(number, error.to_string()).into()).await;
+            return;
+        }
+    }
+    // Nobody waits for this: the peer sees the end of the connection either way.
+    let _ = sender.finish().await;
+}
+
+async fn read<E: From<LinkEvent>>(
+    number: LinkNumber,
+    mut receiver: Receiver,
+    events: mpsc::Sender<E>,
+) {
+    loop {
+        let (event, over) = match hear(&mut receiver).await {
+            Ok(message) => (LinkEvent::Said(number, message), false),
+            Err(why) => (LinkEvent::Lost(number, why), true),
+        };
+        // A driver that is busy makes the peer wait, not this queue grow.
+        if events.send(event.into()).await.is_err() || over {
+            return;
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What the source's side of a migration tells about itself, measured on its own clock.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_protocol::ledger::RoundTally;
+use whimbrel_protocol::{Message, Source, SourceAction, SourceEvent};
+
+use super::hands::PauseTimes;
+use crate::guest::Throttle;
+use crate::lanes::SourceLanes;
+use crate::progress::{DowntimeParts, Progress, Report, RoundReport};
+
+/// Events kept for people; the oldest go first.
+const EVENTS_MAX: usize = 200;
+
+/// Watches the driver's events and actions go by.
+pub(super) struct Account {
+    began: Instant,
+    progress: Progress,
+    publish: watch::Sender<Progress>,
+    round_began: Instant,
+    pause: PauseTimes,
+    /// When the state was saved, when everything was sent, when the grant went out.
+    parked: Option<Instant>,
+    flushed: Option<Instant>,
+    granted: Option<Instant>,
+    downtime: DowntimeParts,
+    estimate: Option<Duration>,
+}
+
+impl Account {
+    pub(super) fn new(pages: PageCount, publish: watch::Sender<Progress>) -> Self {
+        let began = Instant::now();
+        Self {
+            began,
+            progress: Progress { pages_total: pages, phase: "greeting", ..Progress::default() },
+            publish,
+            round_began: began,
+            pause: PauseTimes::default(),
+            parked: None,
+            flushed: None,
+            granted: None,
+            downtime: DowntimeParts::default(),
+            estimate: None,
+        }
+    }
+
+    pub(super) fn say(&mut self, sentence: String) {
+        tracing::info!("{sentence}");
+        if self.progress.events.len() == EVENTS_MAX {
+            self.progress.events.remove(0);
+        }
+        self.progress.events.push((self.began.elapsed(), sentence));
+    }
+
+    /// An action is about to be carried out.
+    pub(super) fn acts(&mut self, action: &SourceAction) {
+        match action {
+            SourceAction::StartRound(number) => self.round(*number),
+            SourceAction::Flush(_) => {
+                let number = self.progress.rounds.last().map_or(0, |last| last.round + 1);
+                self.round(number);
+            }
+            SourceAction::Throttle(percent) => self.progress.throttle = Throttle::percent(*percent),
+            SourceAction::Send(Message::Grant(_)) => {
+                self.granted.get_or_insert_with(Instant::now);
+            }
+            _ => {}
+        }
+    }
+
+    fn round(&mut self, round: u32) {
+        self.round_began = Instant::now();
+        self.progress.rounds.push(RoundReport { round, ..RoundReport::default() });
+    }
+
+    pub(super) fn round_taken(&mut self, tally: &RoundTally) {
+        let took = self.round_began.elapsed();
+        if let Some(round) = self.progress.rounds.last_mut() {
+            *round =
+                RoundReport { pages: tally.pages, bytes: tally.bytes, duration: took, ..*round };
+        }
+    }
+
+    pub(super) fn parked(&mut self, times: PauseTimes) {
+        self.pause = times;
+        self.parked = Some(Instant::now());
+    }
+
+    /// The machine is about to be told.
+    pub(super) fn hears(&mut self, event: &SourceEvent, source: &Source) {
+        match event {
+            SourceEvent::Harvested { pending, .. } => {
+                if let Some(round) = self.progress.rounds.last_mut() {
+                    round.dirty_after = *pending;
+                }
+                self.estimate = source.forecast().downtime(*pending);
+            }
+            SourceEvent::Flushed { .. } => self.flushed = Some(Instant::now()),
+            SourceEvent::Message(Message::Running(_)) => self.runs(),
+            _ => {}
+        }
+    }
+
+    /// Running was received: the downtime is over, on this side's clock.
+    fn runs(&mut self) {
+        let (Some(began), Some(parked)) = (self.pause.began, self.parked) else { return };
+        let (Some(flushed), Some(granted)) = (self.flushed, self.granted) else { return };
+        let inside = self.pause.pause + self.pause.harvest + self.pause.state;
+        self.downtime = DowntimeParts {
+            pause: self.pause.pause,
+            harvest: self.pause.harvest,
+            // The way between the threads belongs to a part, or the parts would not add up.
+            state: self.pause.state + (parked - began).saturating_sub(inside),
+            last_pages: flushed - parked,
+            prepared: granted - flushed,
+            grant: granted.elapsed(),
+        };
+    }
+
+    /// Publishes a fresh look.
+    pub(super) fn publish(&mut self, source: &Source, lanes: &SourceLanes) {
+        let forecast = source.forecast();
+        let pending = lanes.pending();
+        let progress = &mut self.progress;
+        progress.session = source.session().map(|(session, _)| session);
+        progress.phase = source.phase();
+        progress.elapsed = self.began.elapsed();
+        progress.pages_pending = pending;
+        progress.bytes_on_wire = lanes.bytes();
+        progress.bandwidth = forecast.bandwidth().unwrap_or(ByteCount::ZERO);
+        progress.dirty_rate = forecast.dirty_rate();
+        progress.downtime_forecast = forecast.downtime(pending);
+        progress.lanes = lanes.reports();
+        self.publish.send_replace(progress.clone());
+    }
+
+    /// The account of the whole migration.
+    pub(super) fn close(self, verified: PageCount, ram: ByteCount) -> Report {
+        Report {
+            total: self.began.elapsed(),
+            downtime: self.downtime,
+            downtime_estimate: self.estimate,
+            pages_verified: verified,
+            guest_ram: ram,
+            progress: self.progress,
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! `select() -> event`, then a synchronous `apply(action)`: everything after the await is plain.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::watch;
+use whimbrel_page::PageCount;
+use whimbrel_protocol::batch::LaneHello;
+use whimbrel_protocol::ledger::Pass;
+use whimbrel_protocol::{
+    LaneTicket, Message, Now, Outcome, Question, Record, SessionId, Source, SourceAction,
+    SourceEvent, Standing, Subject, Term,
+};
+
+use super::Happened;
+use super::account::Account;
+use super::hands::{Hands, Job};
+use crate::ended::Ended;
+use crate::journal::SharedJournal;
+use crate::lanes::{LaneEvent, SourceLanes};
+use crate::link::{Connection, Link, LinkEvent, LinkNumber};
+use crate::options::{DestinationAddress, OutgoingOptions};
+use crate::progress::Progress;
+
+/// How often a look is published while nothing happens.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
+
+/// An attempt to open the control connection has ended.
+pub(super) struct Connected {
+    number: LinkNumber,
+    link: Result<Connection, String>,
+}
+
+pub(super) struct Driver {
+    source: Source,
+    destination: DestinationAddress,
+    options: OutgoingOptions,
+    subject: Subject,
+    hands: Hands,
+    lanes: SourceLanes,
+    journal: SharedJournal,
+    began: Instant,
+    link: Option<Link>,
+    /// The newest connection, or attempt at one; what older ones say is not heard.
+    number: LinkNumber,
+    flush: Option<u32>,
+    outcome: Option<Outcome>,
+}
+
+enum Input {
+    Happened(Happened),
+    Lane(LaneEvent),
+    Cancel(String),
+    Time,
+}
+
+impl Driver {
+    pub(super) fn new(
+        subject: Subject,
+        destination: DestinationAddress,
+        options: OutgoingOptions,
+        hands: Hands,
+        lanes: SourceLanes,
+        journal: SharedJournal,
+    ) -> Self {
+        let source =
+            Source::new(Now::default(), subject.clone(), destination.token, options.source.clone());
+        Self {
+            source,
+            destination,
+            options,
+            subject,
+            hands,
+            lanes,
+            journal,
+            began: Instant::now(),
+            link: None,
+            number: LinkNumber(0),
+            flush: None,
+            outcome: None,
+        }
+    }
+
+    pub(super) async fn run(
+        mut self,
+        happened: Sender<Happened>,
+        mut events: Receiver<Happened>,
+        mut lanes_say: Receiver<LaneEvent>,
+        mut cancel: Receiver<String>,
+        publish: watch::Sender<Progress>,
+    ) -> Ended {
+        let mut account = Account::new(self.subject.layout.pages(), publish);
+        loop {
+            while let Some(action) = self.source.poll() {
+                account.acts(&action);
+                self.apply(action, &happened, &mut account);
+            }
+            account.publish(&self.source, &self.lanes);
+            if self.outcome.is_some() {
+                break;
+            }
+            let due = self.next_wake();
+            let input = tokio::select! {
+                Some(happened) = events.recv() => Input::Happened(happened),
+                Some(event) = lanes_say.recv() => Input::Lane(event),
+                Some(why) = cancel.recv() => Input::Cancel(why),
+                () = tokio::time::sleep_until(due) => Input::Time,
+            };
+            if let Some(event) = self.understand(input, &happened, &mut account) {
+                account.hears(&event, &self.source);
+                self.tell(event);
+            }
+        }
+        self.end(account).await
+    }
+
+    fn now(&self) -> Now {
+        Now(self.began.elapsed())
+    }
+
+    fn next_wake(&self) -> tokio::time::Instant {
+        let publish = self.began.elapsed() + PUBLISH_INTERVAL;
+        let due = self.source.deadline().map_or(publish, |deadline| deadline.0.min(publish));
+        (self.began + due).into()
+    }
+
+    fn tell(&mut self, event: SourceEvent) {
+        if let Err(violation) = self.source.handle(self.now(), event) {
+            tracing::warn!("{violation}");
+        }
+    }
+
+    // --- from the world to the machine -----------------------------------------------------
+
+    fn understand(
+        &mut self,
+        input: Input,
+        happened: &Sender<Happened>,
+        account: &mut Account,
+    ) -> Option<SourceEvent> {
+        match input {
+            Input::Happened(Happened::Machine(event)) => Some(event),
+            Input::Happened(Happened::Parked(times)) => {
+                account.parked(times);
+                None
+            }
+            Input::Happened(Happened::Connected(connected)) => self.connected(connected, happened),
+            Input::Happened(Happened::Link(event)) => self.link_event(event),
+            Input::Lane(event) => Some(self.lane_event(event, account)),
+            Input::Cancel(why) => Some(SourceEvent::Cancel(why)),
+            Input::Time => {
+                let due = self.source.deadline().is_some_and(|deadline| deadline <= self.now());
+                due.then_some(SourceEvent::Tick)
+            }
+        }
+    }
+
+    fn connected(
+        &mut self,
+        connected: Connected,
+        happened: &Sender<Happened>,
+    ) -> Option<SourceEvent> {
+        if connected.number != self.number {
+            return None;
+        }
+        Some(match connected.link {
+            Ok(connection) => {
+                self.link = Some(Link::start(connected.number, connection, happened.clone()));
+                SourceEvent::LinkUp
+            }
+            Err(why) => SourceEvent::LinkLost(why),
+        })
+    }
+
+    fn link_event(&mut self, event: LinkEvent) -> Option<SourceEvent> {
+        let current = self.link.as_ref().map(Link::number);
+        match event {
+            LinkEvent::Said(number, message) if current == Some(number) => {
+                Some(SourceEvent::Message(message))
+            }
+            LinkEvent::Lost(number, why) if current == Some(number) => {
+                self.link = None;
+                Some(SourceEvent::LinkLost(why))
+            }
+            LinkEvent::Said(..) | LinkEvent::Lost(..) => None,
+        }
+    }
+
+    fn lane_event(&mut self, event: LaneEvent, account: &mut Account) -> SourceEvent {
+        match event {
+            LaneEvent::Up(lane) => SourceEvent::LaneUp(lane),
+            LaneEvent::Failed(lane, why) => SourceEvent::LaneFailed(lane, why),
+            LaneEvent::Quiesced => SourceEvent::Quiesced,
+            LaneEvent::RoundTaken(tally) => {
+                account.round_taken(&tally);
+                match self.flush {
+                    None => SourceEvent::RoundTaken(tally.bytes),
+                    Some(flush) => {
+                        let (root, sent) = self.lanes.flushed();
+                        SourceEvent::Flushed { flush, root, sent }
+                    }
+                }
+            }
+        }
+    }
+
+    // --- from the machine to the world -----------------------------------------------------
+
+    fn apply(&mut self, action: SourceAction, happened: &Sender<Happened>, account: &mut Account) {
+        match action {
+            SourceAction::Connect => self.connect(happened),
+            SourceAction::Send(message) => self.send(message),
+            SourceAction::Hangup => {
+                self.number.0 += 1;
+                self.link = None;
+                self.lanes.hang_up();
+            }
+            SourceAction::OpenLane(ticket) => self.open_lane(ticket),
+            SourceAction::CloseLane(mark) => self.lanes.close(mark),
+            SourceAction::StartRound(number) => self.start_round(number, None),
+            SourceAction::Flush(flush) => self.start_round(flush, Some(flush)),
+            SourceAction::Quiesce => self.lanes.quiesce(),
+            SourceAction::Arm => self.hands.give(Job::Arm),
+            SourceAction::Harvest => self.hands.give(Job::Harvest),
+            SourceAction::Pause => self.hands.give(Job::Pause),
+            SourceAction::Resume => self.hands.give(Job::Resume),
+            SourceAction::Throttle(percent) => self.hands.give(Job::Throttle(percent)),
+            SourceAction::Compare(sums) => self.hands.give(Job::Compare(sums)),
+            SourceAction::Record(standing, term) => self.record(standing, term),
+            SourceAction::Ask(term) => self.ask(term, happened),
+            SourceAction::Say(sentence) => account.say(sentence),
+            SourceAction::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn connect(&mut self, happened: &Sender<Happened>) {
+        self.number.0 += 1;
+        let (number, address) = (self.number, self.destination.address);
+        let within = self.options.source.greeting_timeout;
+        let (happened, options) = (happened.clone(), self.options.lanes.clone());
+        tokio::spawn(async move {
+            let link = Connection::call(address, &options, within).await;
+            let _ = happened.send(Happened::Connected(Connected { number, link })).await;
+        });
+    }
+
+    fn send(&mut self, message: Message) {
+        let Some(link) = &self.link else { return };
+        if let Err(why) = link.send(message) {
+            self.link = None;
+            self.tell(SourceEvent::LinkLost(why));
+        }
+    }
+
+    fn open_lane(&self, (lane, token): LaneTicket) {
+        if let Some((session, epoch)) = self.source.session() {
+            self.lanes.open(self.destination.address, LaneHello { session, epoch, lane, token });
+        }
+    }
+
+    fn start_round(&mut self, number: u32, flush: Option<u32>) {
+        self.flush = flush;
+        let pass = if flush.is_some() { Pass::UntilEmpty } else { Pass::Once };
+        self.lanes.start_round(number, pass);
+    }
+
+    fn record(&mut self, standing: Standing, term: Term) {
+        let record = Record {
+            guest: self.subject.guest,
+            term,
+            session: self.source.session().map_or(SessionId(0), |(session, _)| session),
+            peer: self.options.peer.clone(),
+            standing,
+        };
+        if !standing.is_note() {
+            return self.hands.give(Job::Record(record));
+        }
+        // A note is one write that is not waited for, and it stands in the blackout: no detour.
+        match self.journal.write(&record) {
+            Ok(()) => self.tell(SourceEvent::Recorded(standing)),
+            Err(failure) => self.tell(SourceEvent::Failed(failure)),
+        }
+    }
+
+    fn ask(&self, term: Term, happened: &Sender<Happened>) {
+        let Some(ask) = self.options.ask.clone() else { return };
+        let (guest, happened) = (self.subject.guest, happened.clone());
+        tokio::task::spawn_blocking(move || {
+            let answer = ask.ask(Question::DoYouRun, guest, term);
+            let _ = happened.blocking_send(Happened::Machine(SourceEvent::Answered(answer)));
+        });
+    }
+
+    // --- the end -----------------------------------------------------------------------------
+
+    async fn end(mut self, account: Account) -> Ended {
+        let outcome = self.outcome.take().expect("a driver ends with an outcome");
+        // What was said last is still written; nothing more is read.
+        self.link = None;
+        self.hands.give(match outcome {
+            Outcome::Aborted(_) => Job::Retreat,
+            Outcome::Completed { .. } | Outcome::InDoubt { .. } => Job::LetGo,
+        });
+        let Self { hands, lanes, subject, journal, .. } = self;
+        let verified = match outcome {
+            Outcome::Completed { .. } => lanes.pages_known(),
+            Outcome::Aborted(_) | Outcome::InDoubt { .. } => PageCount::ZERO,
+        };
+        let report = account.close(verified, subject.layout.bytes());
+        let guest = tokio::task::spawn_blocking(move || {
+            lanes.finish();
+            hands.finish()
+        });
+        let guest = guest.await.expect("the hands do not panic");
+        Ended { outcome, guest: Some(guest), journal: journal.take_back(), report }
+    }
+}

@@ -1,0 +1,226 @@
+//! What blocks: guest, tracker and journal, on a thread of their own, one job after the other.
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc::Sender;
+use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError};
+use whimbrel_page::PageSet;
+use whimbrel_protocol::{Failure, Fault, Record, SourceEvent, Sums};
+
+use super::Happened;
+use crate::guest::{Guest, GuestError, Throttle};
+use crate::journal::SharedJournal;
+use crate::lanes::SourceLanes;
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) enum Job {
+    Arm,
+    Harvest,
+    Pause,
+    Resume,
+    Throttle(u8),
+    Record(Record),
+    Compare(Sums),
+    /// The guest runs on at full speed, untracked.
+    Retreat,
+    /// The guest is left as it is, untracked.
+    LetGo,
+}
+
+/// Where the time of the pause went, on this side.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct PauseTimes {
+    pub(super) began: Option<Instant>,
+    pub(super) pause: Duration,
+    pub(super) harvest: Duration,
+    pub(super) state: Duration,
+}
+
+/// Jobs that may wait. The machine waits for the answer to most of them, so that a few kinds are
+/// under way at most.
+const JOBS_MAX: usize = 64;
+
+/// The thread, and the way to it.
+pub(super) struct Hands {
+    jobs: mpsc::SyncSender<Job>,
+    thread: JoinHandle<Box<dyn Guest>>,
+}
+
+impl Hands {
+    /// Starts the thread. If it cannot be started the guest comes back (museum M6).
+    pub(super) fn start(work: Work) -> Result<Self, (std::io::Error, Box<dyn Guest>)> {
+        let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
+        let (handover, given) = mpsc::sync_channel::<Work>(1);
+        let started = std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
+            let mut work: Work = given.recv().expect("the work is handed over at once");
+            while let Ok(job) = todo.recv() {
+                work.perform(job);
+            }
+            work.guest
+        });
+        match started {
+            Ok(thread) => {
+                handover.send(work).expect("the thread waits for it");
+                Ok(Self { jobs, thread })
+            }
+            Err(error) => Err((error, work.guest)),
+        }
+    }
+
+    pub(super) fn give(&self, job: Job) {
+        // The thread ends only after `finish`.
+        let _ = self.jobs.send(job);
+    }
+
+    /// Waits for the jobs that were given, and takes the guest back. Blocks.
+    pub(super) fn finish(self) -> Box<dyn Guest> {
+        drop(self.jobs);
+        self.thread.join().expect("the hands do not panic")
+    }
+}
+
+/// What the thread works on.
+pub(super) struct Work {
+    pub(super) guest: Box<dyn Guest>,
+    pub(super) memory: GuestMemory,
+    pub(super) tracker: Box<dyn DirtyTracker>,
+    pub(super) lanes: SourceLanes,
+    pub(super) journal: SharedJournal,
+    pub(super) dirty: PageSet,
+    pub(super) parked: bool,
+    /// Pages that were spoiled once already.
+    pub(super) spoiled: PageSet,
+    pub(super) comparison: Comparison,
+    pub(super) happened: Sender<Happened>,
+}
+
+/// What a comparison of sums has found so far; the sums come in several messages.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    named: Vec<(whimbrel_page::RegionId, whimbrel_page::ChunkIndex, whimbrel_page::LeafSum)>,
+}
+
+impl Work {
+    fn tell(&self, event: SourceEvent) {
+        // The driver is gone only when nobody wants to know any more.
+        let _ = self.happened.blocking_send(Happened::Machine(event));
+    }
+
+    fn perform(&mut self, job: Job) {
+        let done = match job {
+            Job::Arm => self.arm().map(Some),
+            Job::Harvest => self.harvest().map(Some),
+            Job::Pause => self.pause().map(Some),
+            Job::Resume => self.resume().map(|()| None),
+            Job::Throttle(percent) => self.throttle(percent).map(|()| None),
+            Job::Record(record) => self.record(&record).map(Some),
+            Job::Compare(sums) => Ok(self.compare(&sums)),
+            Job::Retreat => self.retreat().map(|()| None),
+            Job::LetGo => self.tracker.disarm().map(|()| None).map_err(memory),
+        };
+        match done {
+            Ok(Some(event)) => self.tell(event),
+            Ok(None) => {}
+            Err(failure) => self.tell(SourceEvent::Failed(failure)),
+        }
+    }
+
+    /// Arm first, then ask what was ever touched: what is written in between is in both.
+    fn arm(&mut self) -> Result<SourceEvent, Failure> {
+        self.tracker.arm().map_err(memory)?;
+        let touched = self.memory.touched().map_err(memory)?;
+        self.lanes.merge(&touched);
+        Ok(SourceEvent::Armed)
+    }
+
+    fn harvest(&mut self) -> Result<SourceEvent, Failure> {
+        let began = Instant::now();
+        self.dirty.clear();
+        self.tracker.harvest(&mut self.dirty).map_err(memory)?;
+        let took = began.elapsed();
+        Ok(SourceEvent::Harvested { pending: self.lanes.merge(&self.dirty), took })
+    }
+
+    fn pause(&mut self) -> Result<SourceEvent, Failure> {
+        let began = Instant::now();
+        self.guest.pause().map_err(guest)?;
+        self.parked = true;
+        let paused = self.last_harvest(began);
+        if paused.is_err() {
+            self.resume()?;
+        }
+        paused
+    }
+
+    fn last_harvest(&mut self, began: Instant) -> Result<SourceEvent, Failure> {
+        self.guest.release().map_err(guest)?;
+        let parked = Instant::now();
+        self.dirty.clear();
+        self.tracker.harvest_paused(&mut self.dirty).map_err(memory)?;
+        let pending = self.lanes.merge(&self.dirty);
+        let harvested = Instant::now();
+        let state: Bytes = self.guest.save_state().map_err(guest)?;
+        let times = PauseTimes {
+            began: Some(began),
+            pause: parked - began,
+            harvest: harvested - parked,
+            state: harvested.elapsed(),
+        };
+        let _ = self.happened.blocking_send(Happened::Parked(times));
+        Ok(SourceEvent::Paused { pending, state })
+    }
+
+    /// A guest that runs already is left alone: a pause may have failed before it stood still.
+    fn resume(&mut self) -> Result<(), Failure> {
+        if std::mem::take(&mut self.parked) {
+            self.guest.reacquire().map_err(guest)?;
+            self.guest.resume().map_err(guest)?;
+        }
+        Ok(())
+    }
+
+    fn throttle(&mut self, percent: u8) -> Result<(), Failure> {
+        self.guest.throttle(Throttle::percent(percent)).map_err(guest)
+    }
+
+    /// Every exit cleans up (museum M27): all of it is tried, and the first failure is told.
+    fn retreat(&mut self) -> Result<(), Failure> {
+        let disarmed = self.tracker.disarm().map_err(memory);
+        let unthrottled = self.throttle(0);
+        self.resume().and(unthrottled).and(disarmed)
+    }
+
+    fn record(&mut self, record: &Record) -> Result<SourceEvent, Failure> {
+        self.journal.write(record)?;
+        Ok(SourceEvent::Recorded(record.standing))
+    }
+
+    /// Chunks whose sums differ go again whole. A page that went again once already and differs
+    /// still is no accident.
+    fn compare(&mut self, sums: &Sums) -> Option<SourceEvent> {
+        let named = sums.chunks.iter().map(|(chunk, sum)| (sums.region, *chunk, *sum));
+        self.comparison.named.extend(named);
+        if !sums.last {
+            return None;
+        }
+        let named = std::mem::take(&mut self.comparison.named);
+        let differing = self.lanes.spoil_differing(&named);
+        let again = differing
+            .runs()
+            .any(|run| run.pages().any(|page| self.spoiled.contains(run.region, page)));
+        self.spoiled.union_with(&differing);
+        Some(SourceEvent::Spoiled { pages: differing.count(), again })
+    }
+}
+
+fn memory(error: MemoryError) -> Failure {
+    Failure::new(Fault::Memory, error.to_string())
+}
+
+fn guest(error: GuestError) -> Failure {
+    Failure::new(Fault::Guest, error.to_string())
+}

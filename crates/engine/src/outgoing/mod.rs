@@ -1,0 +1,147 @@
+//! The source's hand on the machine: it carries out what [`Source`] wants and tells it what came.
+//!
+//! ```text
+//!   control link ─┐                       ┌─► link (tasks)
+//!   lanes ────────┼─► select ─► Source ─► ┼─► lanes (threads)
+//!   hands ────────┤   one event  actions  └─► hands (one thread: guest, tracker, records)
+//!   cancel, time ─┘
+//! ```
+//!
+//! Nothing in here decides anything; whoever looks for a decision finds it in the machine.
+
+mod account;
+mod driver;
+mod hands;
+
+use tokio::sync::{mpsc, watch};
+use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError, open, probe};
+use whimbrel_page::PageSet;
+use whimbrel_protocol::{Failure, Fault, Outcome, SourceEvent, Subject};
+
+use crate::Journal;
+use crate::ended::{Cancel, Ended};
+use crate::guest::Guest;
+use crate::journal::SharedJournal;
+use crate::lanes::{EVENTS_MAX, SourceLanes};
+use crate::link::LinkEvent;
+use crate::options::{DestinationAddress, OutgoingOptions};
+use crate::progress::{Progress, Report};
+use driver::{Connected, Driver};
+use hands::{Comparison, Hands, PauseTimes, Work};
+
+/// The source side of one migration. It owns the guest until it has ended.
+pub struct Outgoing {
+    guest: Box<dyn Guest>,
+    journal: Box<dyn Journal>,
+    destination: DestinationAddress,
+    options: OutgoingOptions,
+    progress: watch::Sender<Progress>,
+    cancel: (Cancel, mpsc::Receiver<String>),
+}
+
+/// What may wait for a driver; whoever has more to say waits with it.
+const HAPPENED_MAX: usize = 256;
+
+/// What a driver is told from its threads and tasks.
+enum Happened {
+    Machine(SourceEvent),
+    Parked(PauseTimes),
+    Connected(Connected),
+    Link(LinkEvent),
+}
+
+impl From<LinkEvent> for Happened {
+    fn from(event: LinkEvent) -> Self {
+        Self::Link(event)
+    }
+}
+
+impl Outgoing {
+    /// Prepares to move `guest` to `destination`; nothing happens before [`Outgoing::run`].
+    #[must_use]
+    pub fn new(
+        guest: Box<dyn Guest>,
+        journal: Box<dyn Journal>,
+        destination: DestinationAddress,
+        options: OutgoingOptions,
+    ) -> Self {
+        let (progress, _) = watch::channel(Progress::default());
+        Self { guest, journal, destination, options, progress, cancel: Cancel::new() }
+    }
+
+    /// Follows the migration; the newest look is always there.
+    #[must_use]
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    /// A way to end it early, from anywhere.
+    #[must_use]
+    pub fn cancel(&self) -> Cancel {
+        self.cancel.0.clone()
+    }
+
+    /// Moves the guest. Comes back when the outcome is decided, with everything it was given.
+    pub async fn run(self) -> Ended {
+        let memory = self.guest.memory();
+        let tracker = match open_tracker(&memory, &self.options) {
+            Ok(tracker) => tracker,
+            Err(failure) => return Ended::unbegun(failure, self.guest, self.journal),
+        };
+        let (happened, events) = mpsc::channel(HAPPENED_MAX);
+        let (lane_events, lanes_say) = mpsc::channel(EVENTS_MAX);
+        let lanes = SourceLanes::new(memory.clone(), self.options.lanes.clone(), lane_events);
+        let description = self.guest.describe();
+        let subject = Subject {
+            guest: description.uuid,
+            name: description.name,
+            kind: description.kind,
+            state_version: description.state_version,
+            layout: memory.layout().clone(),
+            term: self.options.term,
+            host: self.options.host,
+        };
+        let journal = SharedJournal::new(self.journal);
+        let work = Work {
+            guest: self.guest,
+            dirty: PageSet::new(memory.layout()),
+            spoiled: PageSet::new(memory.layout()),
+            memory,
+            tracker,
+            lanes: lanes.clone(),
+            journal: journal.clone(),
+            parked: false,
+            comparison: Comparison::default(),
+            happened: happened.clone(),
+        };
+        let hands = match Hands::start(work) {
+            Ok(hands) => hands,
+            Err((error, guest)) => {
+                let why = format!("no thread could be started: {error}");
+                return Ended::unbegun(Failure::new(Fault::Guest, why), guest, journal.take_back());
+            }
+        };
+        let driver = Driver::new(subject, self.destination, self.options, hands, lanes, journal);
+        driver.run(happened, events, lanes_say, self.cancel.1, self.progress).await
+    }
+}
+
+impl Ended {
+    /// A migration that could not begin; the guest was not touched.
+    fn unbegun(failure: Failure, guest: Box<dyn Guest>, journal: Box<dyn Journal>) -> Self {
+        let outcome = Outcome::Aborted(failure);
+        Self { outcome, guest: Some(guest), journal, report: Report::default() }
+    }
+}
+
+fn open_tracker(
+    memory: &GuestMemory,
+    options: &OutgoingOptions,
+) -> Result<Box<dyn DirtyTracker>, Failure> {
+    let failed = |error: MemoryError| Failure::new(Fault::Memory, error.to_string());
+    let kind = options.tracker.or_else(|| probe(memory).choice()).ok_or_else(|| {
+        let why = "no dirty tracker works on this host; `whimbrel doctor` says what each one needs";
+        Failure::new(Fault::Memory, why)
+    })?;
+    open(kind, memory).map_err(failed)
+}
