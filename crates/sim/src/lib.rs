@@ -1,1 +1,46 @@
-//! placeholder
+//! The shipping machines and the shipping ledger on virtual time, from one seed.
+//!
+//! A [`World`] is two hosts with model memory, a network that delays, loses and breaks, journals
+//! that survive what journals survive, and a guest that writes all the while. After every step the
+//! laws are checked. This crate does **no** I/O and knows no real time, memory or socket; what it
+//! finds is about the protocol, not about the engine that carries it out.
+//!
+//! ```text
+//!              Source ◄── events, actions ──► hand ── frames, batches ── hand ◄──► Destination
+//!                │                             │        (faults here)     │            │
+//!              Ledger                    model memory                model memory     Journal
+//!                └───────────────── laws, after every step ──────────────┴────────────┘
+//! ```
+#![forbid(unsafe_code)]
+
+/// Adds a line to a world's trace; costs nothing where none is kept.
+macro_rules! note {
+    ($world:expr, $($line:tt)*) => {
+        if $world.traced() {
+            let line = format!($($line)*);
+            $world.add_note(&line);
+        }
+    };
+}
+
+mod agents;
+mod broken;
+mod destination;
+mod ending;
+mod faults;
+mod guest;
+mod journal;
+mod lander;
+mod lanes;
+mod laws;
+mod links;
+mod memory;
+mod plan;
+mod queue;
+mod random;
+mod source;
+mod step;
+mod world;
+
+pub use broken::Broken;
+pub use world::{Breach, Ending, World};

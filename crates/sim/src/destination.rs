@@ -1,0 +1,162 @@
+//! The destination's hand: carries out what the machine wants, and tells it what came of it.
+
+use std::time::Duration;
+
+use whimbrel_protocol::{
+    BatchSeq, Destination, DestinationAction, DestinationEvent, Failure, Fault, LaneId, Message,
+    Now, Outcome, Process, Standing, Sums, Term,
+};
+
+use crate::broken::Broken;
+use crate::journal::Journal;
+use crate::memory::Landing;
+use crate::plan::{Plan, Side};
+use crate::step::{Life, LinkId, Step};
+use crate::world::World;
+
+/// Everything on the destination's host.
+#[derive(Debug)]
+pub(crate) struct DestinationHost {
+    pub(crate) machine: Destination,
+    pub(crate) landing: Landing,
+    pub(crate) journal: Journal,
+    pub(crate) running: bool,
+    pub(crate) link: Option<LinkId>,
+    pub(crate) alive: bool,
+    pub(crate) host_up: bool,
+    pub(crate) process: Process,
+    pub(crate) life: Life,
+    pub(crate) outcome: Option<Outcome>,
+    /// What has to land before the machine is told.
+    pub(crate) awaited: Option<(Term, Vec<(LaneId, BatchSeq)>)>,
+    /// The guest will not run when it is told to.
+    pub(crate) no_run: bool,
+    /// When the last event that was told arrives.
+    pub(crate) inbox: Duration,
+    /// The state that the parked guest has taken.
+    state: Option<u64>,
+}
+
+impl DestinationHost {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            machine: Destination::new(Now(Duration::ZERO), plan.destination.clone()),
+            landing: Landing::new(&plan.layout),
+            journal: Journal::default(),
+            running: false,
+            link: None,
+            alive: true,
+            host_up: true,
+            process: Process::Alive,
+            life: 0,
+            outcome: None,
+            awaited: None,
+            no_run: false,
+            inbox: Duration::ZERO,
+            state: None,
+        }
+    }
+}
+
+impl World {
+    /// Puts an event into the destination's inbox, behind what is there.
+    pub(crate) fn tell_destination(&mut self, event: DestinationEvent) {
+        self.tell_destination_in(Duration::ZERO, event);
+    }
+
+    fn tell_destination_in(&mut self, delay: Duration, event: DestinationEvent) {
+        let at = self.now + delay + self.random.micros(0, 100);
+        self.dst.inbox = self.dst.inbox.max(at);
+        self.queue.push(self.dst.inbox, Step::Destination(self.dst.life, event));
+    }
+
+    /// Hands an event to the machine, and carries out what follows.
+    pub(crate) fn feed_destination(&mut self, event: DestinationEvent) {
+        if !self.dst.alive {
+            return;
+        }
+        note!(self, "destination [{}] <- {event:?}", self.dst.machine.phase());
+        let fed = self.dst.machine.handle(Now(self.now), event);
+        self.judge(Side::Destination, fed);
+        self.poll_destination();
+    }
+
+    pub(crate) fn poll_destination(&mut self) {
+        while let Some(action) = self.dst.machine.poll() {
+            note!(self, "destination -> {action:?}");
+            self.act_for_destination(action);
+        }
+    }
+
+    fn act_for_destination(&mut self, action: DestinationAction) {
+        let took = self.random.micros(1, 20_000);
+        match action {
+            DestinationAction::Send(message) => self.send(Side::Destination, &message),
+            DestinationAction::Hangup => self.hang_up(Side::Destination),
+            DestinationAction::Reserve(_) => {
+                self.tell_destination_in(took, DestinationEvent::Reserved);
+            }
+            DestinationAction::CloseLane(lane) => self.close_lander(lane),
+            DestinationAction::Create => self.tell_destination_in(took, DestinationEvent::Created),
+            DestinationAction::AwaitCounts(term, counts) => {
+                self.dst.awaited = Some((term, counts));
+                self.look_at_counts();
+            }
+            DestinationAction::Load(term, state) => self.load(term, &state),
+            DestinationAction::Run(term) => self.run_at_destination(term),
+            DestinationAction::SendSums => self.send_sums(),
+            DestinationAction::Record(standing, term) => {
+                self.record(Side::Destination, (standing, term));
+            }
+            DestinationAction::Ask(term) => self.ask(Side::Destination, term),
+            DestinationAction::Say(_) => {}
+            DestinationAction::Finish(outcome) => self.dst.outcome = Some(outcome),
+        }
+    }
+
+    fn load(&mut self, term: Term, state: &[u8]) {
+        match state.try_into() {
+            Ok(bytes) => self.dst.state = Some(u64::from_le_bytes(bytes)),
+            Err(_) => return self.breach("the state is not what was saved".into()),
+        }
+        self.tell_destination(DestinationEvent::Loaded(term));
+        if self.broken == Some(Broken::RunBeforeGrant) {
+            self.dst.running = true;
+        }
+    }
+
+    fn run_at_destination(&mut self, term: Term) {
+        if std::mem::take(&mut self.dst.no_run) {
+            let failure = Failure::new(Fault::Guest, "it does not run here");
+            return self.tell_destination(DestinationEvent::Failed(failure));
+        }
+        if let Some((region, page)) = self.dst.landing.memory.difference(&self.truth.memory) {
+            self.breach(format!("the guest runs on a {page} of {region} that is not its own"));
+        }
+        if self.dst.state != Some(self.truth.bursts) {
+            self.breach(format!("the guest runs from state {:?}, not its last", self.dst.state));
+        }
+        self.dst.running = true;
+        self.tell_destination(DestinationEvent::Ran(term));
+    }
+
+    fn send_sums(&mut self) {
+        let regions = self.plan.layout.regions().to_vec();
+        for (place, region) in regions.iter().enumerate() {
+            let chunks = self.dst.landing.table.chunk_sums(region.id).collect();
+            let last = place + 1 == regions.len();
+            let sums = Message::Sums(Sums { region: region.id, chunks, last });
+            self.send(Side::Destination, &sums);
+        }
+    }
+
+    pub(crate) fn destination_written(&mut self, written: Option<Standing>) {
+        match written {
+            Some(standing) => self.tell_destination(DestinationEvent::Recorded(standing)),
+            None => {
+                let failure = Failure::new(Fault::Journal, "the disk is full");
+                self.tell_destination(DestinationEvent::Failed(failure));
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! The source's end of the lanes: take, copy, digest, send, wait for what landed.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use whimbrel_page::{ByteCount, Disposition, LeafSum};
+use whimbrel_protocol::ledger::Take;
+use whimbrel_protocol::{BatchSeq, Epoch, LaneId, LaneMark, LaneTicket, SessionId, SourceEvent};
+
+use crate::broken::Broken;
+use crate::lander::Lander;
+use crate::memory::{Content, Place, leaf_of};
+use crate::plan::Side;
+use crate::step::Step;
+use crate::world::World;
+
+/// What a source waits for any acknowledgement on a lane.
+const ACK_TIMEOUT: Duration = Duration::from_millis(400);
+/// What it waits for a lane to be opened.
+const OPEN_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// The thread at the source's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Worker {
+    Opening,
+    Idle,
+    /// Pages were taken and are being copied.
+    Copying,
+    Ended,
+}
+
+/// What travels on a lane.
+#[derive(Clone, Debug)]
+pub(crate) struct Batch {
+    pub(crate) seq: BatchSeq,
+    pub(crate) pages: Vec<(Place, Content)>,
+    pub(crate) arrives: Duration,
+}
+
+/// One lane with both its ends and what is between them.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) worker: Worker,
+    take: Take,
+    /// A [`Step::Work`] is in the queue.
+    awake: bool,
+    /// When something was last acknowledged, or sent with nothing under way.
+    progressed: Duration,
+    /// What was sent and neither acknowledged nor given back, with the lane's sum after it.
+    pub(crate) flight: VecDeque<(BatchSeq, Vec<Place>, LeafSum)>,
+    sum: LeafSum,
+    /// Whether the ledger keeps an account of it.
+    account: bool,
+    pub(crate) wire: VecDeque<Batch>,
+    /// Nothing arrives any more, in neither direction.
+    pub(crate) cut: bool,
+    pub(crate) last_ack: Duration,
+    pub(crate) lander: Lander,
+}
+
+impl Lane {
+    fn new() -> Self {
+        Self {
+            worker: Worker::Opening,
+            take: Take::default(),
+            awake: false,
+            progressed: Duration::ZERO,
+            flight: VecDeque::new(),
+            sum: LeafSum::ZERO,
+            account: false,
+            wire: VecDeque::new(),
+            cut: false,
+            last_ack: Duration::ZERO,
+            lander: Lander::default(),
+        }
+    }
+}
+
+impl World {
+    pub(crate) fn lane_delay(&mut self) -> Duration {
+        let (low, high) = self.plan.lane_delay;
+        self.random.micros(low, high)
+    }
+
+    pub(crate) fn lane(&mut self, id: LaneId) -> &mut Lane {
+        self.lanes.get_mut(&id).expect("a lane that was opened")
+    }
+
+    pub(crate) fn open_lane(&mut self, ticket: LaneTicket) {
+        if self.lanes.insert(ticket.0, Lane::new()).is_some() {
+            return self.breach(format!("lane {} is opened twice", ticket.0.0));
+        }
+        let (life, delay) = (self.src.life, self.lane_delay());
+        let epoch = self.src.machine.session().map_or(Epoch(0), |(_, epoch)| epoch);
+        if self.now >= self.network.out {
+            self.after(delay, Step::LaneHello(life, ticket, epoch));
+        }
+        self.after(OPEN_TIMEOUT, Step::LaneLate(life, ticket.0));
+    }
+
+    pub(crate) fn lane_answered(&mut self, id: LaneId, admitted: bool) {
+        if self.lane(id).worker != Worker::Opening {
+            return;
+        }
+        if !admitted {
+            return self.fail_lane(id, "it was refused");
+        }
+        let lane = self.lane(id);
+        lane.worker = Worker::Idle;
+        lane.account = true;
+        self.src.ledger.open_lane(id);
+        self.tell_source(SourceEvent::LaneUp(id));
+        self.wake(id);
+    }
+
+    pub(crate) fn lane_late(&mut self, id: LaneId) {
+        if self.lane(id).worker == Worker::Opening {
+            self.fail_lane(id, "it was not opened in time");
+        }
+    }
+
+    /// The worker has seen something wrong: it ends, and the machine is told.
+    pub(crate) fn fail_lane(&mut self, id: LaneId, why: &str) {
+        if self.lane(id).worker == Worker::Ended {
+            return;
+        }
+        self.end_worker(id);
+        self.tell_source(SourceEvent::LaneFailed(id, why.into()));
+        if self.broken == Some(Broken::GiveBackEarly) {
+            self.close_account(id, None);
+        }
+    }
+
+    /// The worker ends; its socket is closed, which the other end may notice.
+    pub(crate) fn end_worker(&mut self, id: LaneId) {
+        let delay = self.lane_delay();
+        let lane = self.lane(id);
+        if lane.worker == Worker::Ended {
+            return;
+        }
+        lane.worker = Worker::Ended;
+        if !lane.cut {
+            self.after(delay, Step::LaneGone(id, Side::Destination));
+        }
+    }
+
+    pub(crate) fn wake_lanes(&mut self) {
+        let ids: Vec<LaneId> = self.lanes.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.wake(id));
+    }
+
+    fn wake(&mut self, id: LaneId) {
+        let lane = self.lane(id);
+        if lane.worker == Worker::Idle && !lane.awake {
+            lane.awake = true;
+            let delay = self.random.micros(1, 200);
+            self.after(delay, Step::Work(id));
+        }
+    }
+
+    pub(crate) fn work(&mut self, id: LaneId) {
+        self.lane(id).awake = false;
+        match self.lane(id).worker {
+            Worker::Idle => self.take(id),
+            Worker::Copying => self.send_batch(id),
+            Worker::Opening | Worker::Ended => {}
+        }
+        self.poll_ledger();
+    }
+
+    fn take(&mut self, id: LaneId) {
+        if self.src.ledger.flight(id).batches >= self.plan.window {
+            return;
+        }
+        let budget = self.plan.batch;
+        let lane = self.lanes.get_mut(&id).expect("as asked for");
+        if self.src.ledger.take(id, budget, &mut lane.take).0 > 0 {
+            lane.worker = Worker::Copying;
+            lane.awake = true;
+            let delay = self.random.micros(1, 500);
+            self.after(delay, Step::Work(id));
+        }
+    }
+
+    /// The pages are copied now, digested, and put on the wire.
+    fn send_batch(&mut self, id: LaneId) {
+        let mut take = std::mem::take(&mut self.lane(id).take);
+        let runs = take.runs().to_vec();
+        let places = runs.iter().flat_map(|run| run.pages().map(|page| (run.region, page)));
+        let copies: Vec<(Place, Content)> = places.map(|at| (at, self.copy(at))).collect();
+        copies.iter().for_each(|(_, content)| take.found(leaf_of(*content)));
+        let kept = take.dispositions().zip(&copies);
+        let pages: Vec<(Place, Content)> =
+            kept.filter(|((.., how), _)| *how != Disposition::Unchanged).map(|(_, c)| *c).collect();
+        let raw = pages.iter().filter(|(_, content)| *content != 0).count() as u64;
+        let sent = self.src.ledger.sent(id, &take, ByteCount(64 + raw * 4096));
+        let lane = self.lane(id);
+        (lane.take, lane.worker) = (take, Worker::Idle);
+        if let Some(seq) = sent {
+            self.put_on_wire(id, seq, pages);
+        }
+        self.wake(id);
+    }
+
+    fn put_on_wire(&mut self, id: LaneId, seq: BatchSeq, pages: Vec<(Place, Content)>) {
+        let (now, delay) = (self.now, self.lane_delay());
+        let lane = self.lanes.get_mut(&id).expect("as asked for");
+        let watched = !lane.flight.is_empty();
+        if !watched {
+            lane.progressed = now;
+        }
+        let mixes = pages.iter().map(|((r, p), content)| leaf_of(*content).mix(*r, *p));
+        lane.sum = mixes.fold(lane.sum, LeafSum::plus);
+        let places = pages.iter().map(|(place, _)| *place).collect();
+        lane.flight.push_back((seq, places, lane.sum));
+        let last = lane.wire.back().map_or(Duration::ZERO, |batch| batch.arrives);
+        let arrives = self.network.arrival(now, delay, last);
+        if !lane.cut {
+            lane.wire.push_back(Batch { seq, pages, arrives });
+            self.queue.push(arrives, Step::Arrive(id));
+        }
+        if !watched {
+            self.after(ACK_TIMEOUT, Step::Watch(id));
+        }
+    }
+
+    pub(crate) fn acked(&mut self, id: LaneId, landed: BatchSeq, sum: LeafSum) {
+        let lane = self.lanes.get_mut(&id).expect("as asked for");
+        if lane.worker == Worker::Ended || !lane.account {
+            return;
+        }
+        if let Err(fault) = self.src.ledger.acked(id, landed, sum) {
+            return self.fail_lane(id, &fault.to_string());
+        }
+        lane.progressed = self.now;
+        lane.flight.retain(|(seq, ..)| *seq > landed);
+        self.wake_lanes();
+        self.poll_ledger();
+    }
+
+    pub(crate) fn watch(&mut self, id: LaneId) {
+        let now = self.now;
+        let lane = self.lane(id);
+        let due = lane.progressed + ACK_TIMEOUT;
+        if lane.flight.is_empty() || lane.worker == Worker::Ended {
+            return;
+        }
+        if now >= due {
+            self.fail_lane(id, "nothing was acknowledged in time");
+        } else {
+            self.queue.push(due, Step::Watch(id));
+        }
+    }
+
+    /// The lane is closed at both ends: its account is settled.
+    pub(crate) fn close_account(&mut self, id: LaneId, mark: Option<LaneMark>) {
+        let Some(lane) = self.lanes.get_mut(&id) else { return };
+        if std::mem::take(&mut lane.account) {
+            let flight = std::mem::take(&mut lane.flight);
+            let last = flight.back().map(|(batch, _, sum)| (*batch, *sum));
+            let mark = match (self.broken, last) {
+                (Some(Broken::SkipGiveBack), Some((batch, sum))) => {
+                    Some(LaneMark { lane: id, batch, sum })
+                }
+                _ => mark,
+            };
+            self.src.ledger.lane_lost(id, mark);
+        }
+        self.wake_lanes();
+        self.poll_ledger();
+    }
+
+    /// The lanes of which neither end is over, in the order of their numbers.
+    pub(crate) fn living_lanes(&self) -> Vec<LaneId> {
+        let living = self.lanes.iter().filter(|(_, lane)| lane.worker != Worker::Ended);
+        living.map(|(id, _)| *id).collect()
+    }
+
+    pub(crate) fn end_workers(&mut self) {
+        self.living_lanes().into_iter().for_each(|id| self.end_worker(id));
+    }
+}
+
+/// The session of every lane in a world.
+pub(crate) const SESSION: SessionId = crate::plan::SESSION;

@@ -1,0 +1,317 @@
+//! The source's hand: carries out what the machine wants, and tells it what came of it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use whimbrel_page::{CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, Root, Run};
+use whimbrel_protocol::ledger::{LedgerEvent, Pass};
+use whimbrel_protocol::{
+    Failure, Fault, Ledger, Now, Outcome, Process, RoundNumber, Source, SourceAction, SourceEvent,
+    Standing, Sums,
+};
+
+use crate::broken::Broken;
+use crate::journal::Journal;
+use crate::memory::{Memory, Tracker};
+use crate::plan::{Plan, Side, TOKEN};
+use crate::step::{Chore, Life, LinkId, Step};
+use crate::world::World;
+
+/// What the ledger's next event answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watched {
+    Nothing,
+    Round,
+    Quiet,
+    Flush(u32),
+}
+
+/// Everything on the source's host.
+#[derive(Debug)]
+pub(crate) struct SourceHost {
+    pub(crate) machine: Source,
+    pub(crate) ledger: Ledger,
+    pub(crate) memory: Memory,
+    pub(crate) tracker: Tracker,
+    pub(crate) journal: Journal,
+    pub(crate) running: bool,
+    pub(crate) throttle: u8,
+    pub(crate) link: Option<LinkId>,
+    pub(crate) alive: bool,
+    pub(crate) host_up: bool,
+    pub(crate) process: Process,
+    pub(crate) life: Life,
+    pub(crate) outcome: Option<Outcome>,
+    /// The root that was said last.
+    pub(crate) said_root: Root,
+    /// When the last event that was told arrives.
+    pub(crate) inbox: Duration,
+    pausing: bool,
+    watched: Watched,
+    round: RoundNumber,
+    /// Chunks that were found to differ, ever.
+    spoiled: BTreeSet<(u32, u64)>,
+    /// What the destination named so far, in answer to one question.
+    named: Vec<Sums>,
+}
+
+impl SourceHost {
+    pub(crate) fn new(plan: &Plan) -> Self {
+        let (subject, options) = (plan.subject.clone(), plan.source.clone());
+        Self {
+            machine: Source::new(Now(Duration::ZERO), subject, TOKEN, options),
+            ledger: Ledger::new(&plan.layout),
+            memory: Memory::new(&plan.layout),
+            tracker: Tracker::new(&plan.layout),
+            journal: Journal::of_owner(plan.subject.term),
+            running: true,
+            throttle: 0,
+            link: None,
+            alive: true,
+            host_up: true,
+            process: Process::Alive,
+            life: 0,
+            outcome: None,
+            said_root: Root::default(),
+            inbox: Duration::ZERO,
+            pausing: false,
+            watched: Watched::Nothing,
+            round: RoundNumber(0),
+            spoiled: BTreeSet::new(),
+            named: Vec::new(),
+        }
+    }
+}
+
+impl World {
+    /// Puts an event into the source's inbox, behind what is there.
+    pub(crate) fn tell_source(&mut self, event: SourceEvent) {
+        let at = self.now + self.random.micros(0, 100);
+        self.src.inbox = self.src.inbox.max(at);
+        self.queue.push(self.src.inbox, Step::Source(self.src.life, event));
+    }
+
+    /// Hands an event to the machine, and carries out what follows.
+    pub(crate) fn feed_source(&mut self, event: SourceEvent) {
+        if !self.src.alive {
+            return;
+        }
+        note!(self, "source [{}] <- {event:?}", self.src.machine.phase());
+        let lost = matches!(event, SourceEvent::LinkLost(_));
+        let fed = self.src.machine.handle(Now(self.now), event);
+        if lost && self.broken == Some(Broken::ResumeAfterGrant) && self.src.machine.granted() {
+            self.resume();
+        }
+        self.judge(Side::Source, fed);
+        self.poll_source();
+    }
+
+    pub(crate) fn poll_source(&mut self) {
+        while let Some(action) = self.src.machine.poll() {
+            note!(self, "source -> {action:?}");
+            self.act_for_source(action);
+        }
+    }
+
+    fn act_for_source(&mut self, action: SourceAction) {
+        match action {
+            SourceAction::Connect => self.connect(),
+            SourceAction::Send(message) => self.send(Side::Source, &message),
+            SourceAction::Hangup => {
+                self.hang_up(Side::Source);
+                self.end_workers();
+            }
+            SourceAction::OpenLane(ticket) => self.open_lane(ticket),
+            SourceAction::CloseLane(mark) => {
+                if self.lanes.contains_key(&mark.lane) {
+                    self.end_worker(mark.lane);
+                    self.close_account(mark.lane, Some(mark));
+                }
+            }
+            SourceAction::Arm => self.arm(),
+            SourceAction::StartRound(number) => self.start_round(number),
+            SourceAction::Harvest => self.chore(Chore::Harvest, 500),
+            SourceAction::Quiesce => self.quiesce(),
+            SourceAction::Pause => {
+                self.src.pausing = true;
+                self.chore(Chore::Pause, 2_000);
+            }
+            SourceAction::Flush(number) => self.flush(number),
+            SourceAction::Resume => self.resume(),
+            SourceAction::Throttle(percent) => self.src.throttle = percent,
+            SourceAction::Record(standing, term) => self.record(Side::Source, (standing, term)),
+            SourceAction::Ask(term) => self.ask(Side::Source, term),
+            SourceAction::Compare(sums) => self.compare(sums),
+            SourceAction::Say(_) => {}
+            SourceAction::Finish(outcome) => self.finish_source(outcome),
+        }
+    }
+
+    fn arm(&mut self) {
+        if self.broken == Some(Broken::ArmAfterReading) {
+            self.src.ledger.merge(&self.truth.touched);
+            self.tell_source(SourceEvent::Armed);
+        }
+        self.chore(Chore::Arm, 2_000);
+    }
+
+    fn chore(&mut self, chore: Chore, micros: u64) {
+        let (life, delay) = (self.src.life, self.random.micros(5, micros));
+        self.after(delay, Step::Done(life, chore));
+    }
+
+    pub(crate) fn chore_done(&mut self, chore: Chore) {
+        if self.src.outcome.is_some() {
+            return;
+        }
+        match chore {
+            Chore::Arm => {
+                self.src.tracker.armed = true;
+                if self.broken == Some(Broken::ArmAfterReading) {
+                    return;
+                }
+                self.src.ledger.merge(&self.truth.touched);
+                self.tell_source(SourceEvent::Armed);
+            }
+            Chore::Harvest => {
+                let dirty = self.harvest();
+                self.src.ledger.merge(&dirty);
+                let took = self.random.micros(5, 500);
+                let pending = self.src.ledger.pending();
+                self.tell_source(SourceEvent::Harvested { pending, took });
+            }
+            Chore::Pause => self.parked(),
+            Chore::Clear(pages) => self.src.tracker.forget(&pages),
+        }
+        self.wake_lanes();
+    }
+
+    fn harvest(&mut self) -> PageSet {
+        if self.broken != Some(Broken::ClearAfterReading) {
+            return self.src.tracker.harvest();
+        }
+        let read = self.src.tracker.peek();
+        let (life, delay) = (self.src.life, self.random.micros(5, 5_000));
+        self.after(delay, Step::Done(life, Chore::Clear(read.clone())));
+        read
+    }
+
+    fn parked(&mut self) {
+        if !std::mem::take(&mut self.src.pausing) {
+            return;
+        }
+        self.src.running = false;
+        let dirty = self.src.tracker.harvest();
+        self.src.ledger.merge(&dirty);
+        let pending = self.src.ledger.pending();
+        let state = self.truth.bursts.to_le_bytes().to_vec().into();
+        self.tell_source(SourceEvent::Paused { pending, state });
+    }
+
+    pub(crate) fn resume(&mut self) {
+        self.src.pausing = false;
+        self.src.running = true;
+    }
+
+    // --- rounds ----------------------------------------------------------------------------
+
+    fn start_round(&mut self, number: u32) {
+        self.src.round = RoundNumber(number);
+        self.src.watched = Watched::Round;
+        self.src.ledger.start_round(RoundNumber(number), Pass::Once);
+        self.wake_lanes();
+        self.poll_ledger();
+    }
+
+    fn quiesce(&mut self) {
+        self.src.watched = Watched::Quiet;
+        self.src.ledger.end_round();
+        self.src.ledger.await_drained(PageCount::ZERO);
+        self.poll_ledger();
+    }
+
+    fn flush(&mut self, number: u32) {
+        self.src.watched = Watched::Flush(number);
+        let round = self.src.round.next();
+        self.src.round = round;
+        self.src.ledger.start_round(round, Pass::UntilEmpty);
+        self.wake_lanes();
+        self.poll_ledger();
+    }
+
+    pub(crate) fn poll_ledger(&mut self) {
+        while let Some(event) = self.src.ledger.poll() {
+            match (event, self.src.watched) {
+                (LedgerEvent::RoundTaken(tally), Watched::Round) => {
+                    self.tell_source(SourceEvent::RoundTaken(tally.bytes));
+                }
+                (LedgerEvent::RoundTaken(_), Watched::Flush(flush)) => {
+                    let root = self.src.ledger.root_when_landed();
+                    let sent = self.src.ledger.lanes().collect();
+                    self.src.said_root = root;
+                    self.tell_source(SourceEvent::Flushed { flush, root, sent });
+                }
+                (LedgerEvent::Drained, Watched::Quiet) => self.tell_source(SourceEvent::Quiesced),
+                _ => continue,
+            }
+            self.src.watched = Watched::Nothing;
+        }
+    }
+
+    // --- repair ----------------------------------------------------------------------------
+
+    fn compare(&mut self, sums: Sums) {
+        let last = sums.last;
+        self.src.named.push(sums);
+        if !last {
+            return;
+        }
+        let named = std::mem::take(&mut self.src.named);
+        let (mut pages, mut again) = (PageCount::ZERO, false);
+        for region in self.plan.layout.regions() {
+            for chunk in 0..region.pages().0.div_ceil(CHUNK_PAGES) {
+                let theirs = theirs(&named, region.id.0, chunk);
+                if self.src.ledger.table().chunk_sum(region.id, ChunkIndex(chunk)) == theirs {
+                    continue;
+                }
+                let first = chunk * CHUNK_PAGES;
+                let count = CHUNK_PAGES.min(region.pages().0 - first);
+                self.src.ledger.spoil(Run::new(region.id, first, count));
+                pages += PageCount(count);
+                again |= !self.src.spoiled.insert((region.id.0, chunk));
+            }
+        }
+        self.tell_source(SourceEvent::Spoiled { pages, again });
+    }
+
+    // --- ends ------------------------------------------------------------------------------
+
+    fn finish_source(&mut self, outcome: Outcome) {
+        self.end_workers();
+        if self.broken != Some(Broken::LeaveThrottled) {
+            self.src.throttle = 0;
+            self.src.tracker.armed = false;
+        }
+        if let Outcome::InDoubt { .. } = outcome {
+            self.after(Duration::from_millis(200), Step::Doubt);
+        }
+        self.src.outcome = Some(outcome);
+    }
+
+    pub(crate) fn source_written(&mut self, written: Option<Standing>) {
+        match written {
+            Some(standing) => self.tell_source(SourceEvent::Recorded(standing)),
+            None => {
+                let failure = Failure::new(Fault::Journal, "the disk is full");
+                self.tell_source(SourceEvent::Failed(failure));
+            }
+        }
+    }
+}
+
+/// What the destination said of a chunk: one that it did not name is all zero.
+fn theirs(named: &[Sums], region: u32, chunk: u64) -> LeafSum {
+    let of_region = named.iter().filter(|sums| sums.region.0 == region);
+    let mut chunks = of_region.flat_map(|sums| &sums.chunks);
+    chunks.find(|(index, _)| index.0 == chunk).map_or(LeafSum::ZERO, |(_, sum)| *sum)
+}

@@ -1,0 +1,73 @@
+//! What can happen in a world.
+
+use whimbrel_page::LeafSum;
+use whimbrel_page::PageSet;
+use whimbrel_protocol::{
+    Answer, BatchSeq, DestinationEvent, Epoch, LaneId, LaneTicket, SourceEvent, Term,
+};
+
+use crate::plan::{Fault, Side};
+
+/// A control connection; numbers are not used twice.
+pub(crate) type LinkId = u32;
+/// How often the guest process of a host was started; events for an older one are dropped.
+pub(crate) type Life = u32;
+
+/// One thing that happens at one moment.
+#[derive(Clone, Debug)]
+pub(crate) enum Step {
+    /// Something comes to the source's machine.
+    Source(Life, SourceEvent),
+    /// Something comes to the destination's machine.
+    Destination(Life, DestinationEvent),
+    /// The source's attempt to connect comes to its end.
+    Connected(Life),
+    /// A control frame arrives.
+    Frame(LinkId, Side, Vec<u8>),
+    /// A side notices that its control connection is gone.
+    LinkGone(LinkId, Side),
+    /// The source's hand has done what takes it a while.
+    Done(Life, Chore),
+    /// A lane's greeting arrives at the destination.
+    LaneHello(Life, LaneTicket, Epoch),
+    /// Its answer arrives at the source.
+    LaneAnswer(Life, LaneId, bool),
+    /// The lane was not opened in time.
+    LaneLate(Life, LaneId),
+    /// A lane's worker at the source goes on.
+    Work(LaneId),
+    /// A batch arrives at the destination's end of a lane.
+    Arrive(LaneId),
+    /// The batch that a lane's thread is landing is in place.
+    Land(LaneId),
+    /// An acknowledgement arrives at the source.
+    Ack(LaneId, BatchSeq, LeafSum),
+    /// A lane's worker looks whether anything was acknowledged lately.
+    Watch(LaneId),
+    /// A side notices that a lane is gone.
+    LaneGone(LaneId, Side),
+    /// A lane's thread at the destination comes to its end.
+    ThreadEnds(LaneId),
+    /// A write to the journal of this side is through.
+    Written(Life, Side),
+    /// A question of this side's agent arrives at the other agent.
+    Question(Side, Term),
+    /// Its answer arrives.
+    Answer(Side, Term, Answer),
+    /// A source in doubt asks again.
+    Doubt,
+    /// Something goes wrong.
+    Fault(Fault),
+    /// What went wrong for a while is well again.
+    Mend(Fault),
+}
+
+/// What takes the source's hand a while.
+#[derive(Clone, Debug)]
+pub(crate) enum Chore {
+    Arm,
+    Harvest,
+    Pause,
+    /// Only in a world that breaks law 1: the log is cleared of what was read before.
+    Clear(PageSet),
+}
