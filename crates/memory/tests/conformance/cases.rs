@@ -4,7 +4,7 @@ use whimbrel_memory::page::{
     Layout, PAGE_SIZE, PageCount, PageIndex, PageSet, RegionId, RegionLayout, Run,
 };
 use whimbrel_memory::{
-    Backing, DirtyTracker, GuestMemory, HugePages, MemoryError, TrackerKind, open, probe,
+    Backing, DirtyTracker, GuestMemory, HugePages, MemoryError, TrackerKind, open,
 };
 
 /// The region of a memory that has only one.
@@ -34,15 +34,16 @@ impl Case {
         }
     }
 
+    /// What this host lacks. A tracker that is there and does not work is no obstacle.
     fn obstacle(self) -> Option<String> {
         let layout = Layout::single(PageCount(HUGE).bytes()).expect("valid");
-        match GuestMemory::allocate_with(&layout, self.backing, self.huge) {
-            Err(error) => Some(format!("{error}")),
-            Ok(memory) => {
-                let found = probe(&memory).candidates;
-                let own = found.into_iter().find(|found| found.kind == self.kind);
-                own.filter(|found| !found.works).map(|found| found.reason)
-            }
+        let memory = match GuestMemory::allocate_with(&layout, self.backing, self.huge) {
+            Err(error) if self.huge == HugePages::Reserved => return Some(error.to_string()),
+            other => other.expect("a small memory"),
+        };
+        match open(self.kind, &memory) {
+            Err(error @ MemoryError::Unsupported { .. }) => Some(error.to_string()),
+            other => other.map(|_| None).expect("opened"),
         }
     }
 

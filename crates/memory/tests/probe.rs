@@ -1,0 +1,30 @@
+//! What a probe says of this host must be true.
+
+use whimbrel_memory::page::{ByteCount, Layout};
+use whimbrel_memory::{Backing, GuestMemory, MemoryError, TrackerKind, open, probe, probe_host};
+
+#[test]
+fn whatever_can_be_opened_works() {
+    for backing in [Backing::Private, Backing::Shared] {
+        let layout = Layout::single(ByteCount::mib(2)).expect("valid");
+        let memory = GuestMemory::allocate(&layout, backing).expect("a small memory");
+        let found = probe(&memory);
+        assert_eq!(found, probe_host(backing));
+        for candidate in &found.candidates {
+            match open(candidate.kind, &memory) {
+                Ok(_) => assert!(candidate.works, "{candidate:?}"),
+                Err(MemoryError::Unsupported { .. }) => assert!(!candidate.works),
+                Err(error) => panic!("{}: {error}", candidate.kind),
+            }
+            assert!(!candidate.reason.is_empty() && !candidate.reason.contains('\n'));
+        }
+        let choice = found.choice().expect("mprotect works on any Unix");
+        let works = |kind| found.candidates.iter().any(|one| one.kind == kind && one.works);
+        let best = if works(TrackerKind::Userfaultfd) {
+            TrackerKind::Userfaultfd
+        } else {
+            TrackerKind::Mprotect
+        };
+        assert_eq!(choice, best);
+    }
+}
