@@ -71,9 +71,9 @@ pub(crate) fn a_full_region_is_found(case: Case) {
     assert_eq!(copy, [77; PAGE_SIZE]);
 }
 
-/// More runs than one system call reports, and more than a process may have mappings.
+/// More runs than one system call reports, and than the protection of pages may be split into.
 pub(crate) fn alternating_pages_are_found(case: Case) {
-    const PAGES: u64 = 80_000;
+    const PAGES: u64 = 40_000;
     if case.granule() > 1 {
         return; // Half a huge page is a whole one: there is nothing to alternate.
     }

@@ -216,41 +216,102 @@ unsafe fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
 mod tests {
     use std::env;
     use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
+    use std::process::{Command, Output};
+    use std::sync::atomic::AtomicBool;
+
+    use memmap2::{MmapOptions, MmapRaw};
 
     use super::*;
 
-    /// Set in the process that is to die.
-    const CHILD: &str = "WHIMBREL_TEST_WILD_WRITE";
-    const NAME: &str = "sys::linux::fault::tests::a_wild_write_is_still_fatal";
+    const PAGE: usize = whimbrel_page::PAGE_SIZE;
+    /// In the environment of a process that is to die: how.
+    const FATE: &str = "WHIMBREL_TEST_FATE";
+
+    /// A page with a guard, in this order of dropping.
+    struct Page {
+        guard: Guard,
+        mapping: MmapRaw,
+    }
+
+    impl Page {
+        fn new() -> Self {
+            let mapping: MmapRaw = MmapOptions::new().len(PAGE).map_anon().expect("a page").into();
+            let start = mapping.as_mut_ptr().expose_provenance();
+            let page = Self { guard: Guard::new(start, PAGE, 1).expect("installed"), mapping };
+            page.guard.close().expect("protected");
+            page
+        }
+
+        fn write(&self) {
+            // SAFETY: the page is mapped, and the handler opens it.
+            unsafe { self.mapping.as_mut_ptr().write_volatile(1) };
+        }
+
+        fn is_marked(&self) -> bool {
+            let mut marked = 0;
+            let all = self.guard.take(|_, count| marked += count);
+            all || marked == 1
+        }
+    }
+
+    /// Runs the test of this name in a process of its own, where [`FATE`] is set.
+    fn die(name: &str) -> Output {
+        Command::new(env::current_exe().expect("this test"))
+            .args([&format!("sys::linux::fault::tests::{name}"), "--exact", "--nocapture"])
+            .env(FATE, name)
+            .output()
+            .expect("the test starts itself")
+    }
+
+    /// Whether this is the process that is to die. If it hangs instead, it is ended.
+    fn is_to_die() -> bool {
+        const WATCHDOG_S: libc::c_uint = 60;
+        let doomed = env::var_os(FATE).is_some();
+        if doomed {
+            // SAFETY: a call without pointers.
+            unsafe { libc::alarm(WATCHDOG_S) };
+            Page::new().write();
+        }
+        doomed
+    }
 
     #[test]
     fn a_wild_write_is_still_fatal() {
-        if env::var_os(CHILD).is_some() {
-            let guarded = memmap2::MmapOptions::new().len(PAGE).map_anon().expect("a page");
-            let start = guarded.as_ptr().expose_provenance();
-            let guard = Guard::new(start, PAGE, 1).expect("installed");
-            guard.close().expect("protected");
-            // SAFETY: the page is mapped; the handler opens it.
-            unsafe { (start as *mut u8).write_volatile(1) };
+        if is_to_die() {
             // A page that may not be written, and that nobody guards.
             let constant: &'static str = env!("CARGO_PKG_NAME");
             // SAFETY: none: it must end the process.
-            unsafe { constant.as_ptr().cast_mut().write_volatile(0) };
-            return;
+            return unsafe { constant.as_ptr().cast_mut().write_volatile(0) };
         }
-        let status = Command::new(env::current_exe().expect("this test"))
-            .args([NAME, "--exact"])
-            .env(CHILD, "1")
-            .output()
-            .expect("the test starts itself")
-            .status;
+        let status = die("a_wild_write_is_still_fatal").status;
         assert_eq!(status.signal(), Some(libc::SIGSEGV), "{status}");
     }
 
     #[test]
+    fn a_stack_overflow_is_still_told_by_the_runtime() {
+        if is_to_die() {
+            return println!("{}", endless(1));
+        }
+        let output = die("a_stack_overflow_is_still_told_by_the_runtime");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(text.contains("overflowed its stack"), "{text}");
+    }
+
+    #[expect(unconditional_recursion, reason = "it is to overflow the stack")]
+    fn endless(depth: u64) -> u64 {
+        let block = std::hint::black_box([depth; 64]);
+        endless(depth.wrapping_add(block[5])).wrapping_add(block[7])
+    }
+
+    #[test]
     fn regions_come_and_go_while_others_fault() {
-        let stop = std::sync::atomic::AtomicBool::new(false);
+        let stop = AtomicBool::new(false);
+        let fault_once = || {
+            let page = Page::new();
+            page.write();
+            assert!(page.is_marked());
+        };
         thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -265,19 +326,4 @@ mod tests {
         let _changing = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(slots().count() < 200, "slots are used again");
     }
-
-    /// Guards a page, writes to it, and lets go of it.
-    fn fault_once() {
-        let mapped = memmap2::MmapOptions::new().len(PAGE).map_anon().expect("a page");
-        let start = mapped.as_ptr().expose_provenance();
-        let guard = Guard::new(start, PAGE, 1).expect("installed");
-        guard.close().expect("protected");
-        // SAFETY: the page is mapped; the handler opens it.
-        unsafe { (start as *mut u8).write_volatile(1) };
-        let mut marked = 0;
-        assert!(!guard.take(|_, count| marked += count));
-        assert_eq!(marked, 1);
-    }
-
-    const PAGE: usize = whimbrel_page::PAGE_SIZE;
 }

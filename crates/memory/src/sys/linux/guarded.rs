@@ -25,6 +25,9 @@ use crate::atomic_bits::AtomicBits;
 /// which the host allows a process some ten thousands; without any left, even the allocator fails.
 static OPEN_RUNS: AtomicI64 = AtomicI64::new(0);
 
+/// Runs that a region may have whatever the others have: the greedy one is to pay.
+const OWN_RUNS: i64 = 64;
+
 /// One region. Its addresses must stay mapped, readable and writable, for as long as it lives.
 pub(in crate::sys) struct Guarded {
     start: usize,
@@ -37,7 +40,7 @@ pub(in crate::sys) struct Guarded {
     all_open: AtomicBool,
     /// What this region has added to [`OPEN_RUNS`].
     runs: AtomicI64,
-    /// What [`OPEN_RUNS`] may grow to.
+    /// What [`OPEN_RUNS`] may grow to, but for [`OWN_RUNS`] a region.
     runs_max: i64,
 }
 
@@ -65,7 +68,8 @@ impl Guarded {
     /// First step of the handler.
     fn open(&self, page: u64) -> bool {
         let added = self.runs_added(page);
-        if OPEN_RUNS.load(Ordering::SeqCst) + added > self.runs_max {
+        let (own, all) = (self.runs.load(Ordering::SeqCst), OPEN_RUNS.load(Ordering::SeqCst));
+        if own + added > OWN_RUNS && all + added > self.runs_max {
             return false;
         }
         let at = self.start + page as usize * PAGE_SIZE;
