@@ -29,14 +29,15 @@ fn counts_are_told_when_the_last_batch_is_in_place() {
         let (root, sent) = world.source.flushed();
         assert_eq!(sent.len(), 3);
         let term = Term { generation: 4, host: 2 };
-        world.destination.await_counts(term, sent.into_iter().collect());
+        let counts: Vec<_> = sent.into_iter().collect();
+        world.destination.await_counts(term, counts.clone());
         let LandEvent::CountsReached(told, there) = world.hear_destination() else {
             panic!("nothing has ended")
         };
         assert_eq!(told, term);
         assert!(root.agrees(there));
         // What has come about already is told at once.
-        world.destination.await_counts(term, vec![(LaneId(0), BatchSeq(1))]);
+        world.destination.await_counts(term, counts);
         assert!(matches!(world.hear_destination(), LandEvent::CountsReached(..)));
     }
 }

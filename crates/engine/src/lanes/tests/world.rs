@@ -1,6 +1,6 @@
 //! Both sides in one process, and a driver that is a test.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -53,6 +53,8 @@ pub(super) struct World {
     pub(super) source: SourceLanes,
     pub(super) destination: DestinationLanes,
     source_says: mpsc::Receiver<LaneEvent>,
+    /// Said, and put back to be heard later.
+    early: VecDeque<LaneEvent>,
     destination_says: mpsc::Receiver<LandEvent>,
     marks: BTreeMap<LaneId, LaneMark>,
     pub(super) runtime: Runtime,
@@ -83,6 +85,7 @@ impl World {
             source,
             destination,
             source_says,
+            early: VecDeque::new(),
             destination_says,
             marks,
             runtime,
@@ -114,7 +117,15 @@ impl World {
         let (near, far) = (self.make)(PATIENT);
         self.destination.land(lane, far);
         self.source.attach(lane, wrap(near));
-        assert!(matches!(self.hear(), LaneEvent::Up(up) if up == lane));
+        // Others may have said something before it.
+        let mut before = vec![];
+        loop {
+            match self.hear() {
+                LaneEvent::Up(up) if up == lane => break,
+                other => before.push(other),
+            }
+        }
+        self.early.extend(before);
         lane
     }
 
@@ -131,8 +142,8 @@ impl World {
     /// How far a lane came, which the destination says when its thread has ended.
     pub(super) fn mark(&mut self, lane: LaneId) -> LaneMark {
         loop {
-            if let Some(mark) = self.marks.remove(&lane) {
-                return mark;
+            if let Some(mark) = self.marks.get(&lane) {
+                return *mark;
             }
             let LandEvent::Ended(mark, _) = self.hear_destination() else { continue };
             self.marks.insert(mark.lane, mark);
@@ -142,6 +153,9 @@ impl World {
     // --- events ----------------------------------------------------------------------------
 
     pub(super) fn hear(&mut self) -> LaneEvent {
+        if let Some(event) = self.early.pop_front() {
+            return event;
+        }
         let heard = async { tokio::time::timeout(WATCHDOG, self.source_says.recv()).await };
         self.runtime.block_on(heard).expect("the source's lanes hang").expect("they live")
     }
@@ -153,7 +167,7 @@ impl World {
 
     /// What the source's lanes have said and nobody has heard.
     pub(super) fn unheard(&mut self) -> Option<LaneEvent> {
-        self.source_says.try_recv().ok()
+        self.early.pop_front().or_else(|| self.source_says.try_recv().ok())
     }
 
     // --- rounds ----------------------------------------------------------------------------
