@@ -1,1 +1,46 @@
-//! placeholder
+//! The daemon of one host, and the processes of its guests.
+//!
+//! ```text
+//!  cli, other agents ──gRPC──► Agent ──process.proto──► guest process ══ lanes ══► guest process
+//!                               │  admission, ownership       │ memory, vCPUs, engine
+//!                               └── data folder: who, where, journal, log
+//! ```
+//!
+//! An [`Agent`] starts guests, refuses what the host cannot hold, has guests sent and expected,
+//! answers who owns one, and finds its guests again after it has died. It does **not** touch guest
+//! memory, stand in a switchover, decide ownership by itself, or talk to people. The
+//! [`guest_process`] is a process of its own, started by the agent and outliving it.
+#![forbid(unsafe_code)]
+
+mod admission;
+mod agent;
+mod convert;
+mod folder;
+mod following;
+pub mod guest_process;
+mod guests;
+mod incoming;
+mod journal;
+mod lifecycle;
+mod options;
+mod os;
+mod outgoing;
+mod ownership;
+mod process_link;
+mod recovery;
+mod service;
+mod stress;
+mod watching;
+
+pub use agent::{Agent, AgentError};
+pub use folder::FolderError;
+pub use options::{AgentOptions, Deadlines, Limits, PortRange};
+
+/// Messages and service of `proto/whimbrel/process/v1`, where each field is explained.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+mod process_api {
+    /// Versions of the calls between agent and guest process that this program speaks.
+    pub(crate) const VERSIONS: std::ops::RangeInclusive<u32> = 1..=1;
+
+    tonic::include_proto!("whimbrel.process.v1");
+}

@@ -1,0 +1,178 @@
+//! The daemon: it opens its folder, finds its guests again, and listens.
+
+use std::future::Future;
+use std::io::{self, Read};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use whimbrel_control::api::Tracker;
+use whimbrel_control::api::agent_server::AgentServer;
+
+use crate::folder::{DataFolder, FolderError};
+use crate::guests::Guests;
+use crate::lifecycle::trackers;
+use crate::options::AgentOptions;
+use crate::service::AgentService;
+
+/// How long calls may take to end when the agent does.
+const CLOSED_WITHIN: Duration = Duration::from_secs(1);
+/// A client that is silent for so long is asked whether it is there.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// Calls of one client that are worked on at a time.
+const CALLS_MAX: usize = 64;
+
+/// Why an agent cannot begin, or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The data folder is not to be used.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The address is not to be listened at.
+    #[error("cannot listen at {address}: {source}; choose another address with --listen")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The address is reachable from elsewhere, and nobody who connects is asked who they are.
+    #[error(
+        "{address} is reachable from other hosts, and there is no authentication yet: whoever \
+         connects can start, move and stop guests. Listen at 127.0.0.1, or where only trusted \
+         hosts connect, say --insecure"
+    )]
+    Insecure {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The program that guest processes run is not known.
+    #[error("the path of this program is not known: {0}; start it by its full path")]
+    Program(io::Error),
+    /// The operating system says no.
+    #[error("the agent failed: {0}")]
+    Failed(io::Error),
+}
+
+/// What all parts of an agent work on.
+pub(crate) struct Core {
+    pub(crate) options: AgentOptions,
+    pub(crate) folder: DataFolder,
+    pub(crate) program: PathBuf,
+    pub(crate) address: SocketAddr,
+    pub(crate) guests: Guests,
+    pub(crate) trackers: Vec<Tracker>,
+}
+
+/// An agent that listens; its guests run whether it does or not.
+pub struct Agent {
+    core: Arc<Core>,
+    listener: TcpListener,
+}
+
+impl Agent {
+    /// Locks the data folder, listens, and finds the guests of the folder again.
+    ///
+    /// # Errors
+    /// [`AgentError`]; nothing was changed.
+    pub async fn bind(options: AgentOptions) -> Result<Self, AgentError> {
+        let address = options.listen;
+        if !address.ip().is_loopback() && !options.insecure {
+            return Err(AgentError::Insecure { address });
+        }
+        let program = match &options.program {
+            Some(program) => program.clone(),
+            None => std::env::current_exe().map_err(AgentError::Program)?,
+        };
+        let folder = DataFolder::open(&options.data)?;
+        let listen = |source| AgentError::Listen { address, source };
+        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let guests = Guests::default();
+        let core =
+            Arc::new(Core { options, folder, program, address, guests, trackers: trackers() });
+        core.recover().await.map_err(AgentError::Failed)?;
+        Ok(Self { core, listener })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.core.address
+    }
+
+    /// Serves until `shutdown` comes, or, for an agent that dies with its parent, until that has
+    /// gone. Guests go on without it.
+    ///
+    /// # Errors
+    /// [`AgentError::Failed`].
+    pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+        let parent_gone = self.parent_gone()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let service = AgentServer::new(AgentService::new(Arc::clone(&self.core)));
+        let served = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .concurrency_limit_per_connection(CALLS_MAX)
+            .serve_with_incoming_shutdown(service, incoming, async move {
+                // An error is a sender that is gone, which means the same.
+                let _ = stopped.await;
+            });
+        tracing::info!(address = %self.core.address, data = %self.core.options.data.display(), "serving");
+        tokio::pin!(served);
+        tokio::select! {
+            ended = &mut served => return ended.map_err(|error| AgentError::Failed(io::Error::other(error))),
+            () = shutdown => tracing::info!("told to end; guests go on"),
+            () = parent_gone => {
+                tracing::info!("the parent has gone");
+                self.core.outlive_guests().await;
+            }
+        }
+        drop(stop);
+        // Watchers hold their calls open: what has not ended by then is cut.
+        let _ = tokio::time::timeout(CLOSED_WITHIN, served).await;
+        Ok(())
+    }
+
+    /// Comes when the standard input has ended, for an agent that is to die then.
+    fn parent_gone(&self) -> Result<impl Future<Output = ()> + use<>, AgentError> {
+        let (gone, seen) = oneshot::channel();
+        let watched = self.core.options.die_with_parent;
+        if watched {
+            let wait = move || {
+                let mut byte = [0];
+                while !matches!(io::stdin().lock().read(&mut byte), Ok(0) | Err(_)) {}
+                // Nobody waits if the agent ends for another reason.
+                let _ = gone.send(());
+            };
+            let thread = std::thread::Builder::new().name("lifeline".to_owned()).spawn(wait);
+            thread.map_err(AgentError::Failed)?;
+        }
+        Ok(async move {
+            let _ = seen.await;
+            if !watched {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+impl Core {
+    /// How the other side reaches this agent: its host, empty where only the other side can see
+    /// it, and its port.
+    pub(crate) fn reached_at(&self) -> (String, u16) {
+        match &self.options.advertise {
+            Some(address) => (address.host().to_owned(), address.port()),
+            None => (specific(self.address.ip()), self.address.port()),
+        }
+    }
+}
+
+fn specific(ip: IpAddr) -> String {
+    if ip.is_unspecified() { String::new() } else { ip.to_string() }
+}

@@ -1,0 +1,118 @@
+//! A migration is followed from its guest process to whoever watches, and its end is dealt with.
+
+use std::sync::Arc;
+
+use tonic::Status;
+use whimbrel_control::api::{self, MigrationStatus};
+use whimbrel_engine::protocol::Standing;
+use whimbrel_engine::{Failure, Fault};
+
+use crate::agent::Core;
+use crate::convert::set_aborted;
+use crate::guests::{Guest, Life, Migration};
+use crate::watching::is_last;
+
+impl Core {
+    /// Publishes what the guest process says up to the status with the outcome, which is returned
+    /// and not published: there may be more to say with it.
+    pub(crate) async fn follow(&self, guest: &Guest, migration: &Migration) -> MigrationStatus {
+        loop {
+            let failed = match self.follow_once(guest, migration).await {
+                Ok(last) => return last,
+                Err(status) => status,
+            };
+            if matches!(guest.look(), Life::Dead) {
+                return self.end_by_record(guest, migration);
+            }
+            let name = &guest.config.name;
+            tracing::warn!(guest = name, "its process is not heard: {}", failed.message());
+            tokio::time::sleep(self.options.deadlines.ask_pause).await;
+        }
+    }
+
+    async fn follow_once(
+        &self,
+        guest: &Guest,
+        migration: &Migration,
+    ) -> Result<MigrationStatus, Status> {
+        let mut link = guest.link(self.options.deadlines).await?;
+        let mut statuses = link.watch().await?;
+        while let Some(status) = statuses.message().await? {
+            if is_last(&status) {
+                return Ok(status);
+            }
+            migration.publish(|newest| *newest = status);
+        }
+        Err(Status::unavailable("it ended before the migration did"))
+    }
+
+    /// How a migration ended whose process died over it.
+    fn end_by_record(&self, guest: &Guest, migration: &Migration) -> MigrationStatus {
+        let mut status = migration.status();
+        let standing = self.entry(guest).map(|entry| entry.record.standing);
+        match standing {
+            Some(Standing::Switching | Standing::Granted) => {
+                status.set_outcome(api::Outcome::InDoubt);
+                "the guest process died in the switchover".clone_into(&mut status.reason);
+            }
+            Some(Standing::Ceded | Standing::Running) => {
+                status.set_outcome(api::Outcome::Completed);
+            }
+            Some(Standing::Owner) if migration.direction == api::Direction::In => {
+                status.set_outcome(api::Outcome::Completed);
+            }
+            _ => {
+                let why = match migration.direction {
+                    api::Direction::In => "the guest process died here; the guest never ran here",
+                    _ => "the guest process died here, and the guest with it",
+                };
+                set_aborted(&mut status, &Failure::new(Fault::Guest, why));
+            }
+        }
+        status
+    }
+
+    /// Deals with the end of the process of a guest, however it came: once, and whoever comes
+    /// later waits until it is done.
+    pub(crate) async fn process_ended(self: &Arc<Self>, guest: &Arc<Guest>) {
+        let mut buried = guest.buried.lock().await;
+        if std::mem::replace(&mut *buried, true) {
+            return;
+        }
+        if let Err(error) = guest.folder.forget_process() {
+            tracing::error!(guest = %guest.config.name, "its process file stays: {error}");
+        }
+        let name = &guest.config.name;
+        let standing = self.entry(guest).map(|entry| entry.record.standing);
+        tracing::info!(guest = name, ?standing, "the guest process has ended");
+        match standing {
+            // Whoever stops it deals with the rest.
+            _ if guest.was_stopped() => {}
+            None => self.erase(guest),
+            Some(Standing::Ceded | Standing::Refused) => self.remember(guest),
+            Some(Standing::Owner | Standing::Running) => {
+                tracing::error!(guest = name, "the guest has died with its process");
+            }
+            Some(Standing::MayOwn | Standing::Switching | Standing::Granted) => {
+                drop(buried);
+                self.settle_dead(guest).await;
+            }
+        }
+    }
+
+    /// Keeps the number of guests that are only remembered in bounds.
+    pub(crate) fn prune(&self) {
+        let mut remembered = self.guests.all();
+        remembered.retain(|guest| guest.is_dead() && guest.was_stopped());
+        let most = self.options.limits.remembered as usize;
+        let surplus = remembered.len().saturating_sub(most);
+        if surplus == 0 {
+            return;
+        }
+        let written = |guest: &Arc<Guest>| {
+            guest.folder.journal().metadata().and_then(|journal| journal.modified()).ok()
+        };
+        remembered.sort_by_key(written);
+        remembered.iter().take(surplus).for_each(|guest| self.erase(guest));
+    }
+}

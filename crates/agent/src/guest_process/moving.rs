@@ -1,0 +1,323 @@
+//! A migration as this process sees it: the engine does it, the agent watches it.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
+use tonic::Status;
+use whimbrel_control::api;
+use whimbrel_engine::memory::TrackerKind;
+use whimbrel_engine::protocol::Token;
+use whimbrel_engine::{
+    Congestion, DestinationAddress, Ended, Failure, Fault, Incoming, IncomingOptions, LaneOptions,
+    Outcome, Outgoing, OutgoingOptions, Progress,
+};
+use whimbrel_guest::stress::StressFactory;
+
+use super::peer::PeerAgent;
+use super::worker::{Held, Phase, Worker};
+use crate::os::{self, Usage};
+use crate::{convert, process_api as process, stress};
+
+/// How long a guest that has arrived may take to its first heartbeat, which has seen the blackout.
+const FIRST_BEAT_WITHIN: Duration = Duration::from_secs(2);
+
+impl Worker {
+    /// Sends the guest away.
+    pub(super) async fn migrate(
+        self: Arc<Self>,
+        request: process::MigrateRequest,
+    ) -> Result<process::MigrateResponse, Status> {
+        let destination = destination(&request)?;
+        let asked = request.options.unwrap_or_default();
+        let mut options = OutgoingOptions {
+            source: convert::source_options(&asked)?,
+            lanes: lanes(asked.congestion),
+            tracker: tracker(asked.tracker.as_deref())?,
+            ask: PeerAgent::at(&request.peer),
+            peer: request.peer,
+            host: request.host_id,
+            ..OutgoingOptions::default()
+        };
+        let held = self.enter(|phase| match phase {
+            Phase::Here(held) => Ok((Phase::Moving, held)),
+            other => Err(not_movable(other)),
+        })?;
+        if let Ok(Some(record)) = held.journal.read() {
+            options.term = record.term;
+        }
+        self.begin_status(&request.migration_id, api::Direction::Out, &options.peer);
+        if let Some(monitor) = self.monitor() {
+            monitor.begin_move();
+        }
+        let outgoing = Outgoing::new(held.guest, held.journal, destination, options);
+        self.set_cancel(Some(outgoing.cancel()));
+        let before = usage_from_now();
+        tokio::spawn(async move {
+            let progress = outgoing.progress();
+            let ended = self.follow(outgoing.run(), progress).await;
+            self.sent(ended, before).await;
+        });
+        Ok(process::MigrateResponse {})
+    }
+
+    /// Listens for the guest that this process is for.
+    pub(super) async fn receive(
+        self: Arc<Self>,
+        request: process::ReceiveRequest,
+    ) -> Result<process::ReceiveResponse, Status> {
+        let before = usage_from_now();
+        let ip: IpAddr = request.bind_ip.parse().map_err(|_| {
+            Status::invalid_argument(format!("`{}` is not an IP address", request.bind_ip))
+        })?;
+        self.enter(|phase| match phase {
+            Phase::Empty => Ok((Phase::Arriving, ())),
+            other => Err((other, Status::failed_precondition("this process has a guest already"))),
+        })?;
+        let listening = self.listen(ip, &request).await;
+        let (incoming, token) = listening.inspect_err(|status| {
+            self.set_phase(Phase::Failed(status.message().to_owned()));
+        })?;
+        let address = incoming.address().to_string();
+        self.begin_status(&request.migration_id, api::Direction::In, &request.peer);
+        self.set_cancel(Some(incoming.cancel()));
+        self.set_asked(incoming.asked());
+        tokio::spawn(async move {
+            let progress = incoming.progress();
+            match self.follow(incoming.run(), progress).await {
+                Ok(ended) => self.received(ended, before).await,
+                Err(error) => self.not_begun(&error).await,
+            }
+        });
+        Ok(process::ReceiveResponse { address, token: token.to_bytes().to_vec() })
+    }
+
+    async fn listen(
+        &self,
+        ip: IpAddr,
+        request: &process::ReceiveRequest,
+    ) -> Result<(Incoming, Token), Status> {
+        let mut refused = None;
+        for port in ports(request)? {
+            let token = random_token()?;
+            let factory = StressFactory::default();
+            let monitors = factory.monitors();
+            let options = IncomingOptions {
+                ask: PeerAgent::at(&request.peer),
+                peer: request.peer.clone(),
+                ..IncomingOptions::default()
+            };
+            let journal = Box::new(self.open_journal()?);
+            let address = SocketAddr::new(ip, port);
+            match Incoming::bind(address, token, Box::new(factory), journal, options) {
+                Ok(incoming) => {
+                    self.set_monitors(monitors);
+                    return Ok((incoming, token));
+                }
+                Err(error) => refused = Some(error),
+            }
+        }
+        let (first, last) = (request.port_first, request.port_last);
+        let why = refused.map(|error| error.to_string()).unwrap_or_default();
+        Err(Status::internal(format!("no port of {first}..={last} can be listened on: {why}")))
+    }
+
+    fn begin_status(&self, id: &str, direction: api::Direction, peer: &str) {
+        let config = self.config();
+        let status = api::MigrationStatus {
+            migration_id: id.to_owned(),
+            guest_uuid: config.uuid.clone(),
+            guest_name: config.name.clone(),
+            direction: direction.into(),
+            peer: peer.to_owned(),
+            phase: "preparing".to_owned(),
+            ..Default::default()
+        };
+        tracing::info!(migration = id, ?direction, peer, "a migration begins");
+        self.publish(|newest| *newest = status);
+    }
+
+    /// Passes on what the engine says until it has ended.
+    async fn follow<T>(
+        &self,
+        run: impl Future<Output = T>,
+        mut progress: watch::Receiver<Progress>,
+    ) -> T {
+        tokio::pin!(run);
+        loop {
+            tokio::select! {
+                ended = &mut run => return ended,
+                Ok(()) = progress.changed() => {
+                    let status = convert::status_of(&progress.borrow_and_update());
+                    self.publish(|newest| update(newest, status));
+                }
+            }
+        }
+    }
+
+    async fn sent(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
+        let mut status = final_status(&ended);
+        let report = status.report.get_or_insert_default();
+        if let Some((cpu, peak)) = used_since(before) {
+            report.cpu_source_ms = Some(cpu);
+            report.peak_rss_source_bytes = Some(peak);
+        }
+        let Ended { outcome, guest, journal, .. } = ended;
+        self.set_cancel(None);
+        let phase = match (&outcome, guest) {
+            (Outcome::Completed { .. }, _) => Phase::Gone,
+            (Outcome::Aborted(_), Some(guest)) => {
+                self.felt(report);
+                Phase::Here(Held { guest, journal })
+            }
+            (Outcome::InDoubt { .. }, Some(guest)) => Phase::InDoubt(Held { guest, journal }),
+            (_, None) => Phase::Failed("the engine did not give the guest back".to_owned()),
+        };
+        self.end_of_migration(phase, status).await;
+    }
+
+    async fn received(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
+        let mut status = final_status(&ended);
+        let report = status.report.get_or_insert_default();
+        if let Some((cpu, peak)) = used_since(before) {
+            report.cpu_destination_ms = Some(cpu);
+            report.peak_rss_destination_bytes = Some(peak);
+        }
+        let Ended { outcome, guest, journal, .. } = ended;
+        self.set_cancel(None);
+        let phase = match (outcome, guest) {
+            (Outcome::Completed { .. }, Some(guest)) => {
+                self.first_beat().await;
+                self.felt(report);
+                Phase::Here(Held { guest, journal })
+            }
+            _ => Phase::Gone,
+        };
+        self.end_of_migration(phase, status).await;
+    }
+
+    async fn not_begun(self: Arc<Self>, error: &io::Error) {
+        let mut status = api::MigrationStatus::default();
+        let why = format!("the host gives no threads or random numbers: {error}");
+        convert::set_aborted(&mut status, &Failure::new(Fault::Capacity, why));
+        self.end_of_migration(Phase::Gone, status).await;
+    }
+
+    /// The phase changes before the outcome is told: who has heard it finds things so.
+    async fn end_of_migration(self: Arc<Self>, phase: Phase, status: api::MigrationStatus) {
+        tracing::info!(outcome = ?status.outcome(), reason = %status.reason, "the migration ended");
+        let worker = Arc::clone(&self);
+        // Gigabytes are given back here.
+        let changed = tokio::task::spawn_blocking(move || worker.set_phase(phase)).await;
+        if let Err(error) = changed {
+            tracing::error!("the guest could not be put in its place: {error}");
+        }
+        self.publish(|newest| update(newest, status));
+    }
+
+    /// What the guest felt of the move.
+    fn felt(&self, report: &mut api::MigrationReport) {
+        if let Some(stress) = self.monitor().as_ref().and_then(stress::report) {
+            report.blackout_us = Some(stress.blackout_us);
+            report.lost_us = Some(stress.lost_us);
+        }
+    }
+
+    /// The gap of the move is known with the first heartbeat after it.
+    async fn first_beat(&self) {
+        let deadline = Instant::now() + FIRST_BEAT_WITHIN;
+        let mut looks = interval(stress::BEAT_LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let beaten = || {
+            let report = self.monitor().and_then(|monitor| monitor.report());
+            report.is_none_or(|report| report.beats_here.0 > 0)
+        };
+        while !beaten() {
+            if timeout_at(deadline, looks.tick()).await.is_err() {
+                tracing::warn!("the guest had no heartbeat within {FIRST_BEAT_WITHIN:?}");
+                return;
+            }
+        }
+    }
+}
+
+fn not_movable(phase: Phase) -> (Phase, Status) {
+    let why = match &phase {
+        Phase::Empty | Phase::Starting => "its memory is still being filled; try again then",
+        Phase::Moving | Phase::Arriving => "it is already moving",
+        Phase::InDoubt(_) => "who owns it is in doubt; resolve that first",
+        _ => "it is not here",
+    };
+    let status = Status::failed_precondition(format!("the guest cannot be moved: {why}"));
+    (phase, status)
+}
+
+fn destination(request: &process::MigrateRequest) -> Result<DestinationAddress, Status> {
+    let invalid = |what| Status::invalid_argument(format!("the destination's {what} is unusable"));
+    let address = request.address.parse().map_err(|_| invalid("address"))?;
+    let token = request.token.as_slice().try_into().map_err(|_| invalid("token"))?;
+    Ok(DestinationAddress { address, token: Token::from_bytes(token) })
+}
+
+fn lanes(congestion: Option<String>) -> LaneOptions {
+    let mut options = LaneOptions::default();
+    if let Some(name) = congestion {
+        options.tuning.congestion = Congestion::Named(name);
+    }
+    options
+}
+
+fn tracker(name: Option<&str>) -> Result<Option<TrackerKind>, Status> {
+    let parsed = name.filter(|name| !name.is_empty()).map(str::parse).transpose();
+    parsed.map_err(|error: whimbrel_engine::memory::NoSuchTracker| {
+        Status::invalid_argument(error.to_string())
+    })
+}
+
+fn ports(request: &process::ReceiveRequest) -> Result<std::ops::RangeInclusive<u16>, Status> {
+    let port = |port: u32| {
+        u16::try_from(port).map_err(|_| Status::invalid_argument(format!("{port} is not a port")))
+    };
+    Ok(port(request.port_first)?..=port(request.port_last)?)
+}
+
+fn random_token() -> Result<Token, Status> {
+    let mut bytes = [0; 16];
+    let failed = |error| Status::internal(format!("the host gives no random numbers: {error}"));
+    getrandom::fill(&mut bytes).map_err(failed)?;
+    Ok(Token::from_bytes(bytes))
+}
+
+/// Everything in `newest` is as in `status`, but what the migration is.
+fn update(newest: &mut api::MigrationStatus, status: api::MigrationStatus) {
+    *newest = api::MigrationStatus {
+        migration_id: std::mem::take(&mut newest.migration_id),
+        guest_uuid: std::mem::take(&mut newest.guest_uuid),
+        guest_name: std::mem::take(&mut newest.guest_name),
+        direction: newest.direction,
+        peer: std::mem::take(&mut newest.peer),
+        ..status
+    };
+}
+
+fn final_status(ended: &Ended) -> api::MigrationStatus {
+    let mut status = convert::status_of(&ended.report.progress);
+    convert::set_outcome(&mut status, &ended.outcome);
+    status.report = Some(convert::report_of(&ended.report));
+    status
+}
+
+fn usage_from_now() -> Option<Usage> {
+    let usage = os::reset_peak().and_then(|()| os::usage());
+    usage.inspect_err(|error| tracing::warn!("no account of this process: {error}")).ok()
+}
+
+/// Processor time since `before` in milliseconds, and the most memory since then in bytes.
+fn used_since(before: Option<Usage>) -> Option<(u64, u64)> {
+    let now = os::usage().ok()?;
+    Some((convert::millis(now.cpu.saturating_sub(before?.cpu)), now.peak.0))
+}

@@ -1,0 +1,158 @@
+//! The calls of an agent, each with the process' token.
+
+use std::io;
+use std::sync::Arc;
+
+use tonic::service::Interceptor;
+use tonic::{Request, Response, Status};
+use whimbrel_control::api;
+
+use super::worker::Worker;
+use crate::process_api::process_server::Process;
+use crate::process_api::{self as process, VERSIONS};
+use crate::watching::{self, StatusStream};
+
+/// Where calls carry the token.
+pub(crate) const TOKEN_KEY: &str = "whimbrel-token";
+
+/// The secret of one process: who shows it could read the process file.
+#[derive(Clone)]
+pub(super) struct Token(String);
+
+impl Token {
+    pub(super) fn random() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+        Ok(Self(format!("{:032x}", u128::from_be_bytes(bytes))))
+    }
+
+    /// As it stands in the process file.
+    pub(super) fn shown(&self) -> String {
+        self.0.clone()
+    }
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let shown = request.metadata().get(TOKEN_KEY);
+        match shown.is_some_and(|shown| shown.as_bytes() == self.0.as_bytes()) {
+            true => Ok(request),
+            false => {
+                Err(Status::unauthenticated("only the agent of this guest process may call it"))
+            }
+        }
+    }
+}
+
+pub(super) struct ProcessService {
+    worker: Arc<Worker>,
+}
+
+impl ProcessService {
+    pub(super) fn new(worker: Arc<Worker>) -> Self {
+        Self { worker }
+    }
+
+    /// Runs `work` to its end, also if the caller goes away, where blocking is allowed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Worker>) -> Result<T, Status> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let worker = Arc::clone(&self.worker);
+        let done = tokio::task::spawn_blocking(move || work(&worker)).await;
+        done.map_err(|error| Status::internal(format!("the call failed: {error}")))?
+            .map(Response::new)
+    }
+}
+
+#[tonic::async_trait]
+impl Process for ProcessService {
+    type WatchStream = StatusStream;
+
+    async fn hello(
+        &self,
+        _: Request<process::HelloRequest>,
+    ) -> Result<Response<process::HelloResponse>, Status> {
+        Ok(Response::new(process::HelloResponse {
+            version_min: *VERSIONS.start(),
+            version_max: *VERSIONS.end(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            guest_uuid: self.worker.uuid().to_string(),
+        }))
+    }
+
+    async fn start(
+        &self,
+        request: Request<process::StartRequest>,
+    ) -> Result<Response<process::StartResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |worker| worker.start(request)).await
+    }
+
+    async fn receive(
+        &self,
+        request: Request<process::ReceiveRequest>,
+    ) -> Result<Response<process::ReceiveResponse>, Status> {
+        let worker = Arc::clone(&self.worker);
+        worker.receive(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn get_status(
+        &self,
+        _: Request<process::GetStatusRequest>,
+    ) -> Result<Response<process::Status>, Status> {
+        Ok(Response::new(self.worker.status()))
+    }
+
+    async fn check(
+        &self,
+        _: Request<process::CheckRequest>,
+    ) -> Result<Response<api::CheckReport>, Status> {
+        self.blocking(|worker| worker.check()).await
+    }
+
+    async fn migrate(
+        &self,
+        request: Request<process::MigrateRequest>,
+    ) -> Result<Response<process::MigrateResponse>, Status> {
+        let worker = Arc::clone(&self.worker);
+        worker.migrate(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch(
+        &self,
+        _: Request<process::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Ok(Response::new(watching::stream(self.worker.watch())))
+    }
+
+    async fn cancel(
+        &self,
+        request: Request<process::CancelRequest>,
+    ) -> Result<Response<api::CancelMigrationResponse>, Status> {
+        self.worker.cancel(&request.into_inner().reason).await.map(Response::new)
+    }
+
+    async fn ask(
+        &self,
+        request: Request<api::AskRequest>,
+    ) -> Result<Response<api::AskResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |worker| worker.ask(&request)).await
+    }
+
+    async fn settle(
+        &self,
+        request: Request<process::SettleRequest>,
+    ) -> Result<Response<process::Status>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |worker| worker.settle(&request)).await
+    }
+
+    async fn stop(
+        &self,
+        request: Request<process::StopRequest>,
+    ) -> Result<Response<process::StopResponse>, Status> {
+        self.worker.stop(request.into_inner().force).map(Response::new)
+    }
+}

@@ -1,0 +1,435 @@
+//! One guest and what may be done with it now.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tonic::Status;
+use whimbrel_control::api::{self, GuestState};
+use whimbrel_engine::guest::{Guest, Throttle};
+use whimbrel_engine::memory::{Backing, GuestMemory};
+use whimbrel_engine::page::ByteCount;
+use whimbrel_engine::protocol::{
+    Answer, GuestUuid, Process, Question, Record, SessionId, Standing, Term, rule,
+};
+use whimbrel_engine::{Asked, Cancel, Journal};
+use whimbrel_guest::stress::{HostLimits, MonitorSlot, StressConfig, StressGuest, StressMonitor};
+
+use super::{REMEMBERED_FOR, TOLD_WITHIN};
+use crate::folder::GuestFolder;
+use crate::journal::{self, FileJournal};
+use crate::process_api::{self as process, GuestFile, settle_request::Decision};
+use crate::{convert, stress, watching};
+
+/// How long a cancel waits for the outcome before it says that there is none yet.
+const CANCELLED_WITHIN: Duration = Duration::from_secs(3);
+
+/// What the process has, in the order in which a guest passes through it.
+pub(super) enum Phase {
+    /// Nobody has said yet what the process is for.
+    Empty,
+    /// The memory is being filled.
+    Starting,
+    /// The guest runs here.
+    Here(Held),
+    /// The engine has it, to send it.
+    Moving,
+    /// The engine has what has arrived of it.
+    Arriving,
+    /// It is parked, and who owns it is not known here.
+    InDoubt(Held),
+    /// It was handed over, or never came.
+    Gone,
+    /// It could not be made.
+    Failed(String),
+}
+
+/// A guest and its journal.
+pub(super) struct Held {
+    pub(super) guest: Box<dyn Guest>,
+    pub(super) journal: Box<dyn Journal>,
+}
+
+impl Phase {
+    fn words(&self) -> (GuestState, &str) {
+        match self {
+            Self::Empty => (GuestState::Starting, "its process has just begun"),
+            Self::Starting => (GuestState::Starting, "its memory is being filled"),
+            Self::Here(_) => (GuestState::Running, ""),
+            Self::Moving => (GuestState::Migrating, "it runs here and moves away"),
+            Self::Arriving => (GuestState::Migrating, "it moves here"),
+            Self::InDoubt(_) => (
+                GuestState::InDoubt,
+                "it stands still: the destination may run it and does not answer; `whimbrel \
+                 resolve` settles it by a person's word",
+            ),
+            Self::Gone => (GuestState::Gone, "it has left this process"),
+            Self::Failed(why) => (GuestState::Failed, why),
+        }
+    }
+}
+
+/// The guest of this process.
+pub(super) struct Worker {
+    pub(super) folder: GuestFolder,
+    config: GuestFile,
+    uuid: GuestUuid,
+    phase: Mutex<Phase>,
+    monitors: Mutex<Monitors>,
+    cancel: Mutex<Option<Cancel>>,
+    asked: Mutex<Option<Asked>>,
+    migration: watch::Sender<api::MigrationStatus>,
+    end: watch::Sender<bool>,
+    runtime: Handle,
+}
+
+/// Where the view of the guest is.
+#[derive(Default)]
+enum Monitors {
+    #[default]
+    None,
+    Here(StressMonitor),
+    Arriving(MonitorSlot),
+}
+
+impl Worker {
+    pub(super) fn new(folder: GuestFolder, config: GuestFile) -> io::Result<Self> {
+        let uuid = convert::parse_uuid(&config.uuid)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the config has no uuid"))?;
+        Ok(Self {
+            folder,
+            config,
+            uuid,
+            phase: Mutex::new(Phase::Empty),
+            monitors: Mutex::default(),
+            cancel: Mutex::default(),
+            asked: Mutex::default(),
+            migration: watch::Sender::default(),
+            end: watch::Sender::default(),
+            runtime: Handle::current(),
+        })
+    }
+
+    pub(super) fn uuid(&self) -> GuestUuid {
+        self.uuid
+    }
+
+    pub(super) fn config(&self) -> &GuestFile {
+        &self.config
+    }
+
+    /// Follows the running migration, or has the last one.
+    pub(super) fn watch(&self) -> watch::Receiver<api::MigrationStatus> {
+        self.migration.subscribe()
+    }
+
+    pub(super) fn publish(&self, change: impl FnOnce(&mut api::MigrationStatus)) {
+        self.migration.send_modify(change);
+    }
+
+    pub(super) fn set_cancel(&self, cancel: Option<Cancel>) {
+        *lock(&self.cancel) = cancel;
+    }
+
+    pub(super) fn set_asked(&self, asked: Asked) {
+        *lock(&self.asked) = Some(asked);
+    }
+
+    pub(super) fn set_monitors(&self, slot: MonitorSlot) {
+        *lock(&self.monitors) = Monitors::Arriving(slot);
+    }
+
+    /// The view of the guest, once there is one.
+    pub(super) fn monitor(&self) -> Option<StressMonitor> {
+        match &*lock(&self.monitors) {
+            Monitors::None => None,
+            Monitors::Here(monitor) => Some(monitor.clone()),
+            Monitors::Arriving(slot) => slot.get(),
+        }
+    }
+
+    /// Replaces the phase if it is one that `change` can take; otherwise says why it cannot.
+    pub(super) fn enter<T>(
+        &self,
+        change: impl FnOnce(Phase) -> Result<(Phase, T), (Phase, Status)>,
+    ) -> Result<T, Status> {
+        let mut phase = lock(&self.phase);
+        let (next, result) = match change(std::mem::replace(&mut *phase, Phase::Gone)) {
+            Ok((next, value)) => (next, Ok(value)),
+            Err((same, status)) => (same, Err(status)),
+        };
+        *phase = next;
+        result
+    }
+
+    pub(super) fn set_phase(self: &Arc<Self>, phase: Phase) {
+        if matches!(phase, Phase::Gone | Phase::Failed(_)) {
+            self.end_later(REMEMBERED_FOR, |_| true);
+        }
+        let before = std::mem::replace(&mut *lock(&self.phase), phase);
+        // A guest's memory is given back without the lock in hand.
+        drop(before);
+    }
+
+    /// Makes the guest and lets it run; its memory is filled after the answer.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        request: process::StartRequest,
+    ) -> Result<process::StartResponse, Status> {
+        let config = request.config.unwrap_or_default();
+        let Some(api::guest_config::Kind::Stress(asked)) = config.kind else {
+            return Err(Status::invalid_argument("the only kind of guest here is `stress`"));
+        };
+        let config = stress::config(ByteCount(config.memory_bytes), &asked)?;
+        self.enter(|phase| match phase {
+            Phase::Empty => Ok((Phase::Starting, ())),
+            other => Err((other, Status::failed_precondition("this process has a guest already"))),
+        })?;
+        self.begin(config, request.host_id).inspect_err(|status| {
+            self.set_phase(Phase::Failed(status.message().to_owned()));
+        })?;
+        Ok(process::StartResponse {})
+    }
+
+    fn begin(self: &Arc<Self>, config: StressConfig, host: u64) -> Result<(), Status> {
+        let memory = GuestMemory::allocate(config.layout(), Backing::Private)
+            .map_err(|error| Status::resource_exhausted(format!("no memory: {error}")))?;
+        let record = Record {
+            guest: self.uuid,
+            term: Term::default().next(host),
+            session: SessionId(0),
+            peer: String::new(),
+            standing: Standing::Owner,
+        };
+        let mut journal = self.open_journal()?;
+        journal.record(&record).map_err(|error| unrecorded(&error))?;
+        let worker = Arc::clone(self);
+        let fill = move || worker.fill(config, memory, Box::new(journal));
+        let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(fill);
+        thread.map_err(|error| Status::internal(format!("no thread can be started: {error}")))?;
+        Ok(())
+    }
+
+    fn fill(
+        self: &Arc<Self>,
+        config: StressConfig,
+        memory: GuestMemory,
+        journal: Box<dyn Journal>,
+    ) {
+        let limits = HostLimits::default();
+        let made = StressGuest::new(self.uuid, &self.config.name, config, memory, limits);
+        let phase = match made.map_err(|error| error.to_string()).and_then(|mut guest| {
+            guest.resume().map_err(|error| error.to_string())?;
+            Ok(guest)
+        }) {
+            Ok(guest) => {
+                *lock(&self.monitors) = Monitors::Here(guest.monitor());
+                tracing::info!("the guest runs");
+                Phase::Here(Held { guest: Box::new(guest), journal })
+            }
+            Err(why) => {
+                tracing::error!("the guest could not be made: {why}");
+                Phase::Failed(why)
+            }
+        };
+        self.set_phase(phase);
+    }
+
+    pub(super) fn open_journal(&self) -> Result<FileJournal, Status> {
+        FileJournal::open(&self.folder.journal()).map_err(|error| unrecorded(&error))
+    }
+
+    /// How the guest is.
+    pub(super) fn status(&self) -> process::Status {
+        let phase = lock(&self.phase);
+        let (state, reason) = phase.words();
+        let guest = api::Guest {
+            state: state.into(),
+            state_reason: reason.to_owned(),
+            stress: self.monitor().as_ref().and_then(stress::report),
+            ..Default::default()
+        };
+        let migration = self.migration.borrow().clone();
+        let migration = (!migration.migration_id.is_empty()).then_some(migration);
+        process::Status { guest: Some(guest), migration }
+    }
+
+    /// The guest looks at all its memory.
+    pub(super) fn check(&self) -> Result<api::CheckReport, Status> {
+        let monitor = self.monitor();
+        let monitor =
+            monitor.ok_or_else(|| Status::failed_precondition("there is no guest yet"))?;
+        let report = monitor.self_check();
+        let report = report.map_err(|error| Status::failed_precondition(error.to_string()))?;
+        Ok(stress::checked(&report))
+    }
+
+    /// Asks the engine for the end of the migration, and says what came of it.
+    pub(super) async fn cancel(
+        &self,
+        reason: &str,
+    ) -> Result<api::CancelMigrationResponse, Status> {
+        let cancel = lock(&self.cancel).clone();
+        let cancel =
+            cancel.ok_or_else(|| Status::failed_precondition("the guest is not moving"))?;
+        cancel.cancel(reason);
+        let mut statuses = self.watch();
+        let ended = tokio::time::timeout(CANCELLED_WITHIN, statuses.wait_for(watching::is_last));
+        let outcome = match ended.await {
+            Ok(Ok(status)) => status.outcome(),
+            _ => api::Outcome::Unspecified,
+        };
+        let (accepted, sentence) = match outcome {
+            api::Outcome::Aborted => (true, "the migration is cancelled; the guest stays here"),
+            api::Outcome::Completed => (false, "too late: the guest has been handed over"),
+            api::Outcome::InDoubt => (false, "too late: the guest was granted to the destination"),
+            api::Outcome::Unspecified => (true, "the cancel is under way; watch the migration"),
+        };
+        Ok(api::CancelMigrationResponse { accepted, sentence: sentence.to_owned() })
+    }
+
+    /// What this living process answers to a question of the other side's agent.
+    pub(super) fn ask(&self, request: &api::AskRequest) -> Result<api::AskResponse, Status> {
+        let (_, term, question) = convert::question(request)?;
+        let mut phase = lock(&self.phase);
+        let unread =
+            |error: io::Error| Status::internal(format!("the journal is unreadable: {error}"));
+        let entry = journal::read(&self.folder.journal()).map_err(unread)?;
+        let record = entry.map(|entry| entry.record);
+        let mut answer = rule(question, term, record.as_ref(), Process::Alive).answer;
+        if let (Answer::AskProcess, Some(record)) = (answer, record)
+            && let Some(settled) = self.say_it_again(&mut phase, record)
+        {
+            answer = rule(question, term, Some(&settled), Process::Alive).answer;
+        }
+        // The question is the grant once more. The answer to it is there when it is asked again.
+        if let (Answer::AskProcess, Question::DoYouRun) = (answer, question)
+            && let Some(asked) = &*lock(&self.asked)
+        {
+            asked.asked(term);
+        }
+        tracing::info!(?question, %term, ?answer, "was asked who owns the guest");
+        Ok(convert::ask_response(answer))
+    }
+
+    /// The engine has ended but could not record how: the phase says it, and now the record does.
+    fn say_it_again(&self, phase: &mut Phase, record: Record) -> Option<Record> {
+        let recorded = match (phase, record.standing) {
+            (Phase::Here(held), Standing::Switching) => {
+                let record = Record { standing: Standing::Owner, ..record };
+                held.journal.record(&record).map(|()| record)
+            }
+            (Phase::Gone, Standing::MayOwn) => {
+                let record = Record { standing: Standing::Refused, ..record };
+                let journal = FileJournal::open(&self.folder.journal());
+                journal.and_then(|mut journal| journal.record(&record)).map(|()| record)
+            }
+            _ => return None,
+        };
+        recorded.inspect_err(|error| tracing::error!("still not recorded: {error}")).ok()
+    }
+
+    /// Ends the doubt about a parked guest.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        request: &process::SettleRequest,
+    ) -> Result<process::Status, Status> {
+        let decision = request
+            .decision
+            .ok_or_else(|| Status::invalid_argument("the request decides nothing"))?;
+        let about = Term { generation: request.term_generation, host: request.term_host };
+        let gone = self.enter(|phase| match phase {
+            Phase::InDoubt(held) => decide(held, about, decision),
+            other => Err((other, Status::failed_precondition("the guest is not in doubt"))),
+        })?;
+        if let Some(held) = gone {
+            drop(held);
+            self.set_phase(Phase::Gone);
+        }
+        Ok(self.status())
+    }
+
+    /// Ends the process soon.
+    pub(super) fn stop(&self, force: bool) -> Result<process::StopResponse, Status> {
+        let busy = match &*lock(&self.phase) {
+            Phase::Moving | Phase::Arriving => Some("it is moving"),
+            Phase::InDoubt(_) => Some("it may run elsewhere, or only exist here"),
+            _ => None,
+        };
+        if let Some(why) = busy.filter(|_| !force) {
+            let why = format!("the guest is not stopped: {why}; stop it by force, or wait");
+            return Err(Status::failed_precondition(why));
+        }
+        tracing::info!(force, "stop");
+        self.end.send_replace(true);
+        Ok(process::StopResponse {})
+    }
+
+    /// Comes back when the process is to end.
+    pub(super) async fn ended(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.end.subscribe().wait_for(|end| *end).await;
+    }
+
+    /// Ends the process if nobody says what it is for.
+    pub(super) fn expect_work(self: &Arc<Self>) {
+        self.end_later(TOLD_WITHIN, |phase| matches!(phase, Phase::Empty));
+    }
+
+    fn end_later(self: &Arc<Self>, deadline: Duration, still: fn(&Phase) -> bool) {
+        let worker = Arc::clone(self);
+        let runtime = worker.runtime.clone();
+        runtime.spawn(async move {
+            tokio::time::sleep(deadline).await;
+            if still(&lock(&worker.phase)) {
+                worker.end.send_replace(true);
+            }
+        });
+    }
+}
+
+type Settled = Result<(Phase, Option<Held>), (Phase, Status)>;
+
+fn decide(mut held: Held, about: Term, decision: Decision) -> Settled {
+    let record = match held.journal.read() {
+        Ok(Some(record)) if record.term == about => record,
+        Ok(_) => {
+            let status = Status::failed_precondition("the decision is about another term");
+            return Err((Phase::InDoubt(held), status));
+        }
+        Err(error) => return Err((Phase::InDoubt(held), unrecorded(&error))),
+    };
+    let record = match decision {
+        Decision::GiveUp(_) => Record { standing: Standing::Ceded, ..record },
+        Decision::Run(_) => Record { standing: Standing::Owner, ..record },
+        Decision::Burn(host) => {
+            Record { standing: Standing::Owner, term: record.term.next(host), ..record }
+        }
+    };
+    // Durable before anything follows from it.
+    if let Err(error) = held.journal.record(&record) {
+        return Err((Phase::InDoubt(held), unrecorded(&error)));
+    }
+    tracing::info!(term = %record.term, standing = ?record.standing, "the doubt is settled");
+    if record.standing == Standing::Ceded {
+        return Ok((Phase::Gone, Some(held)));
+    }
+    let guest = &mut held.guest;
+    let run = guest.reacquire().and_then(|()| guest.throttle(Throttle::OFF));
+    match run.and_then(|()| guest.resume()) {
+        Ok(()) => Ok((Phase::Here(held), None)),
+        Err(error) => Err((Phase::InDoubt(held), Status::internal(error.to_string()))),
+    }
+}
+
+pub(super) fn unrecorded(error: &io::Error) -> Status {
+    Status::internal(format!(
+        "the ownership journal cannot be written: {error}; free space in the agent's data folder"
+    ))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

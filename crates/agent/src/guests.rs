@@ -1,0 +1,324 @@
+//! The guests of this host, as their agent knows them.
+//!
+//! ```text
+//!  admit ─► Starting ─► Alive(process) ─► Dead ─► remembered by its record, or forgotten
+//! ```
+//!
+//! A guest's process knows how the guest is; its record knows who owns it; the agent keeps who
+//! they are and which migration it watches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+use tonic::Status;
+use whimbrel_control::api;
+use whimbrel_engine::page::ByteCount;
+use whimbrel_engine::protocol::GuestUuid;
+
+use crate::convert::parse_uuid;
+use crate::folder::GuestFolder;
+use crate::options::Deadlines;
+use crate::os::ProcessIdentity;
+use crate::process_api::{GuestFile, ProcessFile};
+use crate::process_link::{self, ProcessLink};
+use crate::watching::is_last;
+
+/// Migrations that are remembered after their guest was forgotten.
+const RECENT_MAX: usize = 64;
+
+/// One migration that this agent watches.
+#[derive(Debug)]
+pub(crate) struct Migration {
+    pub(crate) id: String,
+    pub(crate) direction: api::Direction,
+    status: watch::Sender<api::MigrationStatus>,
+}
+
+impl Migration {
+    pub(crate) fn new(status: api::MigrationStatus) -> Arc<Self> {
+        let id = status.migration_id.clone();
+        let direction = status.direction();
+        Arc::new(Self { id, direction, status: watch::Sender::new(status) })
+    }
+
+    pub(crate) fn status(&self) -> api::MigrationStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<api::MigrationStatus> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn publish(&self, change: impl FnOnce(&mut api::MigrationStatus)) {
+        self.status.send_modify(change);
+    }
+
+    /// Whether it still goes on.
+    pub(crate) fn is_running(&self) -> bool {
+        !is_last(&self.status.borrow())
+    }
+}
+
+/// What there is of a guest's process.
+#[derive(Clone, Debug)]
+pub(crate) enum Life {
+    /// It is being started.
+    Starting,
+    /// It was there when it was last looked at.
+    Alive(ProcessIdentity, ProcessFile),
+    /// It is proven dead, or there never was one.
+    Dead,
+}
+
+#[derive(Debug)]
+struct State {
+    life: Life,
+    link: Option<ProcessLink>,
+    migration: Option<Arc<Migration>>,
+    /// It was stopped on purpose: that it is dead is no failure.
+    stopped: bool,
+    /// Somebody is at work on who owns it.
+    in_doubt: bool,
+}
+
+/// One guest.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    pub(crate) uuid: GuestUuid,
+    pub(crate) config: GuestFile,
+    pub(crate) folder: GuestFolder,
+    state: Mutex<State>,
+    /// Whether the end of its process was dealt with; held while that is done.
+    pub(crate) buried: tokio::sync::Mutex<bool>,
+    /// Held while the agent reads and writes the journal of a dead process.
+    journal: Mutex<()>,
+    doubt: Notify,
+}
+
+impl Guest {
+    pub(crate) fn new(uuid: GuestUuid, config: GuestFile, folder: GuestFolder, life: Life) -> Self {
+        let stopped = config.stopped;
+        let state = State { life, link: None, migration: None, stopped, in_doubt: false };
+        Self {
+            uuid,
+            config,
+            folder,
+            state: Mutex::new(state),
+            buried: tokio::sync::Mutex::default(),
+            journal: Mutex::default(),
+            doubt: Notify::new(),
+        }
+    }
+
+    pub(crate) fn memory(&self) -> ByteCount {
+        ByteCount(self.config.memory_bytes)
+    }
+
+    pub(crate) fn life(&self) -> Life {
+        lock(&self.state).life.clone()
+    }
+
+    pub(crate) fn is_dead(&self) -> bool {
+        matches!(self.life(), Life::Dead)
+    }
+
+    pub(crate) fn identity(&self) -> Option<ProcessIdentity> {
+        match self.life() {
+            Life::Alive(identity, _) => Some(identity),
+            Life::Starting | Life::Dead => None,
+        }
+    }
+
+    pub(crate) fn set_alive(&self, identity: ProcessIdentity, file: ProcessFile) {
+        let mut state = lock(&self.state);
+        state.life = Life::Alive(identity, file);
+        state.link = None;
+    }
+
+    pub(crate) fn set_dead(&self) {
+        let mut state = lock(&self.state);
+        state.life = Life::Dead;
+        state.link = None;
+    }
+
+    pub(crate) fn was_stopped(&self) -> bool {
+        lock(&self.state).stopped
+    }
+
+    pub(crate) fn set_stopped(&self) {
+        lock(&self.state).stopped = true;
+    }
+
+    /// The running migration or the last one.
+    pub(crate) fn migration(&self) -> Option<Arc<Migration>> {
+        lock(&self.state).migration.clone()
+    }
+
+    pub(crate) fn running_migration(&self) -> Option<Arc<Migration>> {
+        self.migration().filter(|migration| migration.is_running())
+    }
+
+    pub(crate) fn set_migration(&self, migration: Arc<Migration>) {
+        lock(&self.state).migration = Some(migration);
+    }
+
+    /// Takes the work on its ownership; false if somebody has it already.
+    pub(crate) fn take_doubt(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.state).in_doubt, true)
+    }
+
+    pub(crate) fn end_doubt(&self) {
+        lock(&self.state).in_doubt = false;
+    }
+
+    /// Comes when a person has decided.
+    pub(crate) async fn doubt_changed(&self) {
+        self.doubt.notified().await;
+    }
+
+    pub(crate) fn change_doubt(&self) {
+        self.doubt.notify_one();
+    }
+
+    /// Reads and writes the journal of a dead process while nobody else does.
+    pub(crate) fn with_journal<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _held = lock(&self.journal);
+        work()
+    }
+
+    /// A connection to its process, made anew if there is none.
+    pub(crate) async fn link(&self, deadlines: Deadlines) -> Result<ProcessLink, Status> {
+        let (life, link) = {
+            let state = lock(&self.state);
+            (state.life.clone(), state.link.clone())
+        };
+        if let Some(link) = link {
+            return Ok(link);
+        }
+        let file = match life {
+            Life::Alive(_, file) => file,
+            Life::Starting => {
+                return Err(Status::failed_precondition("the guest is being started"));
+            }
+            Life::Dead => {
+                let why = format!("the process of guest `{}` is dead", self.config.name);
+                return Err(Status::failed_precondition(why));
+            }
+        };
+        let link = ProcessLink::connect(&file, self.uuid, deadlines).await?;
+        let mut state = lock(&self.state);
+        if matches!(&state.life, Life::Alive(_, now) if *now == file) {
+            state.link = Some(link.clone());
+        }
+        Ok(link)
+    }
+
+    /// Looks whether its process has died, without waiting for it to be noticed.
+    pub(crate) fn look(&self) -> Life {
+        let life = self.life();
+        if let Life::Alive(identity, _) = &life
+            && identity.fate().is_ok_and(|fate| fate != whimbrel_engine::protocol::Process::Alive)
+        {
+            self.set_dead();
+            return Life::Dead;
+        }
+        life
+    }
+}
+
+/// All guests, by their identity, and the last migrations of those that are no more.
+#[derive(Debug, Default)]
+pub(crate) struct Guests {
+    guests: Mutex<BTreeMap<GuestUuid, Arc<Guest>>>,
+    recent: Mutex<VecDeque<Arc<Migration>>>,
+}
+
+impl Guests {
+    pub(crate) fn all(&self) -> Vec<Arc<Guest>> {
+        lock(&self.guests).values().cloned().collect()
+    }
+
+    pub(crate) fn get(&self, uuid: GuestUuid) -> Option<Arc<Guest>> {
+        lock(&self.guests).get(&uuid).cloned()
+    }
+
+    /// Adds `newcomer` if `admit` says so about those that are there.
+    pub(crate) fn admit(
+        &self,
+        newcomer: Guest,
+        admit: impl FnOnce(&Guest, &[Arc<Guest>]) -> Result<(), Status>,
+    ) -> Result<Arc<Guest>, Status> {
+        let mut guests = lock(&self.guests);
+        let living: Vec<_> = guests.values().filter(|guest| !guest.is_dead()).cloned().collect();
+        admit(&newcomer, &living)?;
+        let guest = Arc::new(newcomer);
+        guests.insert(guest.uuid, Arc::clone(&guest));
+        Ok(guest)
+    }
+
+    /// Decides about a guest that is there while nobody else can.
+    pub(crate) fn decide<T>(&self, decide: impl FnOnce(&[Arc<Guest>]) -> T) -> T {
+        let guests = lock(&self.guests);
+        let all: Vec<_> = guests.values().cloned().collect();
+        decide(&all)
+    }
+
+    /// Forgets a guest, but not what its last migration came to.
+    pub(crate) fn forget(&self, guest: &Arc<Guest>) {
+        let mut guests = lock(&self.guests);
+        if guests.get(&guest.uuid).is_some_and(|there| Arc::ptr_eq(there, guest)) {
+            guests.remove(&guest.uuid);
+        }
+        drop(guests);
+        if let Some(migration) = guest.migration() {
+            let mut recent = lock(&self.recent);
+            recent.truncate(RECENT_MAX - 1);
+            recent.push_front(migration);
+        }
+    }
+
+    /// The guest of this name or identity. A living one comes first: names are used again.
+    pub(crate) fn find(&self, text: &str) -> Result<Arc<Guest>, Status> {
+        if let Some(guest) = parse_uuid(text).and_then(|uuid| self.get(uuid)) {
+            return Ok(guest);
+        }
+        let mut named = self.all();
+        named.retain(|guest| guest.config.name == text);
+        named.sort_by_key(|guest| guest.is_dead());
+        named.into_iter().next().ok_or_else(|| {
+            let why = format!("there is no guest `{text}` here; `whimbrel list` shows all guests");
+            Status::not_found(why)
+        })
+    }
+
+    /// The migration of this id, or the running or last one of a guest.
+    pub(crate) fn find_migration(&self, text: &str) -> Result<Arc<Migration>, Status> {
+        let guests = self.all();
+        let of_guests = guests.iter().filter_map(|guest| guest.migration());
+        let recent: Vec<_> = lock(&self.recent).iter().cloned().collect();
+        if let Some(found) = of_guests.chain(recent).find(|migration| migration.id == text) {
+            return Ok(found);
+        }
+        let Ok(guest) = self.find(text) else {
+            let why = format!("there is no migration and no guest `{text}` here");
+            return Err(Status::not_found(why));
+        };
+        guest.migration().ok_or_else(|| {
+            Status::not_found(format!("guest `{text}` has not been migrated by this agent"))
+        })
+    }
+}
+
+/// The identity a process file speaks of; a damaged one speaks of none.
+pub(crate) fn life_of(file: Option<ProcessFile>) -> Life {
+    let identified = file.and_then(|file| Some((process_link::identity(&file)?, file)));
+    match identified {
+        Some((identity, file)) => Life::Alive(identity, file),
+        None => Life::Dead,
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

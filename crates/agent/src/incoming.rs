@@ -1,0 +1,237 @@
+//! A guest comes to this host.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tonic::Status;
+use whimbrel_control::AgentAddress;
+use whimbrel_control::api::{self, Direction, MigrationStatus};
+use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS};
+use whimbrel_engine::{Failure, Fault};
+use whimbrel_guest::stress::{KIND, STATE_VERSION};
+
+use crate::admission;
+use crate::agent::Core;
+use crate::convert::{self, set_aborted};
+use crate::guests::{Guest, Migration};
+use crate::lifecycle::available;
+use crate::process_api::{self as process, GuestFile};
+use crate::process_link::overlap;
+
+/// The two ends of the connection on which another agent calls.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+impl Core {
+    /// Has a guest process wait for a guest that another agent announces.
+    pub(crate) async fn prepare_incoming(
+        self: Arc<Self>,
+        request: api::PrepareIncomingRequest,
+        ends: Ends,
+    ) -> Result<api::PrepareIncomingResponse, Status> {
+        check_fit(&request)?;
+        let uuid = convert::parse_uuid(&request.guest_uuid)
+            .ok_or_else(|| Status::invalid_argument("the guest has no uuid"))?;
+        let peer = peer_address(&request, ends)?;
+        let (guest, migration) = self.expect(uuid, &request, &peer)?;
+        let listening = self.listen(&guest, &migration, &peer, ends).await;
+        let process::ReceiveResponse { address, token } = match listening {
+            Ok(listening) => listening,
+            Err(status) => {
+                let failure = Failure::new(Fault::Capacity, status.message());
+                migration.publish(|newest| set_aborted(newest, &failure));
+                self.end_process(&guest).await;
+                self.process_ended(&guest).await;
+                return Err(status);
+            }
+        };
+        tracing::info!(guest = %guest.config.name, peer, address, "a guest is expected");
+        tokio::spawn(self.clone().see_in(guest, migration));
+        Ok(api::PrepareIncomingResponse {
+            address,
+            token,
+            host_id: format!("{:016x}", self.folder.host()),
+        })
+    }
+
+    fn expect(
+        &self,
+        uuid: GuestUuid,
+        request: &api::PrepareIncomingRequest,
+        peer: &str,
+    ) -> Result<(Arc<Guest>, Arc<Migration>), Status> {
+        let config = GuestFile {
+            uuid: uuid.to_string(),
+            name: request.guest_name.clone(),
+            kind: request.kind.clone(),
+            memory_bytes: request.memory_bytes,
+            stopped: false,
+        };
+        let migration = Migration::new(MigrationStatus {
+            migration_id: request.migration_id.clone(),
+            guest_uuid: config.uuid.clone(),
+            guest_name: config.name.clone(),
+            direction: Direction::In.into(),
+            peer: peer.to_owned(),
+            phase: "preparing".to_owned(),
+            ..Default::default()
+        });
+        let newcomer = self.newcomer(uuid, config);
+        newcomer.set_migration(Arc::clone(&migration));
+        let available = available()?;
+        let limits = &self.options.limits;
+        let guest = self.guests.admit(newcomer, |newcomer, living| {
+            admission::check(limits, available, newcomer, living)?;
+            admission::check_migrations(limits, Direction::In, living)
+        })?;
+        Ok((guest, migration))
+    }
+
+    async fn listen(
+        self: &Arc<Self>,
+        guest: &Arc<Guest>,
+        migration: &Migration,
+        peer: &str,
+        ends: Ends,
+    ) -> Result<process::ReceiveResponse, Status> {
+        self.start_process(guest).await?;
+        let mut link = guest.link(self.options.deadlines).await?;
+        let ports = self.options.ports;
+        link.receive(process::ReceiveRequest {
+            migration_id: migration.id.clone(),
+            peer: peer.to_owned(),
+            // The address that the other agent could reach us at.
+            bind_ip: ends.local.ip().to_string(),
+            port_first: ports.first.into(),
+            port_last: ports.last.into(),
+            host_id: self.folder.host(),
+        })
+        .await
+    }
+
+    /// Follows an attempt to its end; of one that failed nothing stays but what answers questions.
+    pub(crate) async fn see_in(self: Arc<Self>, guest: Arc<Guest>, migration: Arc<Migration>) {
+        let last = self.follow(&guest, &migration).await;
+        tracing::info!(guest = %guest.config.name, outcome = ?last.outcome(), "the guest came");
+        if last.outcome() == api::Outcome::Aborted {
+            self.end_process(&guest).await;
+            self.process_ended(&guest).await;
+        }
+        migration.publish(|newest| *newest = last);
+    }
+
+    /// Takes an announcement back.
+    pub(crate) async fn cancel_incoming(
+        self: Arc<Self>,
+        request: api::CancelIncomingRequest,
+    ) -> Result<api::CancelIncomingResponse, Status> {
+        let migration = self.guests.find_migration(&request.migration_id)?;
+        if migration.direction != Direction::In || !migration.is_running() {
+            return Ok(api::CancelIncomingResponse { accepted: false });
+        }
+        let guest = self.guests.find(&migration.status().guest_uuid)?;
+        let mut link = guest.link(self.options.deadlines).await?;
+        let reason = "the source's agent took it back".to_owned();
+        let cancelled = link.cancel(process::CancelRequest { reason }).await?;
+        Ok(api::CancelIncomingResponse { accepted: cancelled.accepted })
+    }
+}
+
+fn check_fit(request: &api::PrepareIncomingRequest) -> Result<(), Status> {
+    let theirs = request.protocol_version_min..=request.protocol_version_max;
+    if !overlap(&theirs, &PROTOCOL_VERSIONS) {
+        return Err(Status::failed_precondition(format!(
+            "the source speaks versions {} to {} of the migration protocol, this host {} to {}; \
+             upgrade the older one",
+            theirs.start(),
+            theirs.end(),
+            PROTOCOL_VERSIONS.start(),
+            PROTOCOL_VERSIONS.end()
+        )));
+    }
+    let (kind, version) = (&request.kind, request.state_version);
+    if kind != KIND {
+        let why = format!("guests of kind {kind:?} cannot live here, only {KIND:?}");
+        return Err(Status::failed_precondition(why));
+    }
+    if version != STATE_VERSION {
+        return Err(Status::failed_precondition(format!(
+            "the guest's state has version {version}, this host reads {STATE_VERSION}: use one \
+             release on both hosts"
+        )));
+    }
+    Ok(())
+}
+
+/// Where the source's agent answers questions.
+fn peer_address(request: &api::PrepareIncomingRequest, ends: Ends) -> Result<String, Status> {
+    let remote = ends.remote.ip().to_string();
+    let host = if request.agent_host.is_empty() { &remote } else { &request.agent_host };
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let address: Result<AgentAddress, _> = format!("{bracketed}:{}", request.agent_port).parse();
+    let address = address.map_err(|error| {
+        Status::invalid_argument(format!("the source says where its agent is, but {error}"))
+    })?;
+    Ok(address.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> api::PrepareIncomingRequest {
+        api::PrepareIncomingRequest {
+            kind: KIND.to_owned(),
+            state_version: STATE_VERSION,
+            protocol_version_min: *PROTOCOL_VERSIONS.start(),
+            protocol_version_max: *PROTOCOL_VERSIONS.end(),
+            agent_port: 7117,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_anything_is_made() {
+        check_fit(&request()).unwrap();
+        let newer = *PROTOCOL_VERSIONS.end() + 1;
+        let unfit = [
+            api::PrepareIncomingRequest {
+                protocol_version_min: newer,
+                protocol_version_max: newer,
+                ..request()
+            },
+            api::PrepareIncomingRequest {
+                protocol_version_min: 0,
+                protocol_version_max: 0,
+                ..request()
+            },
+            api::PrepareIncomingRequest { kind: "toaster".to_owned(), ..request() },
+            api::PrepareIncomingRequest { state_version: STATE_VERSION + 1, ..request() },
+        ];
+        for request in unfit {
+            let status = check_fit(&request).unwrap_err();
+            assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_cannot_say_where_it_is_is_where_it_called_from() {
+        let local = "127.0.0.1:1".parse().unwrap();
+        for (remote, host, expected) in [
+            ("10.0.0.1:999", "", "10.0.0.1:7117"),
+            ("10.0.0.1:999", "a.example", "a.example:7117"),
+            ("[fe80::1]:999", "", "[fe80::1]:7117"),
+            ("10.0.0.1:999", "::1", "[::1]:7117"),
+        ] {
+            let ends = Ends { local, remote: remote.parse().unwrap() };
+            let request = api::PrepareIncomingRequest { agent_host: host.to_owned(), ..request() };
+            assert_eq!(peer_address(&request, ends).unwrap(), expected);
+        }
+        let ends = Ends { local, remote: local };
+        let bad = api::PrepareIncomingRequest { agent_port: 0, ..request() };
+        assert!(peer_address(&bad, ends).is_err());
+    }
+}

@@ -1,0 +1,318 @@
+//! The ownership journal of one guest: a file that a torn write cannot make lie.
+//!
+//! ```text
+//!  slot 0 │ magic 8 │ checksum 8 │ sequence 8 │ boot id 16 │ length 4 │ record │ … 4096 bytes
+//!  slot 1 │ …
+//! ```
+//!
+//! Both slots are allocated when the file is made, so that a write needs no space. A write goes to
+//! the slot that is not the newest; a reader takes the newest one whose checksum is right. Numbers
+//! are little-endian; the checksum is XXH3 over all that follows it up to the record's end.
+//!
+//! The guest process writes. The agent reads at any time, and writes only when that process is
+//! proven dead.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Error, ErrorKind};
+use std::path::Path;
+
+use prost::Message;
+use whimbrel_engine::Journal;
+use whimbrel_engine::protocol::{GuestUuid, Record, SessionId, Standing, Term};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::os::{self, BootId, read_at, write_at};
+use crate::process_api::{JournalRecord, Standing as StandingCode};
+
+const SLOT: usize = 4096;
+const MAGIC: [u8; 8] = *b"WHBLJRN1";
+const HEAD: usize = 44;
+
+/// A record as it was found, with the run of the host in which it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) record: Record,
+    pub(crate) boot: BootId,
+    sequence: u64,
+}
+
+/// The journal as its one writer has it.
+#[derive(Debug)]
+pub(crate) struct FileJournal {
+    file: File,
+    boot: BootId,
+    newest: Option<Entry>,
+}
+
+impl FileJournal {
+    /// Opens the journal at `path`, or makes an empty one that survives a power failure.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        os::private(&mut options);
+        let file = options.open(path)?;
+        let boot = BootId::now()?;
+        if file.metadata()?.len() < 2 * SLOT as u64 {
+            allocate(&file, path)?;
+        }
+        let newest = newest(&file)?;
+        Ok(Self { file, boot, newest })
+    }
+
+    fn write(&mut self, record: &Record, durable: bool) -> io::Result<()> {
+        let sequence = self.newest.as_ref().map_or(0, |newest| newest.sequence) + 1;
+        let entry = Entry { record: record.clone(), boot: self.boot, sequence };
+        let slot = encode(&entry)?;
+        let mut written = write_at(&self.file, &slot, offset(sequence));
+        if durable {
+            written = written.and_then(|()| self.file.sync_data());
+        }
+        if let Err(error) = written {
+            // What may have got through must not be read back: nobody acts on it.
+            write_at(&self.file, &[0; HEAD], offset(sequence))?;
+            return Err(error);
+        }
+        self.newest = Some(entry);
+        Ok(())
+    }
+}
+
+impl Journal for FileJournal {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        self.write(record, true)
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        self.write(record, false)
+    }
+
+    fn read(&self) -> io::Result<Option<Record>> {
+        Ok(self.newest.as_ref().map(|newest| newest.record.clone()))
+    }
+}
+
+/// What the journal at `path` says; nothing where there is none, or where nothing was recorded.
+pub(crate) fn read(path: &Path) -> io::Result<Option<Entry>> {
+    match File::open(path) {
+        Ok(file) => newest(&file),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn allocate(file: &File, path: &Path) -> io::Result<()> {
+    write_at(file, &[0; 2 * SLOT], 0)?;
+    file.sync_all()?;
+    // The name must survive too.
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn newest(file: &File) -> io::Result<Option<Entry>> {
+    let mut found: Option<Entry> = None;
+    for slot in 0..2 {
+        let mut bytes = [0; SLOT];
+        if read_at(file, &mut bytes, slot * SLOT as u64)? < SLOT {
+            continue;
+        }
+        let entry = decode(&bytes);
+        let older = |found: &Entry| entry.as_ref().is_some_and(|e| e.sequence > found.sequence);
+        if found.as_ref().is_none_or(older) {
+            found = entry.or(found);
+        }
+    }
+    Ok(found)
+}
+
+/// Odd sequences live in slot 1, even ones in slot 0: always beside the one before.
+const fn offset(sequence: u64) -> u64 {
+    sequence % 2 * SLOT as u64
+}
+
+fn encode(entry: &Entry) -> io::Result<[u8; SLOT]> {
+    let payload = to_proto(&entry.record).encode_to_vec();
+    let end = HEAD + payload.len();
+    if end > SLOT {
+        let why = format!("a record of {} bytes does not fit a journal slot", payload.len());
+        return Err(Error::new(ErrorKind::InvalidInput, why));
+    }
+    let mut slot = [0; SLOT];
+    slot[..8].copy_from_slice(&MAGIC);
+    slot[16..24].copy_from_slice(&entry.sequence.to_le_bytes());
+    slot[24..40].copy_from_slice(&entry.boot.0);
+    slot[40..44].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    slot[HEAD..end].copy_from_slice(&payload);
+    let checksum = xxh3_64(&slot[16..end]);
+    slot[8..16].copy_from_slice(&checksum.to_le_bytes());
+    Ok(slot)
+}
+
+/// `None` for a slot that was never written, or not to its end.
+fn decode(slot: &[u8; SLOT]) -> Option<Entry> {
+    let u64_at = |at: usize| Some(u64::from_le_bytes(slot[at..at + 8].try_into().ok()?));
+    let length = u32::from_le_bytes(slot[40..44].try_into().ok()?) as usize;
+    let end = HEAD.checked_add(length).filter(|end| *end <= SLOT)?;
+    if slot[..8] != MAGIC || u64_at(8)? != xxh3_64(&slot[16..end]) {
+        return None;
+    }
+    let record = from_proto(&JournalRecord::decode(&slot[HEAD..end]).ok()?)?;
+    let boot = BootId(slot[24..40].try_into().ok()?);
+    Some(Entry { record, boot, sequence: u64_at(16)? })
+}
+
+const STANDINGS: [(Standing, StandingCode); 7] = [
+    (Standing::Owner, StandingCode::Owner),
+    (Standing::Switching, StandingCode::Switching),
+    (Standing::Granted, StandingCode::Granted),
+    (Standing::Ceded, StandingCode::Ceded),
+    (Standing::MayOwn, StandingCode::MayOwn),
+    (Standing::Running, StandingCode::Running),
+    (Standing::Refused, StandingCode::Refused),
+];
+
+fn to_proto(record: &Record) -> JournalRecord {
+    let code = STANDINGS.iter().find(|(standing, _)| *standing == record.standing);
+    JournalRecord {
+        guest: record.guest.to_bytes().to_vec(),
+        term_generation: record.term.generation,
+        term_host: record.term.host,
+        session: record.session.to_bytes().to_vec(),
+        peer: record.peer.clone(),
+        standing: code.map_or(StandingCode::Unspecified, |(_, code)| *code).into(),
+    }
+}
+
+fn from_proto(record: &JournalRecord) -> Option<Record> {
+    let (standing, _) = STANDINGS.iter().find(|(_, code)| *code == record.standing())?;
+    Some(Record {
+        guest: GuestUuid::from_bytes(record.guest.as_slice().try_into().ok()?),
+        term: Term { generation: record.term_generation, host: record.term_host },
+        session: SessionId::from_bytes(record.session.as_slice().try_into().ok()?),
+        peer: record.peer.clone(),
+        standing: *standing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use whimbrel_engine::protocol::Process;
+
+    fn record(generation: u64, standing: Standing) -> Record {
+        Record {
+            guest: GuestUuid(0xabcd << 100),
+            term: Term { generation, host: 9 },
+            session: SessionId(3),
+            peer: "10.0.0.7:7117".to_owned(),
+            standing,
+        }
+    }
+
+    fn damage(path: &Path, at: u64, bytes: &[u8]) {
+        write_at(&OpenOptions::new().write(true).open(path).unwrap(), bytes, at).unwrap();
+    }
+
+    #[test]
+    fn the_newest_record_is_read_back_by_anybody() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        assert_eq!(read(&path).unwrap(), None);
+        let mut journal = FileJournal::open(&path).unwrap();
+        assert_eq!(read(&path).unwrap(), None);
+        for (standing, _) in STANDINGS {
+            let record = record(7, standing);
+            match standing.is_note() {
+                true => journal.note(&record).unwrap(),
+                false => journal.record(&record).unwrap(),
+            }
+            assert_eq!(journal.read().unwrap().as_ref(), Some(&record));
+            let entry = read(&path).unwrap().unwrap();
+            assert_eq!((entry.record, entry.boot), (record, BootId::now().unwrap()));
+        }
+        drop(journal);
+        let journal = FileJournal::open(&path).unwrap();
+        assert_eq!(journal.read().unwrap(), Some(record(7, Standing::Refused)));
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), 2 * SLOT as u64);
+    }
+
+    /// Every way in which the newest write may have been cut short leaves the one before it.
+    #[test]
+    fn a_torn_write_leaves_the_record_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut journal = FileJournal::open(&path).unwrap();
+        journal.record(&record(1, Standing::Owner)).unwrap();
+        let before = std::fs::read(&path).unwrap();
+        journal.record(&record(1, Standing::Switching)).unwrap();
+        let after = std::fs::read(&path).unwrap();
+        let changed: Vec<_> = (0..after.len()).filter(|i| after[*i] != before[*i]).collect();
+        for cut in &changed {
+            let mut torn = after[..*cut].to_vec();
+            torn.extend_from_slice(&before[*cut..]);
+            std::fs::write(&path, &torn).unwrap();
+            let found = read(&path).unwrap().unwrap();
+            assert_eq!(found.record.standing, Standing::Owner, "cut at {cut}");
+            // The writer goes on from there, over the torn slot.
+            let mut journal = FileJournal::open(&path).unwrap();
+            journal.record(&record(2, Standing::Switching)).unwrap();
+            assert_eq!(read(&path).unwrap().unwrap().record, record(2, Standing::Switching));
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_of_the_newest_slot_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut journal = FileJournal::open(&path).unwrap();
+        journal.record(&record(1, Standing::Owner)).unwrap();
+        journal.record(&record(1, Standing::Ceded)).unwrap();
+        let slot = offset(2);
+        let bytes = std::fs::read(&path).unwrap();
+        let end = HEAD + to_proto(&record(1, Standing::Ceded)).encoded_len();
+        for at in slot..slot + end as u64 {
+            damage(&path, at, &[bytes[at as usize] ^ 0x10]);
+            assert_eq!(read(&path).unwrap().unwrap().record.standing, Standing::Owner, "{at}");
+            damage(&path, at, &[bytes[at as usize]]);
+        }
+        assert_eq!(read(&path).unwrap().unwrap().record.standing, Standing::Ceded);
+        damage(&path, 0, &[0xff; 2 * SLOT]);
+        assert_eq!(read(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_and_the_older_record_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut journal = FileJournal::open(&path).unwrap();
+        journal.record(&record(1, Standing::Owner)).unwrap();
+        let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        let file = std::mem::replace(&mut journal.file, full);
+        let error = journal.record(&record(1, Standing::Switching)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StorageFull);
+        assert_eq!(journal.read().unwrap(), Some(record(1, Standing::Owner)));
+        journal.file = file;
+        journal.record(&record(2, Standing::Switching)).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().record, record(2, Standing::Switching));
+    }
+
+    #[test]
+    fn a_record_that_does_not_fit_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = FileJournal::open(&folder.path().join("journal")).unwrap();
+        let record = Record { peer: "x".repeat(SLOT), ..record(1, Standing::Owner) };
+        assert_eq!(journal.record(&record).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(journal.read().unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_of_an_earlier_boot_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut journal = FileJournal::open(&path).unwrap();
+        journal.boot = BootId([1; 16]);
+        journal.note(&record(1, Standing::Granted)).unwrap();
+        let entry = read(&path).unwrap().unwrap();
+        assert_eq!(entry.boot, BootId([1; 16]));
+        let writer = os::ProcessIdentity { pid: 1, started: 0, boot: entry.boot };
+        assert_eq!(writer.fate().unwrap(), Process::HostRestarted);
+    }
+}

@@ -1,0 +1,65 @@
+//! The agent without the command line around it: the daemon and its guest processes, for the tests
+//! of this crate. People use `whimbrel agent`.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use whimbrel_agent::{Agent, AgentOptions, PortRange, guest_process};
+use whimbrel_engine::page::ByteCount;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1).peekable();
+    if arguments.next_if(|first| first == guest_process::COMMAND).is_some() {
+        return guest_process::main(arguments);
+    }
+    let arguments: Option<Vec<_>> = arguments.map(|argument| argument.into_string().ok()).collect();
+    match arguments.ok_or_else(|| "an argument is not UTF-8".into()).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Vec<String>) -> Result<(), Box<dyn Error>> {
+    let options = parse(arguments)?;
+    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(
+        async {
+            let agent = Agent::bind(options).await?;
+            writeln!(io::stdout(), "{}", agent.address())?;
+            agent.serve(std::future::pending()).await?;
+            Ok(())
+        },
+    )
+}
+
+/// `KEY=VALUE` each; the folder and the address are not optional.
+fn parse(arguments: Vec<String>) -> Result<AgentOptions, Box<dyn Error>> {
+    let mut options = AgentOptions::new("", ([127, 0, 0, 1], 0).into());
+    for argument in arguments {
+        let (key, value) = argument.split_once('=').ok_or("arguments are KEY=VALUE")?;
+        let millis = || value.parse().map(Duration::from_millis);
+        match key {
+            "data" => options.data = value.into(),
+            "listen" => options.listen = value.parse()?,
+            "insecure" => options.insecure = value.parse()?,
+            "die_with_parent" => options.die_with_parent = value.parse()?,
+            "port" => options.ports = PortRange { first: value.parse()?, last: value.parse()? },
+            "guests" => options.limits.guests = value.parse()?,
+            "migrations" => options.limits.migrations = value.parse()?,
+            "memory" => options.limits.memory = Some(ByteCount(value.parse()?)),
+            "remembered" => options.limits.remembered = value.parse()?,
+            "process_call_ms" => options.deadlines.process_call = millis()?,
+            "process_stop_ms" => options.deadlines.process_stop = millis()?,
+            "settle_ms" => options.deadlines.settle = millis()?,
+            "collect_ms" => options.deadlines.collect = millis()?,
+            "ask_pause_ms" => options.deadlines.ask_pause = millis()?,
+            _ => return Err(format!("no argument is called {key}").into()),
+        }
+    }
+    Ok(options)
+}

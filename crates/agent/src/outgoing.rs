@@ -1,0 +1,245 @@
+//! A guest leaves this host.
+//!
+//! ```text
+//!  Migrate ─► the guest is here and still ─► the other agent expects it ─► its process sends it
+//!         ─► followed to its end ─► the other agent's half of the report ─► the process ends
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tonic::Status;
+use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
+use whimbrel_control::{AgentAddress, Client, ClientError};
+use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
+use whimbrel_engine::{Failure, Fault};
+use whimbrel_guest::stress::STATE_VERSION;
+
+use crate::agent::Core;
+use crate::convert::{self, set_aborted};
+use crate::guests::{Guest, Life, Migration};
+use crate::{admission, process_api as process};
+
+impl Core {
+    /// Begins to move a guest; comes back when the destination expects it and it is on its way.
+    pub(crate) async fn migrate(
+        self: Arc<Self>,
+        request: api::MigrateRequest,
+    ) -> Result<MigrationStatus, Status> {
+        let destination: AgentAddress = request
+            .destination
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("the destination {error}")))?;
+        let options = request.options.unwrap_or_default();
+        convert::source_options(&options)?;
+        let guest = self.guests.find(&request.guest)?;
+        let migration = self.begin_outgoing(&guest, &destination)?;
+        if let Err(status) = self.hand_out(&guest, &migration, &destination, options).await {
+            let failure = Failure::new(Fault::Capacity, status.message());
+            migration.publish(|newest| set_aborted(newest, &failure));
+            return Err(status);
+        }
+        let status = migration.status();
+        tokio::spawn(self.see_off(guest, migration, destination));
+        Ok(status)
+    }
+
+    /// Marks the guest as moving while nobody else can.
+    fn begin_outgoing(
+        &self,
+        guest: &Arc<Guest>,
+        destination: &AgentAddress,
+    ) -> Result<Arc<Migration>, Status> {
+        self.guests.decide(|all| {
+            let name = &guest.config.name;
+            let refuse = |why: String| Err(Status::failed_precondition(why));
+            if let Some(running) = guest.running_migration() {
+                let id = &running.id;
+                return refuse(format!("guest `{name}` is already moving: migration {id}"));
+            }
+            if !matches!(guest.look(), Life::Alive(..)) {
+                return refuse(format!("guest `{name}` does not run here"));
+            }
+            admission::check_migrations(&self.options.limits, Direction::Out, all)?;
+            let migration = Migration::new(MigrationStatus {
+                migration_id: uuid::Uuid::new_v4().to_string(),
+                guest_uuid: guest.uuid.to_string(),
+                guest_name: name.clone(),
+                direction: Direction::Out.into(),
+                peer: destination.to_string(),
+                phase: "preparing".to_owned(),
+                ..Default::default()
+            });
+            guest.set_migration(Arc::clone(&migration));
+            Ok(migration)
+        })
+    }
+
+    async fn hand_out(
+        &self,
+        guest: &Guest,
+        migration: &Migration,
+        destination: &AgentAddress,
+        options: api::MigrationOptions,
+    ) -> Result<(), Status> {
+        let mut link = guest.link(self.options.deadlines).await?;
+        let status = link.get_status(process::GetStatusRequest {}).await?;
+        let state = status.guest.unwrap_or_default();
+        if state.state() != GuestState::Running {
+            let (name, why) = (&guest.config.name, state.state_reason);
+            let why = format!("guest `{name}` cannot be moved now: {why}");
+            return Err(Status::failed_precondition(why));
+        }
+        let mut peer = self.connect(destination).await?;
+        if peer.host().host_id == format!("{:016x}", self.folder.host()) {
+            return Err(Status::invalid_argument(format!("{destination} is this host itself")));
+        }
+        let expected = peer.prepare_incoming(self.announcement(guest, migration)).await;
+        let expected = expected.map_err(|error| of_peer(destination, &error))?;
+        let token = expected.token.clone();
+        let begun = link.migrate(process::MigrateRequest {
+            migration_id: migration.id.clone(),
+            peer: destination.to_string(),
+            address: expected.address,
+            token: expected.token,
+            host_id: self.folder.host(),
+            options: Some(options),
+        });
+        if let Err(status) = begun.await {
+            let migration_id = migration.id.clone();
+            let cancel = api::CancelIncomingRequest { migration_id, token };
+            if let Err(error) = peer.cancel_incoming(cancel).await {
+                tracing::warn!(peer = %destination, "it still expects the guest: {error}");
+            }
+            return Err(status);
+        }
+        tracing::info!(guest = %guest.config.name, peer = %destination, "the guest is on its way");
+        Ok(())
+    }
+
+    fn announcement(&self, guest: &Guest, migration: &Migration) -> api::PrepareIncomingRequest {
+        let (agent_host, agent_port) = self.reached_at();
+        api::PrepareIncomingRequest {
+            migration_id: migration.id.clone(),
+            guest_uuid: guest.uuid.to_string(),
+            guest_name: guest.config.name.clone(),
+            kind: guest.config.kind.clone(),
+            state_version: STATE_VERSION,
+            memory_bytes: guest.config.memory_bytes,
+            protocol_version_min: *PROTOCOL_VERSIONS.start(),
+            protocol_version_max: *PROTOCOL_VERSIONS.end(),
+            agent_host,
+            agent_port: agent_port.into(),
+        }
+    }
+
+    /// Reaches another agent.
+    pub(crate) async fn connect(&self, peer: &AgentAddress) -> Result<Client, Status> {
+        let ours = self.options.deadlines;
+        let deadlines = whimbrel_control::Deadlines {
+            connect: ours.peer_connect,
+            call: ours.peer_call,
+            ..Default::default()
+        };
+        Client::connect(peer, deadlines).await.map_err(|error| of_peer(peer, &error))
+    }
+
+    /// Follows a migration to its end and past it.
+    pub(crate) async fn see_off(
+        self: Arc<Self>,
+        guest: Arc<Guest>,
+        migration: Arc<Migration>,
+        destination: AgentAddress,
+    ) {
+        let mut last = self.follow(&guest, &migration).await;
+        tracing::info!(guest = %guest.config.name, outcome = ?last.outcome(), "the guest was sent");
+        match last.outcome() {
+            api::Outcome::InDoubt => {
+                self.settle(&guest, Some((&migration, last))).await;
+                return;
+            }
+            api::Outcome::Completed => {
+                self.collect(&migration.id, &destination, &mut last).await;
+                self.end_process(&guest).await;
+            }
+            // The destination's process notices by itself that its attempt is over.
+            api::Outcome::Aborted | api::Outcome::Unspecified => {}
+        }
+        migration.publish(|newest| *newest = last);
+    }
+
+    /// Adds the destination's half to a report, as far as it can be had in time.
+    pub(crate) async fn collect(
+        &self,
+        id: &str,
+        destination: &AgentAddress,
+        last: &mut MigrationStatus,
+    ) {
+        let deadline: Duration = self.options.deadlines.collect;
+        let theirs = match timeout(deadline, self.ended_there(id, destination)).await {
+            Ok(Ok(theirs)) => theirs.report.unwrap_or_default(),
+            Ok(Err(status)) => {
+                let why = status.message();
+                tracing::warn!(peer = %destination, "the report stays without its half: {why}");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(peer = %destination, "no half of the report in {deadline:?}");
+                return;
+            }
+        };
+        let report = last.report.get_or_insert_default();
+        report.blackout_us = theirs.blackout_us;
+        report.lost_us = theirs.lost_us;
+        report.cpu_destination_ms = theirs.cpu_destination_ms;
+        report.peak_rss_destination_bytes = theirs.peak_rss_destination_bytes;
+    }
+
+    async fn ended_there(
+        &self,
+        id: &str,
+        destination: &AgentAddress,
+    ) -> Result<MigrationStatus, Status> {
+        let mut peer = self.connect(destination).await?;
+        let failed = |error: ClientError| of_peer(destination, &error);
+        let mut watch = peer.watch(id).await.map_err(failed)?;
+        let mut newest = MigrationStatus::default();
+        while let Some(status) = watch.next().await.map_err(failed)? {
+            newest = status;
+        }
+        Ok(newest)
+    }
+
+    /// Asks for the end of a migration.
+    pub(crate) async fn cancel_migration(
+        self: Arc<Self>,
+        request: api::CancelMigrationRequest,
+    ) -> Result<api::CancelMigrationResponse, Status> {
+        let migration = self.guests.find_migration(&request.migration)?;
+        if !migration.is_running() {
+            let why = format!("migration {} has ended already", migration.id);
+            return Err(Status::failed_precondition(why));
+        }
+        let status = migration.status();
+        let guest = self.guests.find(&status.guest_uuid)?;
+        let mut link = guest.link(self.options.deadlines).await?;
+        let reason = "cancelled by a call to the agent".to_owned();
+        link.cancel(process::CancelRequest { reason }).await
+    }
+}
+
+/// What another agent said, or that it said nothing, for whoever asked this one.
+fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
+    match error {
+        ClientError::Refused { code, why } => {
+            Status::new(*code, format!("the agent at {peer} refuses: {why}"))
+        }
+        ClientError::NotThere { .. } | ClientError::Lost { .. } | ClientError::Late { .. } => {
+            Status::unavailable(error.to_string())
+        }
+        ClientError::NotWhimbrel { .. } | ClientError::Version { .. } => {
+            Status::failed_precondition(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Who owns a guest, when it is not plain: questions, answers, and a person's word.
+//!
+//! ```text
+//!  asked:  the living process answers; only for a dead one its record does, by `rule`
+//!  asking: in doubt ─► ask the other agent ─► settled, recorded ─► the guest runs, or is given up
+//! ```
+//!
+//! Nothing in here decides by itself: a guest in doubt stands still until an answer comes that
+//! the rules of ownership accept, or a person vouches for one.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::time::{Instant, timeout};
+use tonic::Status;
+use whimbrel_control::api::{self, MigrationStatus};
+use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing, Term, rule};
+use whimbrel_engine::{Failure, Fault, Journal};
+
+use crate::agent::Core;
+use crate::convert::{self, set_aborted};
+use crate::guests::{Guest, Life, Migration};
+use crate::journal::{Entry, FileJournal};
+use crate::os::BootId;
+use crate::process_api::{self as process, settle_request::Decision};
+
+impl Core {
+    /// Answers another agent's question.
+    pub(crate) async fn ask(
+        self: Arc<Self>,
+        request: api::AskRequest,
+    ) -> Result<api::AskResponse, Status> {
+        let (uuid, term, question) = convert::question(&request)?;
+        let Some(guest) = self.guests.get(uuid) else {
+            return Ok(convert::ask_response(Answer::Unknown));
+        };
+        if let Life::Alive(..) = guest.look() {
+            let asked = match guest.link(self.options.deadlines).await {
+                Ok(mut link) => link.ask(request).await,
+                Err(status) => Err(status),
+            };
+            match asked {
+                Ok(answer) => return Ok(answer),
+                Err(status) => {
+                    tracing::warn!(guest = %guest.config.name, "cannot answer: {}", status.message());
+                }
+            }
+        }
+        let answer = match guest.look() {
+            Life::Dead => self.answer_for_dead(&guest, question, term)?,
+            Life::Starting | Life::Alive(..) => Answer::AskProcess,
+        };
+        tracing::info!(guest = %guest.config.name, ?question, %term, ?answer, "was asked");
+        Ok(convert::ask_response(answer))
+    }
+
+    /// What the record of a guest says whose process is proven dead.
+    fn answer_for_dead(
+        &self,
+        guest: &Guest,
+        question: Question,
+        term: Term,
+    ) -> Result<Answer, Status> {
+        guest.with_journal(|| {
+            let entry = self.entry(guest);
+            let process = entry.as_ref().map_or(Process::Dead, dead_since);
+            let record = entry.map(|entry| entry.record);
+            let ruling = rule(question, term, record.as_ref(), process);
+            if let (Some(standing), Some(record)) = (ruling.record, record) {
+                let record = Record { term, standing, ..record };
+                write(guest, &record).map_err(|error| unrecorded(&error))?;
+            }
+            Ok(ruling.answer)
+        })
+    }
+
+    /// Whether the record leaves open who owns the guest.
+    pub(crate) fn is_in_doubt(&self, guest: &Guest) -> bool {
+        let standing = self.entry(guest).map(|entry| entry.record.standing);
+        matches!(standing, Some(Standing::Switching | Standing::Granted | Standing::MayOwn))
+    }
+
+    /// Deals with a guest whose process died in a switchover.
+    pub(crate) async fn settle_dead(self: &Arc<Self>, guest: &Arc<Guest>) {
+        let Some(entry) = self.entry(guest) else { return };
+        if entry.record.standing == Standing::MayOwn && dead_since(&entry) == Process::Dead {
+            // Without the note it never ran here, and with a dead process it never will.
+            let answer = self.answer_for_dead(guest, Question::DoYouRun, entry.record.term);
+            if answer.is_ok_and(|answer| answer == Answer::NeverRan) {
+                self.remember(guest);
+                return;
+            }
+        }
+        // With a migration that is followed, its follower asks, and tells those who watch.
+        if guest.running_migration().is_none() {
+            self.settle(guest, None).await;
+        }
+    }
+
+    /// Asks the other agent until it is known who owns the guest. The migration whose end this
+    /// is becomes public when that is known, or as in doubt when it takes too long.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        guest: &Arc<Guest>,
+        mut untold: Option<(&Arc<Migration>, MigrationStatus)>,
+    ) {
+        if !guest.take_doubt() {
+            return;
+        }
+        let deadlines = self.options.deadlines;
+        let tell_at = Instant::now() + deadlines.settle;
+        let mut pause = deadlines.ask_pause;
+        while self.is_in_doubt(guest) && !guest.was_stopped() {
+            self.try_to_settle(guest).await;
+            if !self.is_in_doubt(guest) {
+                break;
+            }
+            if Instant::now() >= tell_at
+                && let Some((migration, last)) = &untold
+            {
+                migration.publish(|newest| newest.clone_from(last));
+            }
+            // An earlier word from a person ends the pause, which is what it is for.
+            let _ = timeout(pause, guest.doubt_changed()).await;
+            pause = (pause * 2).min(deadlines.ask_pause_max);
+        }
+        guest.end_doubt();
+        if let Some((migration, last)) = untold.take() {
+            self.tell_settled(guest, migration, last).await;
+        }
+    }
+
+    async fn try_to_settle(self: &Arc<Self>, guest: &Arc<Guest>) {
+        let Some(Entry { record, .. }) = self.entry(guest) else { return };
+        let question = match record.standing {
+            Standing::MayOwn => Question::MayIRun,
+            _ => Question::DoYouRun,
+        };
+        let answer = match self.ask_peer(&record, question).await {
+            Ok(answer) => answer,
+            Err(status) => {
+                let why = status.message();
+                tracing::warn!(guest = %guest.config.name, peer = %record.peer, "in doubt: {why}");
+                return;
+            }
+        };
+        tracing::info!(guest = %guest.config.name, peer = %record.peer, ?answer, "asked in doubt");
+        let decision = match answer {
+            Answer::Runs | Answer::NotYours => Decision::GiveUp(true),
+            Answer::NeverRan => Decision::Run(true),
+            // A dead process cannot take what is offered.
+            Answer::Yours | Answer::AskProcess | Answer::Unknown => return,
+        };
+        if let Err(status) = self.decide(guest, &record, decision).await {
+            let why = status.message();
+            tracing::warn!(guest = %guest.config.name, "the answer has no effect yet: {why}");
+        }
+    }
+
+    async fn ask_peer(&self, record: &Record, question: Question) -> Result<Answer, Status> {
+        let address = record.peer.parse();
+        let address = address.map_err(|_| Status::internal("the record names no other agent"))?;
+        let mut peer = self.connect(&address).await?;
+        let request = convert::ask_request(record.guest, record.term, question);
+        let response = peer.ask(request).await;
+        response
+            .map(|response| convert::answer(&response))
+            .map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// Has a decision recorded and carried out, by the process, or for a dead one here.
+    async fn decide(
+        self: &Arc<Self>,
+        guest: &Arc<Guest>,
+        record: &Record,
+        decision: Decision,
+    ) -> Result<(), Status> {
+        if let Life::Alive(..) = guest.look() {
+            let mut link = guest.link(self.options.deadlines).await?;
+            let request = process::SettleRequest {
+                term_generation: record.term.generation,
+                term_host: record.term.host,
+                decision: Some(decision),
+            };
+            link.settle(request).await?;
+            if matches!(decision, Decision::GiveUp(_)) {
+                self.end_process(guest).await;
+            }
+            return Ok(());
+        }
+        let standing = match (decision, record.standing) {
+            (Decision::GiveUp(_), Standing::MayOwn) => Standing::Refused,
+            (Decision::GiveUp(_), _) => Standing::Ceded,
+            (Decision::Run(_) | Decision::Burn(_), _) => Standing::Owner,
+        };
+        let record = Record { standing, ..record.clone() };
+        guest.with_journal(|| write(guest, &record)).map_err(|error| unrecorded(&error))?;
+        match standing {
+            Standing::Owner => {
+                tracing::error!(guest = %guest.config.name, "the guest has died with its process");
+            }
+            _ => self.remember(guest),
+        }
+        Ok(())
+    }
+
+    /// The doubt has ended: so has the migration, one way or the other.
+    async fn tell_settled(
+        self: &Arc<Self>,
+        guest: &Arc<Guest>,
+        migration: &Arc<Migration>,
+        mut last: MigrationStatus,
+    ) {
+        let record = self.entry(guest).map(|entry| entry.record);
+        match record.map(|record| record.standing) {
+            Some(Standing::Ceded) => {
+                last.set_outcome(api::Outcome::Completed);
+                last.reason.clear();
+                if let Ok(destination) = last.peer.parse() {
+                    self.collect(&migration.id, &destination, &mut last).await;
+                }
+            }
+            Some(Standing::Owner) => {
+                let why = match guest.look() {
+                    Life::Dead => "the guest process died here, and the guest with it",
+                    _ => "the destination never ran the guest; it goes on here",
+                };
+                set_aborted(&mut last, &Failure::new(Fault::Link, why));
+            }
+            _ => {}
+        }
+        migration.publish(|newest| *newest = last);
+    }
+
+    /// A person decides about a guest in doubt.
+    pub(crate) async fn resolve_guest(
+        self: Arc<Self>,
+        request: api::ResolveGuestRequest,
+    ) -> Result<api::Guest, Status> {
+        use api::resolve_guest_request::Decision as Word;
+        let guest = self.guests.find(&request.guest)?;
+        let name = &guest.config.name;
+        let refuse = |why: &str| Status::failed_precondition(format!("guest `{name}` {why}"));
+        let in_doubt = self.view(&guest).await.state() == api::GuestState::InDoubt;
+        let entry = self.entry(&guest).filter(|_| in_doubt);
+        let record =
+            entry.ok_or_else(|| refuse("is not in doubt; there is nothing to resolve"))?.record;
+        let decision = match request.decision {
+            Some(Word::GiveUp(true)) => Decision::GiveUp(true),
+            Some(Word::RunHere(true)) if !request.peer_is_off => {
+                let why = format!(
+                    "may run on {}: make sure that it is off and stays off, and say so with \
+                     --peer-is-off",
+                    record.peer
+                );
+                return Err(refuse(&why));
+            }
+            Some(Word::RunHere(true)) if guest.is_dead() => {
+                return Err(refuse("has died with its process here: it can only be given up"));
+            }
+            Some(Word::RunHere(true)) => Decision::Burn(self.folder.host()),
+            _ => return Err(Status::invalid_argument("say whether to run it here or give it up")),
+        };
+        self.decide(&guest, &record, decision).await?;
+        tracing::warn!(guest = name, ?decision, "resolved by a person");
+        guest.change_doubt();
+        Ok(self.view(&guest).await)
+    }
+}
+
+/// What is known of a dead process from the boot in which its record was written.
+fn dead_since(entry: &Entry) -> Process {
+    match BootId::now() {
+        Ok(boot) if boot == entry.boot => Process::Dead,
+        // Where the boot is not known, notes may be lost.
+        _ => Process::HostRestarted,
+    }
+}
+
+/// Writes for a process that is proven dead.
+fn write(guest: &Guest, record: &Record) -> io::Result<()> {
+    if !matches!(guest.look(), Life::Dead) {
+        return Err(io::Error::other("the guest process lives, and only it may write its journal"));
+    }
+    FileJournal::open(&guest.folder.journal())?.record(record)
+}
+
+fn unrecorded(error: &io::Error) -> Status {
+    Status::internal(format!(
+        "the ownership journal cannot be written: {error}; free space in the agent's data folder"
+    ))
+}

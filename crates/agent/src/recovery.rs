@@ -1,0 +1,97 @@
+//! A restarted agent finds its guests again. It resumes none of them: what ran goes on running,
+//! and what stood still stands still until its record and the other side say more.
+
+use std::io;
+use std::sync::Arc;
+
+use tonic::Status;
+use whimbrel_control::api::{Direction, GuestState};
+use whimbrel_engine::protocol::Process;
+
+use crate::agent::Core;
+use crate::convert::parse_uuid;
+use crate::folder::GuestFolder;
+use crate::guests::{Guest, Life, Migration, life_of};
+use crate::process_api as process;
+use crate::watching::is_last;
+
+impl Core {
+    /// Fills the list of guests from the data folder.
+    pub(crate) async fn recover(self: &Arc<Self>) -> io::Result<()> {
+        let mut looking = Vec::new();
+        for folder in self.folder.guests()? {
+            let path = folder.path().display().to_string();
+            let guest = match self.found(folder) {
+                Ok(guest) => guest,
+                Err(error) => {
+                    tracing::warn!(path, "not the folder of a guest: {error}");
+                    continue;
+                }
+            };
+            tracing::info!(guest = %guest.config.name, alive = !guest.is_dead(), "found again");
+            let core = Arc::clone(self);
+            if guest.is_dead() {
+                tokio::spawn(async move { core.process_ended(&guest).await });
+            } else {
+                self.watch_process(&guest);
+                looking.push(tokio::spawn(async move { core.take_up(guest).await }));
+            }
+        }
+        // Each one is as quick as its process answers, or a deadline.
+        for look in looking {
+            look.await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    fn found(&self, folder: GuestFolder) -> io::Result<Arc<Guest>> {
+        let config = folder.read_config()?;
+        let uuid = parse_uuid(&config.uuid)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the config has no uuid"))?;
+        let life = match life_of(folder.read_process()?) {
+            Life::Alive(identity, file) if identity.fate()? == Process::Alive => {
+                Life::Alive(identity, file)
+            }
+            _ => Life::Dead,
+        };
+        // Whoever is there was admitted once; limits are for newcomers.
+        let guest = Guest::new(uuid, config, folder, life);
+        self.guests.admit(guest, |_, _| Ok(())).map_err(io::Error::other)
+    }
+
+    /// Takes up what the agent before this one was doing with a guest.
+    async fn take_up(self: Arc<Self>, guest: Arc<Guest>) {
+        if let Err(status) = self.try_to_take_up(&guest).await {
+            let why = status.message();
+            tracing::warn!(guest = %guest.config.name, "its process is not understood: {why}");
+        }
+    }
+
+    async fn try_to_take_up(self: &Arc<Self>, guest: &Arc<Guest>) -> Result<(), Status> {
+        let mut link = guest.link(self.options.deadlines).await?;
+        let status = link.get_status(process::GetStatusRequest {}).await?;
+        let state = status.guest.unwrap_or_default().state();
+        let Some(mut last) = status.migration else { return Ok(()) };
+        // Its end was not dealt with if the guest is not where it belongs.
+        let open = !is_last(&last) || matches!(state, GuestState::Gone | GuestState::InDoubt);
+        if !open {
+            guest.set_migration(Migration::new(last));
+            return Ok(());
+        }
+        last.outcome = 0;
+        let destination = last.peer.parse();
+        let direction = last.direction();
+        let migration = Migration::new(last);
+        guest.set_migration(Arc::clone(&migration));
+        let (core, guest) = (Arc::clone(self), Arc::clone(guest));
+        match (direction, destination) {
+            (Direction::Out, Ok(destination)) => {
+                tokio::spawn(core.see_off(guest, migration, destination));
+            }
+            _ => {
+                tokio::spawn(core.see_in(guest, migration));
+            }
+        }
+        Ok(())
+    }
+}
