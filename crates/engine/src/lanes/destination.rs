@@ -172,6 +172,12 @@ impl DestinationLanes {
         messages
     }
 
+    /// How many hold on to these lanes, their threads included.
+    #[cfg(test)]
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.shared)
+    }
+
     /// Every lane there ever was.
     pub(crate) fn reports(&self) -> Vec<LaneReport> {
         let state = self.shared.lock();

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use whimbrel_memory::GuestMemory;
 use whimbrel_page::{
     ByteCount, CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, RegionId, Root, Run,
@@ -59,6 +60,7 @@ pub(super) struct State {
 struct Entry {
     stage: Stage,
     carried: Arc<Carried>,
+    opening: Option<AbortHandle>,
     handle: Option<LaneHandle>,
     thread: Option<JoinHandle<()>>,
     /// Waits for something to take.
@@ -97,14 +99,16 @@ impl SourceLanes {
     /// Opens a lane in the background: [`LaneEvent::Up`] or [`LaneEvent::Failed`] will tell. Needs
     /// a tokio runtime.
     pub(crate) fn open(&self, address: SocketAddr, hello: LaneHello) {
-        self.shared.lock().lanes.insert(hello.lane, Entry::default());
+        let mut state = self.shared.lock();
         let lanes = self.clone();
-        tokio::spawn(async move {
+        let opening = tokio::spawn(async move {
             match lanes.shared.connect(address, &hello).await {
                 Ok(connection) => lanes.start(hello.lane, Box::new(connection)),
                 Err(why) => lanes.shared.not_opened(hello.lane, why),
             }
         });
+        let opening = Some(opening.abort_handle());
+        state.lanes.insert(hello.lane, Entry { opening, ..Entry::default() });
     }
 
     /// Takes pages for a connection on which both sides have said who they are.
@@ -116,15 +120,19 @@ impl SourceLanes {
 
     /// Counts what a lane sent up to `mark` as landed, and gives the rest back to be sent on
     /// another. Call this when the destination has said how far the lane came. A sender that still
-    /// runs is stopped first.
+    /// runs is stopped first, and waited for: a round that begins after this has its pages.
     pub(crate) fn close(&self, mark: LaneMark) {
         let mut state = self.shared.lock();
         let Some(entry) = state.lanes.get_mut(&mark.lane) else { return };
         match entry.stage {
-            Stage::Opening => entry.stage = Stage::Closed,
+            Stage::Opening => entry.give_up(),
             Stage::Running => {
                 entry.mark = Some(mark);
                 entry.cancel();
+                let thread = entry.thread.take();
+                drop(state);
+                // Its panics were caught and told.
+                thread.map(JoinHandle::join);
             }
             Stage::Ended => self.shared.settle(&mut state, mark),
             Stage::Closed => {}
@@ -136,7 +144,7 @@ impl SourceLanes {
     pub(crate) fn hang_up(&self) {
         for entry in self.shared.lock().lanes.values_mut() {
             match entry.stage {
-                Stage::Opening => entry.stage = Stage::Closed,
+                Stage::Opening => entry.give_up(),
                 Stage::Running => entry.cancel(),
                 Stage::Ended | Stage::Closed => {}
             }
@@ -230,6 +238,12 @@ impl SourceLanes {
     /// Everything written to lanes so far.
     pub(crate) fn bytes(&self) -> ByteCount {
         self.shared.lock().lanes.values().map(|entry| entry.carried.bytes()).sum()
+    }
+
+    /// How many hold on to these lanes, their threads included.
+    #[cfg(test)]
+    pub(crate) fn handles(&self) -> usize {
+        Arc::strong_count(&self.shared)
     }
 
     /// Every lane there ever was.
@@ -365,6 +379,12 @@ impl State {
 }
 
 impl Entry {
+    /// Nobody waits for a lane that is being opened any more.
+    fn give_up(&mut self) {
+        self.stage = Stage::Closed;
+        self.opening.iter().for_each(AbortHandle::abort);
+    }
+
     fn cancel(&mut self) {
         self.quiet = true;
         if let Some(handle) = &self.handle {

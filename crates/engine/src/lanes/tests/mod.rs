@@ -1,6 +1,7 @@
 //! Senders against landers, over every kind of lane, with real guest memory.
 
 mod broken;
+mod closing;
 mod commands;
 mod crossing;
 mod world;

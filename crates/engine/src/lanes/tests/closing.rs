@@ -1,0 +1,104 @@
+//! How lanes end: at once, with all of their pages accounted for, and with nothing left behind.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use whimbrel_page::{PageCount, PageSet, RegionId, Run};
+use whimbrel_protocol::batch::LaneHello;
+use whimbrel_protocol::ledger::Pass;
+use whimbrel_protocol::{BatchSeq, Epoch, LaneId, SessionId, Token};
+use whimbrel_transport::LaneError;
+
+use super::super::{LaneEvent, LaneOptions};
+use super::world::{KINDS, Tampered, World, layout};
+
+#[test]
+fn a_round_that_begins_after_a_close_has_the_pages_of_the_lane() {
+    for make in KINDS {
+        let mut world = World::new(make);
+        // What it sends is lost, so that it waits and does not know that it is closed there.
+        let lane = world.open_with(Tampered::wrap(|_, bytes| {
+            bytes.clear();
+            None
+        }));
+        let mut some = PageSet::new(&layout());
+        some.insert(Run::new(RegionId(4), 70, 100));
+        some.runs().flat_map(Run::pages).for_each(|page| world.write((RegionId(4), page), 8));
+        world.source.merge(&some);
+        world.start_round(Pass::Once);
+        assert_eq!(world.round_taken().pages, PageCount(100));
+        world.source.close(World::nothing_landed(lane));
+        assert_eq!(world.source.pending(), PageCount(100));
+        world.start_round(Pass::UntilEmpty);
+        world.open();
+        assert_eq!(world.round_taken().pages, PageCount(100));
+        world.quiesce();
+        world.assert_equal();
+    }
+}
+
+#[test]
+fn a_peer_that_stalls_holds_nobody_else_up() {
+    for make in KINDS {
+        let options =
+            LaneOptions { stall_timeout: Duration::from_secs(1), ..LaneOptions::default() };
+        let mut world = World::with(make, options);
+        // Its first batch arrives without its last byte: the peer waits for it, and never acks.
+        let stalled = world.open_with(Tampered::wrap(|send, bytes| {
+            match send {
+                1 => drop(bytes.pop()),
+                _ => bytes.clear(),
+            }
+            None::<LaneError>
+        }));
+        world.open();
+        world.write_all(3);
+        world.start_round(Pass::Once);
+        let (mut taken, mut failed) = (None, false);
+        while taken.is_none() || !failed {
+            match world.hear() {
+                LaneEvent::RoundTaken(tally) => taken = Some(tally.pages),
+                LaneEvent::Failed(lane, why) => {
+                    assert!(lane == stalled && why.contains("acknowledged nothing"), "{why}");
+                    failed = true;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The other one did the rest of the round by itself.
+        assert_eq!(taken, Some(layout().pages()));
+        let mark = world.replace(stalled);
+        assert_eq!(mark.batch, BatchSeq(0));
+        world.finish_round();
+        world.assert_equal();
+    }
+}
+
+#[test]
+fn nothing_is_left_when_it_is_finished() {
+    for make in KINDS {
+        let mut world = World::new(make);
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = silent.local_addr().expect("bound");
+        let entered = world.runtime.handle().clone();
+        let guard = entered.enter();
+        let (session, epoch, token) = (SessionId(1), Epoch(0), Token(1));
+        world.source.open(address, LaneHello { session, epoch, lane: LaneId(9), token });
+        drop(guard);
+        world.open_all(3);
+        world.write_all(1);
+        world.start_round(Pass::UntilEmpty);
+        world.source.finish();
+        world.destination.finish();
+        // What opened a lane is dropped by its runtime, long before its deadline.
+        world.runtime.block_on(async {
+            while world.source.handles() > 1 {
+                tokio::task::yield_now().await;
+            }
+        });
+        assert_eq!(world.destination.handles(), 1);
+        let World { source, destination, .. } = &world;
+        assert!(source.reports().iter().all(|lane| !lane.open));
+        assert!(destination.reports().iter().all(|lane| !lane.open));
+    }
+}
