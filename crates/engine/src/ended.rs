@@ -13,8 +13,8 @@ pub struct Ended {
     /// How it ended.
     pub outcome: Outcome,
     /// The guest. After `Completed` it is parked at the source, to be dropped, and runs at the
-    /// destination; after `Aborted` it runs at the source, and the destination has none; after
-    /// `InDoubt` it is parked.
+    /// destination; after `Aborted` it runs at the source (or the failure says why it could not be
+    /// made to), and the destination has none; after `InDoubt` it is parked.
     pub guest: Option<Box<dyn Guest>>,
     /// The journal.
     pub journal: Box<dyn Journal>,

@@ -13,6 +13,9 @@ use whimbrel_transport::{Caller, ControlReceiver, ControlSender, Path, control_o
 
 use crate::lanes::LaneOptions;
 
+/// How long the peer of an ended migration may take to close its side.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 type Sender = ControlSender<WriteHalf<TcpStream>>;
 type Receiver = ControlReceiver<ReadHalf<TcpStream>>;
 
@@ -87,12 +90,12 @@ pub(crate) enum LinkEvent {
     Lost(LinkNumber, String),
 }
 
-/// A control connection in use. Dropping it stops reading at once; what was sent is still
-/// written, and then the connection is closed.
+/// A control connection in use. Dropping it stops reading at once, and what was sent last may be
+/// lost with what was not read; [`Link::close`] sees that it arrives.
 #[derive(Debug)]
 pub(crate) struct Link {
     number: LinkNumber,
-    outbox: mpsc::Sender<Message>,
+    outbox: Option<mpsc::Sender<Message>>,
     reader: JoinHandle<()>,
 }
 
@@ -107,7 +110,7 @@ impl Link {
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         tokio::spawn(write(number, sender, waiting, events.clone()));
         let reader = tokio::spawn(read(number, receiver, events));
-        Self { number, outbox, reader }
+        Self { number, outbox: Some(outbox), reader }
     }
 
     pub(crate) const fn number(&self) -> LinkNumber {
@@ -116,10 +119,21 @@ impl Link {
 
     /// Sends `message`, or returns why the link is as good as lost.
     pub(crate) fn send(&self, message: Message) -> Result<(), String> {
-        self.outbox.try_send(message).map_err(|error| match error {
+        let outbox = self.outbox.as_ref().expect("open until it is closed");
+        outbox.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => "the peer does not read what it is told".into(),
             mpsc::error::TrySendError::Closed(_) => "the connection was closed".into(),
         })
+    }
+}
+
+impl Link {
+    /// Says goodbye: what was sent is written, and then the peer is read to its end, unheard. A
+    /// socket that is closed with something unread in it takes back what it sent last. Takes
+    /// [`FAREWELL`] at most.
+    pub(crate) async fn close(mut self) {
+        self.outbox = None;
+        let _ = tokio::time::timeout(FAREWELL, &mut self.reader).await;
     }
 }
 
@@ -155,8 +169,10 @@ async fn read<E: From<LinkEvent>>(
             Ok(message) => (LinkEvent::Said(number, message), false),
             Err(why) => (LinkEvent::Lost(number, why), true),
         };
-        // A driver that is busy makes the peer wait, not this queue grow.
-        if events.send(event.into()).await.is_err() || over {
+        // A driver that is busy makes the peer wait, not this queue grow; one that has ended hears
+        // nothing any more, and yet the peer is read to its end.
+        let _ = events.send(event.into()).await;
+        if over {
             return;
         }
     }

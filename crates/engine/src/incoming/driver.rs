@@ -361,7 +361,6 @@ impl Driver {
 
     async fn end(mut self) -> Ended {
         let outcome = self.outcome.take().expect("a driver ends with an outcome");
-        self.link = None;
         let completed = matches!(outcome, Outcome::Completed { .. });
         let report = Report {
             total: self.began.elapsed(),
@@ -376,6 +375,9 @@ impl Driver {
             hands.finish()
         });
         let guest = guest.await.expect("the hands do not panic").filter(|_| completed);
+        if let Some(link) = self.link {
+            link.close().await;
+        }
         Ended { outcome, guest, journal: self.journal.take_back(), report }
     }
 }

@@ -8,7 +8,7 @@ use whimbrel_page::PageCount;
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::Pass;
 use whimbrel_protocol::{
-    LaneTicket, Message, Now, Outcome, Question, Record, SessionId, Source, SourceAction,
+    Failure, LaneTicket, Message, Now, Outcome, Question, Record, SessionId, Source, SourceAction,
     SourceEvent, Standing, Subject, Term,
 };
 
@@ -295,23 +295,31 @@ impl Driver {
 
     async fn end(mut self, account: Account) -> Ended {
         let outcome = self.outcome.take().expect("a driver ends with an outcome");
-        // What was said last is still written; nothing more is read.
-        self.link = None;
         self.hands.give(match outcome {
             Outcome::Aborted(_) => Job::Retreat,
             Outcome::Completed { .. } | Outcome::InDoubt { .. } => Job::LetGo,
         });
-        let Self { hands, lanes, subject, journal, .. } = self;
+        let Self { hands, lanes, subject, journal, link, .. } = self;
         let verified = match outcome {
             Outcome::Completed { .. } => lanes.pages_known(),
             Outcome::Aborted(_) | Outcome::InDoubt { .. } => PageCount::ZERO,
         };
         let report = account.close(verified, subject.layout.bytes());
-        let guest = tokio::task::spawn_blocking(move || {
+        let given = tokio::task::spawn_blocking(move || {
             lanes.finish();
             hands.finish()
         });
-        let guest = guest.await.expect("the hands do not panic");
-        Ended { outcome, guest: Some(guest), journal: journal.take_back(), report }
+        let given = given.await.expect("the hands do not panic");
+        if let Some(link) = link {
+            link.close().await;
+        }
+        let outcome = match (outcome, given.stuck) {
+            (Outcome::Aborted(failure), Some(stuck)) => {
+                let why = format!("{}; and then {}", failure.why, stuck.why);
+                Outcome::Aborted(Failure::new(stuck.fault, why))
+            }
+            (outcome, _) => outcome,
+        };
+        Ended { outcome, guest: Some(given.guest), journal: journal.take_back(), report }
     }
 }

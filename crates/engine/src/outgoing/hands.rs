@@ -47,7 +47,13 @@ const JOBS_MAX: usize = 64;
 /// The thread, and the way to it.
 pub(super) struct Hands {
     jobs: mpsc::SyncSender<Job>,
-    thread: JoinHandle<Box<dyn Guest>>,
+    thread: JoinHandle<Given>,
+}
+
+/// What the hands give back: the guest, and why it does not run where it should.
+pub(super) struct Given {
+    pub(super) guest: Box<dyn Guest>,
+    pub(super) stuck: Option<Failure>,
 }
 
 impl Hands {
@@ -60,7 +66,7 @@ impl Hands {
             while let Ok(job) = todo.recv() {
                 work.perform(job);
             }
-            work.guest
+            Given { guest: work.guest, stuck: work.stuck }
         });
         match started {
             Ok(thread) => {
@@ -77,7 +83,7 @@ impl Hands {
     }
 
     /// Waits for the jobs that were given, and takes the guest back. Blocks.
-    pub(super) fn finish(self) -> Box<dyn Guest> {
+    pub(super) fn finish(self) -> Given {
         drop(self.jobs);
         self.thread.join().expect("the hands do not panic")
     }
@@ -92,6 +98,8 @@ pub(super) struct Work {
     pub(super) journal: SharedJournal,
     pub(super) dirty: PageSet,
     pub(super) parked: bool,
+    /// Why the guest could not be given back running at full speed.
+    pub(super) stuck: Option<Failure>,
     /// Pages that were spoiled once already.
     pub(super) spoiled: PageSet,
     pub(super) comparison: Comparison,
@@ -119,7 +127,10 @@ impl Work {
             Job::Throttle(percent) => self.throttle(percent).map(|()| None),
             Job::Record(record) => self.record(&record).map(Some),
             Job::Compare(sums) => Ok(self.compare(&sums)),
-            Job::Retreat => self.retreat().map(|()| None),
+            Job::Retreat => {
+                self.stuck = self.retreat().err();
+                Ok(None)
+            }
             Job::LetGo => self.tracker.disarm().map(|()| None).map_err(memory),
         };
         match done {

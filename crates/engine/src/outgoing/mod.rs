@@ -111,6 +111,7 @@ impl Outgoing {
             lanes: lanes.clone(),
             journal: journal.clone(),
             parked: false,
+            stuck: None,
             comparison: Comparison::default(),
             happened: happened.clone(),
         };

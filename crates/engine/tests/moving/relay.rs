@@ -14,6 +14,8 @@ pub(crate) enum Cut {
     Everything,
     /// The lane that carries the byte.
     Lane,
+    /// Nothing: that lane carries no more, and stays open.
+    Stall,
 }
 
 struct State {
@@ -67,8 +69,11 @@ async fn relay(near: TcpStream, target: SocketAddr, state: Arc<Mutex<State>>) {
         let mut buffer = vec![0; 16 << 10];
         loop {
             let count = from_near.read(&mut buffer).await?;
-            if count == 0 || cut(&state, count as u64) {
-                return std::io::Result::Ok(());
+            match cut(&state, count as u64) {
+                _ if count == 0 => return std::io::Result::Ok(()),
+                Some(Cut::Stall) => return std::future::pending().await,
+                Some(_) => return Ok(()),
+                None => {}
             }
             to_far.write_all(&buffer[..count]).await?;
         }
@@ -77,16 +82,14 @@ async fn relay(near: TcpStream, target: SocketAddr, state: Arc<Mutex<State>>) {
     let _ = tokio::select! { done = back => done, done = forth => done };
 }
 
-/// Counts what passes. `true` cuts the connection it came on.
-fn cut(state: &Mutex<State>, count: u64) -> bool {
+/// Counts what passes, and says what is to become of the connection it came on.
+fn cut(state: &Mutex<State>, count: u64) -> Option<Cut> {
     let mut state = state.lock().expect("no panics");
     state.passed += count;
-    let Some((_, what)) = state.cuts.first().copied().filter(|(at, _)| *at <= state.passed) else {
-        return false;
-    };
+    let (_, what) = state.cuts.first().copied().filter(|(at, _)| *at <= state.passed)?;
     state.cuts.remove(0);
     if what == Cut::Everything {
         state.connections.drain(..).for_each(|connection| connection.abort());
     }
-    true
+    Some(what)
 }

@@ -80,9 +80,19 @@ impl Scribe {
 
     /// A running guest of `pages` pages, every one of them with content of its own but one in 8.
     pub(crate) fn filled(pages: u64, busy_pages: u64) -> Self {
-        let layout = Layout::single(ByteCount(pages * PAGE_SIZE as u64)).expect("valid");
+        let written = (0..pages).filter(|page| page % 8 != 7);
+        Self::running(ByteCount(pages * PAGE_SIZE as u64), written, busy_pages)
+    }
+
+    /// A running guest with `size` of memory and content of their own in these pages.
+    pub(crate) fn running(
+        size: ByteCount,
+        written: impl Iterator<Item = u64>,
+        busy_pages: u64,
+    ) -> Self {
+        let layout = Layout::single(size).expect("valid");
         let memory = GuestMemory::allocate(&layout, Backing::Private).expect("memory");
-        for page in (0..pages).filter(|page| page % 8 != 7) {
+        for page in written {
             for word in 0..8 {
                 let at = PageIndex(page).offset() + ByteCount(word * 512);
                 memory.store_u64(R, at, page * 8 + word + 1).expect("inside");
