@@ -55,17 +55,13 @@ impl Landing {
     /// Makes the pages of `run` zero: gives back what was written, leaves alone what was not.
     ///
     /// # Errors
-    /// [`MemoryError::NoSuchRun`]; [`MemoryError::Os`] if the host refuses.
+    /// [`MemoryError::NoSuchRun`].
     pub fn zero(&self, run: Run) -> Result<(), MemoryError> {
-        let map = self.map_of(run)?;
-        let mut outcome = Ok(());
-        map.take(run.first.0, run.count.0, |first, count| {
-            if let Err(error) = self.memory.discard(Run::new(run.region, first, count)) {
-                map.set(first, count);
-                outcome = Err(error);
-            }
+        self.map_of(run)?.take(run.first.0, run.count.0, |first, count| {
+            let written = Run::new(run.region, first, count);
+            self.memory.discard(written).expect("a part of a run that is there");
         });
-        outcome
+        Ok(())
     }
 
     /// Copies all bytes of `run` into `into`: the base of a delta, or what a verification reads.

@@ -80,7 +80,8 @@ pub trait DirtyTracker: Send {
 pub enum TrackerKind {
     /// userfaultfd in its asynchronous write-protect mode, with PAGEMAP_SCAN. Linux 6.7 and later.
     Userfaultfd,
-    /// Page protection and a SIGSEGV handler. Any Unix.
+    /// Page protection and a SIGSEGV handler. Any Unix. Threads that write guest memory must not
+    /// block that signal.
     Mprotect,
     /// Records what is written through [`GuestMemory`], and sees nothing else: for tests.
     Model,

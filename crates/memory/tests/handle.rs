@@ -168,3 +168,24 @@ fn a_landing_refuses_what_does_not_fit() {
     assert!(landing.zero(Run::new(R, u64::MAX, 2)).is_err());
     assert!(landing.is_untouched(R, PageIndex(0)));
 }
+
+#[test]
+fn threads_share_a_memory_and_a_landing() {
+    fn shared<T: Send + Sync>(what: T) -> T {
+        what
+    }
+    let landing = shared(Landing::new(shared(memory(64, Backing::Private))).expect("listed"));
+    std::thread::scope(|scope| {
+        for lane in 0..4 {
+            let landing = &landing;
+            scope.spawn(move || {
+                let run = Run::new(R, 16 * lane, 16);
+                landing.write_pages(run, &[lane as u8 + 1; 16 * PAGE_SIZE]).expect("landed");
+                landing.zero(Run::new(R, 16 * lane, 1)).expect("zeroed");
+            });
+        }
+    });
+    let live = landing.into_live();
+    let expected = (0..64).map(|page| if page % 16 == 0 { 0 } else { page as u8 / 16 + 1 });
+    expected.zip(0..).for_each(|(byte, page)| assert_eq!(page_of(&live, page), [byte; PAGE_SIZE]));
+}

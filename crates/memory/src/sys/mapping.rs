@@ -115,22 +115,26 @@ impl Mapping {
         unsafe { os::read_into(file, to, len) }
     }
 
-    /// Makes whole pages zero, giving back the granules that lie wholly within.
-    pub(crate) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+    /// Makes whole pages zero. Gives back the granules that lie wholly within, unless the host
+    /// refuses, as it does for memory that is locked.
+    pub(crate) fn discard(&self, offset: u64, len: u64) {
         let granule = self.granule.bytes().0;
         let end = offset + len;
         let first = offset.next_multiple_of(granule).min(end);
         let last = (end / granule * granule).max(first);
         self.clear(offset, first);
         self.clear(last, end);
-        if first == last {
-            return Ok(());
+        if first < last && self.give_back(first, last - first).is_err() {
+            self.clear(first, last);
         }
-        let at = self.at(first, (last - first) as usize);
+    }
+
+    fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
+        let at = self.at(offset, len as usize);
         match &self.file {
-            Some(file) => os::punch_hole(file, first, last - first),
+            Some(file) => os::punch_hole(file, offset, len),
             // SAFETY: `at` has checked the range; no reference to guest memory exists.
-            None => unsafe { os::forget(at, (last - first) as usize) },
+            None => unsafe { os::forget(at, len as usize) },
         }
     }
 

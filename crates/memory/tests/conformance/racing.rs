@@ -13,8 +13,8 @@ use super::cases::{Case, R};
 
 const PAGES: u64 = 3000;
 /// Harvests under fire. Each must see writers at work: it waits for so many writes.
-const ROUNDS: u64 = 60;
-const WRITES_A_ROUND: u64 = 200;
+const ROUNDS: u64 = 40;
+const WRITES_A_ROUND: u64 = 150;
 
 /// A small deterministic generator (Marsaglia's xorshift64), so that a failure repeats.
 struct Numbers(u64);

@@ -42,9 +42,13 @@ impl Guard {
     /// Lets the handler answer for `len` bytes at `start`, which must stay mapped for as long as
     /// the guard lives. Protects nothing yet.
     pub(in crate::sys) fn new(start: usize, len: usize, granule: u64) -> io::Result<Self> {
+        Self::over(Guarded::new(start, len, granule, runs_max()))
+    }
+
+    fn over(region: Guarded) -> io::Result<Self> {
         let _changing = CHANGES.lock().unwrap_or_else(PoisonError::into_inner);
         install()?;
-        let region = Box::into_raw(Box::new(Guarded::new(start, len, granule, runs_max())));
+        let region = Box::into_raw(Box::new(region));
         let slot = free_slot();
         slot.region.store(region, Ordering::SeqCst);
         Ok(Self { slot, region })
@@ -227,30 +231,34 @@ mod tests {
     /// In the environment of a process that is to die: how.
     const FATE: &str = "WHIMBREL_TEST_FATE";
 
-    /// A page with a guard, in this order of dropping.
-    struct Page {
+    /// Pages under protection. The guard is dropped first.
+    struct Pages {
         guard: Guard,
         mapping: MmapRaw,
     }
 
-    impl Page {
-        fn new() -> Self {
-            let mapping: MmapRaw = MmapOptions::new().len(PAGE).map_anon().expect("a page").into();
+    impl Pages {
+        fn new(count: usize, runs_max: i64) -> Self {
+            let mut options = MmapOptions::new();
+            let mapping: MmapRaw = options.len(count * PAGE).map_anon().expect("mapped").into();
             let start = mapping.as_mut_ptr().expose_provenance();
-            let page = Self { guard: Guard::new(start, PAGE, 1).expect("installed"), mapping };
-            page.guard.close().expect("protected");
-            page
+            let guard = Guard::over(Guarded::new(start, count * PAGE, 1, runs_max));
+            let pages = Self { guard: guard.expect("installed"), mapping };
+            pages.guard.close().expect("protected");
+            pages
         }
 
-        fn write(&self) {
+        fn write(&self, page: usize) {
+            assert!(page < self.mapping.len() / PAGE);
             // SAFETY: the page is mapped, and the handler opens it.
-            unsafe { self.mapping.as_mut_ptr().write_volatile(1) };
+            unsafe { self.mapping.as_mut_ptr().add(page * PAGE).write_volatile(1) };
         }
 
-        fn is_marked(&self) -> bool {
+        /// How many pages are marked, and whether all are to be taken for written.
+        fn take(&self) -> (u64, bool) {
             let mut marked = 0;
             let all = self.guard.take(|_, count| marked += count);
-            all || marked == 1
+            (marked, all)
         }
     }
 
@@ -270,7 +278,7 @@ mod tests {
         if doomed {
             // SAFETY: a call without pointers.
             unsafe { libc::alarm(WATCHDOG_S) };
-            Page::new().write();
+            Pages::new(1, 1).write(0);
         }
         doomed
     }
@@ -305,12 +313,42 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_may_not_be_split_any_more_is_opened_as_a_whole() {
+        let pages = Pages::new(1000, 0);
+        (0..200).for_each(|page| pages.write(2 * page));
+        let (marked, all) = pages.take();
+        assert!(all && marked < 200, "{marked} pages");
+        pages.guard.close().expect("protected");
+        pages.write(7);
+        assert_eq!(pages.take(), (1, false), "protected page by page again");
+    }
+
+    /// More alternating pages than the host allows mappings, with no limit of our own. In a
+    /// process of its own, as nothing else works while they are used up.
+    #[test]
+    fn no_write_is_lost_when_the_host_has_no_mappings_left() {
+        if is_to_die() {
+            let count = 6 * usize::try_from(runs_max()).expect("a limit");
+            let pages = Pages::new(count, i64::MAX);
+            (0..count / 2).for_each(|page| pages.write(2 * page));
+            let (marked, all) = pages.take();
+            assert!(all && marked > 0 && marked < count as u64 / 2);
+            pages.guard.close().expect("protected");
+            pages.write(0);
+            assert_eq!(pages.take(), (1, false));
+            std::process::exit(77);
+        }
+        let output = die("no_write_is_lost_when_the_host_has_no_mappings_left");
+        assert_eq!(output.status.code(), Some(77), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    #[test]
     fn regions_come_and_go_while_others_fault() {
         let stop = AtomicBool::new(false);
         let fault_once = || {
-            let page = Page::new();
-            page.write();
-            assert!(page.is_marked());
+            let pages = Pages::new(1, 1);
+            pages.write(0);
+            assert_eq!(pages.take(), (1, false));
         };
         thread::scope(|scope| {
             for _ in 0..2 {

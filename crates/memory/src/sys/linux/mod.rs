@@ -238,6 +238,24 @@ mod tests {
         }
     }
 
+    /// The host does not take locked pages back; they are zero all the same.
+    #[test]
+    fn locked_memory_is_zero_when_discarded() {
+        let memory = full(Backing::Private);
+        let (_, mapping) = memory.regions().next().expect("one region");
+        let at = std::ptr::with_exposed_provenance(mapping.addresses().start);
+        // SAFETY: the range is mapped.
+        if let Err(error) = checked(unsafe { libc::mlock(at, 4 * PAGE_SIZE) }.into()) {
+            return println!("SKIPPED: memory cannot be locked here: {error}");
+        }
+        memory.discard(whimbrel_page::Run::new(R, 2, 4)).expect("in range");
+        let mut copy = vec![7; 8 * PAGE_SIZE];
+        memory.read(R, ByteCount(0), &mut copy).expect("in range");
+        assert!(copy[..2 * PAGE_SIZE].iter().all(|byte| *byte == 1));
+        assert!(copy[2 * PAGE_SIZE..6 * PAGE_SIZE].iter().all(|byte| *byte == 0));
+        assert!(copy[6 * PAGE_SIZE..].iter().all(|byte| *byte == 1));
+    }
+
     #[test]
     fn direct_files_are_bounced() {
         let plain = tempfile::tempfile().expect("a temporary file");
