@@ -53,6 +53,8 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) ledger: Ledger,
     lanes: BTreeMap<LaneId, Entry>,
+    /// The driver waits for [`LaneEvent::Quiesced`].
+    quiescing: bool,
     stopped: bool,
 }
 
@@ -90,7 +92,7 @@ impl SourceLanes {
         events: mpsc::Sender<LaneEvent>,
     ) -> Self {
         let ledger = Ledger::new(memory.layout());
-        let state = State { ledger, lanes: BTreeMap::new(), stopped: false };
+        let state = State { ledger, lanes: BTreeMap::new(), quiescing: false, stopped: false };
         Self { shared: Arc::new(Shared { memory, options, events, state: Mutex::new(state) }) }
     }
 
@@ -186,15 +188,19 @@ impl SourceLanes {
 
     /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
     pub(crate) fn start_round(&self, number: u32, pass: Pass) {
-        self.command(|ledger| ledger.start_round(RoundNumber(number), pass));
+        self.command(|state| {
+            state.quiescing = false;
+            state.ledger.start_round(RoundNumber(number), pass);
+        });
     }
 
     /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
-    /// next round lets them take again.
+    /// next round lets them take again, and an event that was not told by then is not told.
     pub(crate) fn quiesce(&self) {
-        self.command(|ledger| {
-            ledger.end_round();
-            ledger.await_drained(PageCount::ZERO);
+        self.command(|state| {
+            state.quiescing = true;
+            state.ledger.end_round();
+            state.ledger.await_drained(PageCount::ZERO);
         });
     }
 
@@ -258,9 +264,9 @@ impl SourceLanes {
         state.lanes.iter().map(report).collect()
     }
 
-    fn command(&self, change: impl FnOnce(&mut Ledger)) {
+    fn command(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.shared.lock();
-        change(&mut state.ledger);
+        change(&mut state);
         self.shared.announce(&mut state);
         state.wake_idle();
     }
@@ -308,10 +314,14 @@ impl Shared {
     /// Tells the driver what has come about in the ledger.
     pub(super) fn announce(&self, state: &mut State) {
         while let Some(event) = state.ledger.poll() {
-            self.tell(match event {
-                LedgerEvent::RoundTaken(tally) => LaneEvent::RoundTaken(tally),
-                LedgerEvent::Drained => LaneEvent::Quiesced,
-            });
+            match event {
+                LedgerEvent::RoundTaken(tally) => self.tell(LaneEvent::RoundTaken(tally)),
+                LedgerEvent::Drained if std::mem::take(&mut state.quiescing) => {
+                    self.tell(LaneEvent::Quiesced);
+                }
+                // A round was begun instead of waiting for it.
+                LedgerEvent::Drained => {}
+            }
         }
     }
 

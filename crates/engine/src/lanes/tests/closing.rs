@@ -10,28 +10,53 @@ use whimbrel_protocol::{BatchSeq, Epoch, LaneId, SessionId, Token};
 use whimbrel_transport::LaneError;
 
 use super::super::{LaneEvent, LaneOptions};
-use super::world::{KINDS, Tampered, World, layout};
+use super::world::{KINDS, Make, Tampered, World, layout};
+
+const SOME: PageCount = PageCount(100);
+
+/// A world with some pages in flight on a lane that loses what is sent on it. It waits, and does
+/// not know what becomes of it at the destination.
+fn with_some_lost(make: Make) -> (World, LaneId) {
+    let mut world = World::new(make);
+    let lane = world.open_with(Tampered::wrap(|_, bytes| {
+        bytes.clear();
+        None
+    }));
+    let mut some = PageSet::new(&layout());
+    some.insert(Run::new(RegionId(4), 70, SOME.0));
+    some.runs().flat_map(Run::pages).for_each(|page| world.write((RegionId(4), page), 8));
+    world.source.merge(&some);
+    world.start_round(Pass::Once);
+    assert_eq!(world.round_taken().pages, SOME);
+    (world, lane)
+}
 
 #[test]
 fn a_round_that_begins_after_a_close_has_the_pages_of_the_lane() {
     for make in KINDS {
-        let mut world = World::new(make);
-        // What it sends is lost, so that it waits and does not know that it is closed there.
-        let lane = world.open_with(Tampered::wrap(|_, bytes| {
-            bytes.clear();
-            None
-        }));
-        let mut some = PageSet::new(&layout());
-        some.insert(Run::new(RegionId(4), 70, 100));
-        some.runs().flat_map(Run::pages).for_each(|page| world.write((RegionId(4), page), 8));
-        world.source.merge(&some);
-        world.start_round(Pass::Once);
-        assert_eq!(world.round_taken().pages, PageCount(100));
+        let (mut world, lane) = with_some_lost(make);
         world.source.close(World::nothing_landed(lane));
-        assert_eq!(world.source.pending(), PageCount(100));
+        assert_eq!(world.source.pending(), SOME);
         world.start_round(Pass::UntilEmpty);
         world.open();
-        assert_eq!(world.round_taken().pages, PageCount(100));
+        assert_eq!(world.round_taken().pages, SOME);
+        world.quiesce();
+        world.assert_equal();
+    }
+}
+
+#[test]
+fn quiet_that_nobody_waits_for_any_more_is_not_told() {
+    for make in KINDS {
+        let (mut world, lane) = with_some_lost(make);
+        world.source.quiesce();
+        world.start_round(Pass::Once);
+        assert_eq!(world.round_taken().pages, PageCount::ZERO);
+        world.source.close(World::nothing_landed(lane));
+        assert!(world.unheard().is_none());
+        world.open();
+        world.start_round(Pass::Once);
+        assert_eq!(world.round_taken().pages, SOME);
         world.quiesce();
         world.assert_equal();
     }

@@ -24,7 +24,7 @@ const WATCHDOG: Duration = Duration::from_secs(60);
 pub(super) const PATIENT: Duration = Duration::from_secs(20);
 
 /// The two ends of a lane, the source's first.
-type Make = fn(Duration) -> (Box<dyn Lane>, Box<dyn Lane>);
+pub(super) type Make = fn(Duration) -> (Box<dyn Lane>, Box<dyn Lane>);
 
 pub(super) const KINDS: [Make; 2] = [pair, tcp];
 
