@@ -191,9 +191,28 @@ fn destination_options() -> DestinationOptions {
     }
 }
 
+/// Faults come alone and spread out, or together: it takes a broken link *and* a death, one
+/// shortly after the other, to get between a record and its reader.
 fn faults(random: &mut Random) -> Vec<(Trigger, Fault)> {
     let count = random.pick(&[0, 1, 1, 2, 3, 6]);
-    (0..count).map(|_| (trigger(random), fault(random))).collect()
+    let together = random.chance(40).then(|| trigger(random));
+    let mut faults = Vec::new();
+    for _ in 0..count {
+        let at = match together {
+            Some(at) => near(random, at),
+            None => trigger(random),
+        };
+        faults.push((at, fault(random)));
+    }
+    faults
+}
+
+fn near(random: &mut Random, trigger: Trigger) -> Trigger {
+    let later = random.micros(0, 200_000);
+    match trigger {
+        Trigger::At(at) => Trigger::At(at + later),
+        Trigger::Change(change, delay) => Trigger::Change(change, delay + later),
+    }
 }
 
 fn trigger(random: &mut Random) -> Trigger {
