@@ -61,10 +61,18 @@ impl SharedJournal {
 
     /// Writes a record the way its standing demands.
     pub(crate) fn write(&self, record: &Record) -> Result<(), Failure> {
+        self.put(record, record.standing.is_note())
+    }
+
+    /// Writes a record as a note, whatever its standing.
+    pub(crate) fn note(&self, record: &Record) -> Result<(), Failure> {
+        self.put(record, true)
+    }
+
+    fn put(&self, record: &Record, as_note: bool) -> Result<(), Failure> {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let journal = guard.as_mut().expect("the journal is taken back last");
-        let written =
-            if record.standing.is_note() { journal.note(record) } else { journal.record(record) };
+        let written = if as_note { journal.note(record) } else { journal.record(record) };
         written.map_err(|error| {
             let standing = record.standing;
             let why = format!("{standing:?} could not be recorded: {error}; free space for it");

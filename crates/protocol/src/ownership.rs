@@ -6,7 +6,8 @@
 //! ```
 //!
 //! `Granted` and `Running` are *notes*: single writes that survive the death of any process and
-//! are lost only with the host. All others are durable before anything follows from them.
+//! are lost only with the host. All others are durable before anything follows from them, but for
+//! the `Owner` of a source that runs a paused guest on: it is noted first and made durable later.
 //! The table *question × standing → answer* is part of the wire: `proto/wire.md`, section O.
 
 use alloc::string::String;

@@ -67,6 +67,7 @@ fn drain(source: &mut Source) -> String {
         actions.push(match action {
             SourceAction::Send(message) => message.name().to_string(),
             SourceAction::Record(standing, _) => format!("record {standing:?}"),
+            SourceAction::Note(standing, _) => format!("note {standing:?}"),
             SourceAction::Finish(outcome) => format!("finish {}", name(&outcome)),
             SourceAction::Say(_) => continue,
             other => name(&other),

@@ -115,9 +115,7 @@ impl World {
             Side::Destination if self.dst.running => Answer::Runs,
             // The question is the grant once more.
             Side::Destination => {
-                if self.dst.machine.phase() == "prepared" {
-                    self.tell_destination(DestinationEvent::Answered(Answer::Yours));
-                }
+                self.tell_destination(DestinationEvent::Asked(term));
                 Answer::AskProcess
             }
         }

@@ -48,6 +48,15 @@ impl Journal {
         Some(entry)
     }
 
+    /// One write that is not waited for, whatever the entry. `None` says that the disk is full.
+    pub(crate) const fn note(&mut self, entry: Entry) -> Option<()> {
+        if self.full {
+            return None;
+        }
+        self.written = Some(entry);
+        Some(())
+    }
+
     /// Puts an entry in place; a note is not made durable.
     pub(crate) fn put(&mut self, entry: Entry) {
         self.written = Some(entry);

@@ -140,6 +140,11 @@ impl World {
             SourceAction::Resume => self.resume(),
             SourceAction::Throttle(percent) => self.src.throttle = percent,
             SourceAction::Record(standing, term) => self.record(Side::Source, (standing, term)),
+            SourceAction::Note(standing, term) => {
+                if self.src.journal.note((standing, term)).is_none() {
+                    self.source_written(None);
+                }
+            }
             SourceAction::Ask(term) => self.ask(Side::Source, term),
             SourceAction::Compare(sums) => self.compare(sums),
             SourceAction::Say(_) => {}

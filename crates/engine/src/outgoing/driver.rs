@@ -227,6 +227,7 @@ impl Driver {
             SourceAction::Throttle(percent) => self.hands.give(Job::Throttle(percent)),
             SourceAction::Compare(sums) => self.hands.give(Job::Compare(sums)),
             SourceAction::Record(standing, term) => self.record(standing, term),
+            SourceAction::Note(standing, term) => self.note(standing, term),
             SourceAction::Ask(term) => self.ask(term, happened),
             SourceAction::Say(sentence) => account.say(sentence),
             SourceAction::Finish(outcome) => self.outcome = Some(outcome),
@@ -264,14 +265,18 @@ impl Driver {
         self.lanes.start_round(number, pass);
     }
 
-    fn record(&mut self, standing: Standing, term: Term) {
-        let record = Record {
+    fn record_of(&self, standing: Standing, term: Term) -> Record {
+        Record {
             guest: self.subject.guest,
             term,
             session: self.source.session().map_or(SessionId(0), |(session, _)| session),
             peer: self.options.peer.clone(),
             standing,
-        };
+        }
+    }
+
+    fn record(&mut self, standing: Standing, term: Term) {
+        let record = self.record_of(standing, term);
         if !standing.is_note() {
             return self.hands.give(Job::Record(record));
         }
@@ -279,6 +284,12 @@ impl Driver {
         match self.journal.write(&record) {
             Ok(()) => self.tell(SourceEvent::Recorded(standing)),
             Err(failure) => self.tell(SourceEvent::Failed(failure)),
+        }
+    }
+
+    fn note(&mut self, standing: Standing, term: Term) {
+        if let Err(failure) = self.journal.note(&self.record_of(standing, term)) {
+            self.tell(SourceEvent::Failed(failure));
         }
     }
 

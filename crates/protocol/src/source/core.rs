@@ -329,6 +329,8 @@ impl Core {
     /// Runs the guest on. The term of the attempt is spent.
     pub(super) fn resume(&mut self) {
         if ::core::mem::take(&mut self.paused) {
+            // wire.md S16: a reader must not take it for a guest that died while it stood still.
+            self.act(SourceAction::Note(Standing::Owner, self.term));
             self.act(SourceAction::Resume);
         }
         self.announced = None;

@@ -185,6 +185,9 @@ pub enum SourceAction {
     Throttle(u8),
     /// Write this standing under this term: durable, or a note if it is one.
     Record(Standing, Term),
+    /// Write this standing under this term as a note, whatever it is: one write that is not waited
+    /// for, before the next action. Only a failure is told.
+    Note(Standing, Term),
     /// Ask the other side's agent whether the guest runs there under this term.
     Ask(Term),
     /// Compare these sums with ours and make the chunks that differ pending.

@@ -1,6 +1,6 @@
 //! The frames in `proto/golden/control` are what this crate writes, to the byte.
 //!
-//! `WHIMBREL_GOLDEN=write cargo test -p whimbrel-protocol golden` writes them anew; look at the
+//! `WHIMBREL_BLESS=1 cargo test -p whimbrel-protocol golden` writes them anew; look at the
 //! difference: a changed frame is a changed wire.
 
 use std::collections::BTreeSet;
@@ -32,7 +32,7 @@ fn from_hex(text: &str) -> Vec<u8> {
 
 #[test]
 fn golden_frames_are_what_is_written_and_read() {
-    let write = std::env::var("WHIMBREL_GOLDEN").is_ok_and(|value| value == "write");
+    let write = std::env::var_os("WHIMBREL_BLESS").is_some();
     for (name, message) in samples::all() {
         let path = folder().join(name).with_extension("hex");
         if write {
