@@ -35,6 +35,8 @@ mod watching;
 pub use agent::{Agent, AgentError};
 pub use folder::FolderError;
 pub use options::{AgentOptions, Deadlines, Limits, PortRange};
+pub use os::{Device, HostFacts, Overcommit, asked_to_end, host_facts, told_to_end};
+pub use whimbrel_engine::page::ByteCount;
 
 /// Messages and service of `proto/whimbrel/process/v1`, where each field is explained.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]

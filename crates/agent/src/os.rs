@@ -4,6 +4,12 @@
 //! Who a process is: a pid is used again, so it only counts together with the time its process
 //! started and the boot that this time counts from.
 
+mod facts;
+mod signals;
+
+pub use facts::{Device, HostFacts, Overcommit, host_facts};
+pub use signals::{asked_to_end, told_to_end};
+
 use std::fs;
 use std::io::{self, Error, ErrorKind};
 use std::os::fd::OwnedFd;

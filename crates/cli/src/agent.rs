@@ -1,13 +1,72 @@
-//! `agent`, and the line by which it says where it listens.
+//! `agent`: the daemon of this host, on this side of its library.
 
+use std::future::pending;
+use std::net::SocketAddr;
+
+use whimbrel_agent::{
+    Agent, AgentError, AgentOptions, ByteCount, Limits, PortRange, asked_to_end, told_to_end,
+};
 use whimbrel_control::AgentAddress;
+
+use crate::args::AgentArgs;
+use crate::exit::{Ending, Exit, Stop};
+use crate::out;
 
 /// How an agent's first line begins; the address follows.
 const LISTENING: &str = "whimbrel agent listening on ";
 
-#[cfg(test)]
+/// Runs an agent until it is asked to end.
+pub(crate) async fn agent(args: AgentArgs) -> Ending {
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
+        .try_init()
+        .map_err(|why| Stop::failed(format!("no log: {why}")))?;
+    let dies_with_parent = args.die_with_parent;
+    let agent = Agent::bind(options(args)).await?;
+    out::line(announcement(agent.address()));
+    let ended = async {
+        match dies_with_parent {
+            // Ctrl-C reaches the parent too, which then ends its agents in its own order.
+            true => heard(told_to_end().await).await,
+            false => interrupted().await,
+        }
+    };
+    agent.serve(ended).await?;
+    Ok(Exit::Done)
+}
+
+fn options(args: AgentArgs) -> AgentOptions {
+    let defaults = Limits::default();
+    AgentOptions {
+        advertise: args.advertise,
+        insecure: args.insecure,
+        die_with_parent: args.die_with_parent,
+        ports: args.ports.unwrap_or(PortRange::ANY),
+        limits: Limits {
+            guests: args.guests.unwrap_or(defaults.guests),
+            migrations: args.migrations.unwrap_or(defaults.migrations),
+            memory: args.memory.map(|memory| ByteCount(memory.0)),
+            overcommit: args.overcommit,
+            ..defaults
+        },
+        ..AgentOptions::new(args.data, args.listen.0)
+    }
+}
+
+impl From<AgentError> for Stop {
+    fn from(error: AgentError) -> Self {
+        let exit = match &error {
+            AgentError::Insecure { .. } => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
 /// The line by which an agent says where it listens.
-pub(crate) fn announcement(address: std::net::SocketAddr) -> String {
+fn announcement(address: SocketAddr) -> String {
     format!("{LISTENING}{address}")
 }
 
@@ -16,11 +75,15 @@ pub(crate) fn address_of(line: &str) -> Option<AgentAddress> {
     line.strip_prefix(LISTENING)?.trim().parse().ok()
 }
 
-/// Returns when a person or the system asks this program to end.
+/// Comes when a person or the system asks this program to end.
 pub(crate) async fn interrupted() {
-    // A program that cannot be interrupted this way is still ended by a signal's default action.
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending::<()>().await;
+    heard(asked_to_end().await).await;
+}
+
+/// Signals that cannot be listened for never come; they then end the program at once.
+async fn heard(signal: std::io::Result<()>) {
+    if signal.is_err() {
+        pending::<()>().await;
     }
 }
 

@@ -4,9 +4,11 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser;
+use whimbrel_agent::guest_process;
 
-use crate::agent::interrupted;
+use crate::agent::{agent, interrupted};
 use crate::args::{Cli, Command};
+use crate::doctor::doctor;
 use crate::exit::{Ending, Exit, Stop};
 use crate::view::state::Account;
 use crate::{demo, json, out, remote};
@@ -16,6 +18,7 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
     // A command line that cannot be read may still say that a program reads the answer.
     let json = words.iter().any(|word| word == "--json");
     let ended = match Cli::try_parse_from(words) {
+        Ok(Cli { command: Command::GuestProcess { args } }) => return guest_process::main(args),
         Ok(cli) => carry_out(cli.command),
         Err(error) => return misread(&error, json),
     };
@@ -40,7 +43,9 @@ fn carry_out(command: Command) -> Ending {
         Command::Stop(args) => asked(remote::stop(args)),
         Command::Probe(args) => asked(remote::probe(args)),
         Command::Demo(args) => run(demo::demo(args)),
-        _ => Err(Stop::failed("this command is not there yet")),
+        Command::Agent(args) => run(agent(args)),
+        Command::Doctor(args) => doctor(args),
+        Command::GuestProcess { .. } => Err(Stop::usage("an agent starts guest processes")),
     }
 }
 
@@ -68,20 +73,20 @@ fn misread(error: &clap::Error, json: bool) -> ExitCode {
         return Exit::Done.into();
     }
     if json {
-        out::line(json::object(&Account::failed(first_line(error))));
+        out::line(json::object(&Account::failed(first_line(&error.to_string()))));
     }
     Exit::Usage.into()
 }
 
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
+/// The sentence itself: a log or a hint may follow it on standard error.
+fn first_line(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
-    line.trim_start_matches("error: ").to_owned()
+    line.trim_start_matches("error: ").trim_end_matches(':').to_owned()
 }
 
 fn complain(stop: &Stop, json: bool) {
     eprintln!("whimbrel: {stop}");
     if json {
-        out::line(json::object(&Account::failed(&stop.why)));
+        out::line(json::object(&Account::failed(first_line(&stop.why))));
     }
 }

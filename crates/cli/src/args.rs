@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use whimbrel_agent::PortRange;
 use whimbrel_control::{AgentAddress, api};
 
 use crate::exit;
-use crate::parse::{ListenAddress, Rate, Size, duration, guest_name};
+use crate::parse::{ListenAddress, Rate, Size, duration, guest_name, ports};
 
 /// Moves running guests from one host to another while they keep running.
 #[derive(Debug, Parser)]
@@ -130,6 +131,24 @@ pub(crate) struct AgentArgs {
     /// Where to listen; port 0 takes any free one.
     #[arg(long, default_value = "127.0.0.1:7117", value_name = "ADDRESS")]
     pub(crate) listen: ListenAddress,
+    /// Where other agents reach this one, if not where it listens.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) advertise: Option<AgentAddress>,
+    /// Ports for incoming migrations, as 7200-7299 [default: any].
+    #[arg(long, value_name = "RANGE", value_parser = ports)]
+    pub(crate) ports: Option<PortRange>,
+    /// The most guests [default: 64].
+    #[arg(long, value_name = "N")]
+    pub(crate) guests: Option<u32>,
+    /// The most migrations at the same time, each way [default: 2].
+    #[arg(long, value_name = "N")]
+    pub(crate) migrations: Option<u32>,
+    /// The most memory for all guests together, as 16GiB [default: what this host has].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<Size>,
+    /// Take guests although this host could not back all the memory they are promised.
+    #[arg(long)]
+    pub(crate) overcommit: bool,
     /// Listen beyond this host, though nothing checks who is calling.
     #[arg(long)]
     pub(crate) insecure: bool,
@@ -150,6 +169,9 @@ pub(crate) struct Target {
 pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) target: Target,
+    /// Do not wait until the guest has filled its memory and works.
+    #[arg(long)]
+    pub(crate) detach: bool,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -341,6 +363,14 @@ mod tests {
     #[test]
     fn the_declaration_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_agent_starts_its_guests_by_a_name_that_is_known_here() {
+        let words = ["whimbrel", whimbrel_agent::guest_process::COMMAND, "--folder", "-x"];
+        let command = Cli::try_parse_from(words).expect("known").command;
+        let Command::GuestProcess { args } = command else { panic!("{command:?}") };
+        assert_eq!(args, ["--folder", "-x"]);
     }
 
     #[test]

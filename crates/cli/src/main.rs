@@ -6,6 +6,7 @@ mod agent;
 mod app;
 mod args;
 mod demo;
+mod doctor;
 mod exit;
 mod json;
 mod out;

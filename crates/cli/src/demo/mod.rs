@@ -9,7 +9,7 @@ mod nest;
 
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::interval;
 use whimbrel_control::{Client, api};
 
 use crate::args::DemoArgs;
@@ -21,11 +21,8 @@ use crate::view::units;
 use nest::Nest;
 
 const GUEST: &str = "demo";
-/// How often a guest is asked whether it is ready.
+/// How often the source is asked whether it has let go.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-/// For a guest to come up and fill its memory, and a gibibyte of it.
-const FILL_WITHIN: Duration = Duration::from_secs(30);
-const FILL_WITHIN_PER_GIB: Duration = Duration::from_secs(30);
 /// For the source to let go of a guest that has moved.
 const LET_GO_WITHIN: Duration = Duration::from_secs(10);
 /// What two agents and two guest processes need beside the guest's memory.
@@ -54,7 +51,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Ending {
     };
     viewer.clear();
     let shown = shown.map_err(|stop| nest.obituary().unwrap_or(stop));
-    nest.clear().await;
+    nest.clear(GUEST).await;
     let account = shown?;
     viewer.conclude(&account);
     Ok(account.exit())
@@ -106,48 +103,30 @@ fn enough_memory(plan: &Plan, host: &api::Host) -> Result<(), Stop> {
 
 /// Starts the guest and waits until it works.
 async fn start_guest(plan: &Plan, client: &mut Client, viewer: &mut Viewer) -> Result<(), Stop> {
-    let memory = plan.guest.memory_bytes;
-    let config = Some(plan.guest);
-    client.start_guest(api::StartGuestRequest { name: GUEST.into(), config }).await?;
-    let gib = u32::try_from(memory >> 30).unwrap_or(u32::MAX);
-    let within = FILL_WITHIN + FILL_WITHIN_PER_GIB.saturating_mul(gib);
-    let begun = Instant::now();
-    let mut ticks = interval(LOOK_INTERVAL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while begun.elapsed() < within {
-        ticks.tick().await;
-        let guest = client.get_guest(api::GetGuestRequest { guest: GUEST.into() }).await?;
-        if guest.state() == api::GuestState::Failed {
-            return Err(Stop::failed(format!("the guest failed: {}", guest.state_reason)));
-        }
-        if guest.stress.as_ref().is_some_and(|report| report.filled) {
-            viewer.say(introduction(&guest));
-            return Ok(());
-        }
-        let rss = units::bytes(guest.rss_bytes.min(memory));
-        viewer.hint(format!("the guest fills its memory: {rss} of {}", units::bytes(memory)));
-    }
-    let within = units::time(within);
-    Err(Stop::failed(format!("the guest did not fill its memory within {within}")))
+    let request = api::StartGuestRequest { name: GUEST.into(), config: Some(plan.guest) };
+    let begun = client.start_guest(request).await?;
+    let guest = remote::at_work(client, begun, viewer).await?;
+    viewer.say(introduction(&guest));
+    Ok(())
 }
 
 fn introduction(guest: &api::Guest) -> String {
     let memory = units::bytes(guest.memory_bytes);
     let config = guest.stress.as_ref().and_then(|report| report.config.as_ref());
     let Some(config) = config else {
-        return format!("A guest of {memory} is at work on the first.");
+        return format!("A guest of {memory} works on the first.");
     };
     let set = units::bytes(config.working_set_bytes);
     let work = match config.rate {
         None => "writes nothing".to_owned(),
         Some(api::stress_config::Rate::DirtyRateMax(_)) => {
-            format!("writes to {set} of it as fast as it can")
+            format!("writes to {set} as fast as it can")
         }
         Some(api::stress_config::Rate::DirtyRateBytesPerS(rate)) => {
             format!("writes {} to {set} of it", units::rate(rate))
         }
     };
-    format!("A guest of {memory} is at work on the first: it {work}.")
+    format!("A guest of {memory} works on the first: it {work}.")
 }
 
 /// Adds what can only be learnt after the move: the guest's own check, and who has it.
@@ -232,11 +211,11 @@ mod tests {
             ..api::Guest::default()
         };
         let rate = api::stress_config::Rate::DirtyRateBytesPerS(400 << 20);
-        let start = "A guest of 1 GiB is at work on the first: it writes";
+        let start = "A guest of 1 GiB works on the first: it writes";
         let said = introduction(&guest(Some(rate)));
         assert_eq!(said, format!("{start} 400 MiB/s to 256 MiB of it."));
         let said = introduction(&guest(Some(api::stress_config::Rate::DirtyRateMax(true))));
-        assert_eq!(said, format!("{start} to 256 MiB of it as fast as it can."));
+        assert_eq!(said, format!("{start} to 256 MiB as fast as it can."));
         assert_eq!(introduction(&guest(None)), format!("{start} nothing."));
     }
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
-use whimbrel_control::{AgentAddress, Client};
+use whimbrel_control::{AgentAddress, Client, api};
 
 use crate::agent::address_of;
 use crate::exit::Stop;
@@ -72,8 +72,13 @@ impl Nest {
         dead.map(|(name, status)| self.fallen(name, &format!("ended early ({status})")))
     }
 
-    /// Ends the agents with their guests, and removes the folder.
-    pub(crate) async fn clear(mut self) {
+    /// Ends the guests, then the agents, and removes the folder.
+    pub(crate) async fn clear(mut self, guest: &str) {
+        for agent in &mut self.agents {
+            let request = api::StopGuestRequest { guest: guest.to_owned(), force: true };
+            // It may be gone, or the agent: then its lifeline ends it.
+            let _ = timeout(END_WITHIN, agent.client.stop_guest(request)).await;
+        }
         for agent in &mut self.agents {
             drop(agent.child.stdin.take());
         }

@@ -4,12 +4,14 @@
 mod address;
 mod duration;
 mod name;
+mod ports;
 mod rate;
 mod size;
 
 pub(crate) use address::ListenAddress;
 pub(crate) use duration::duration;
 pub(crate) use name::guest_name;
+pub(crate) use ports::ports;
 pub(crate) use rate::Rate;
 pub(crate) use size::Size;
 

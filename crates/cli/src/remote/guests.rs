@@ -1,23 +1,68 @@
 //! `run`, `list`, `status`, `resolve` and `stop`.
 
-use whimbrel_control::api;
+use std::time::{Duration, Instant};
 
-use super::{check, connect};
+use tokio::time::{MissedTickBehavior, interval};
+use whimbrel_control::{Client, api};
+
+use super::{Viewer, check, connect};
 use crate::args::{ListArgs, ResolveArgs, RunArgs, StatusArgs, StopArgs};
-use crate::exit::{Ending, Exit};
-use crate::view::guests;
+use crate::exit::{Ending, Exit, Stop};
 use crate::view::paint::Line;
 use crate::view::screen::say_all;
+use crate::view::{guests, units};
 use crate::{json, plan};
+
+/// How often a guest is asked whether it is ready.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// For a guest to come up and fill its memory, and a gibibyte of it.
+const FILL_WITHIN: Duration = Duration::from_secs(30);
+const FILL_WITHIN_PER_GIB: Duration = Duration::from_secs(30);
 
 /// Starts a guest.
 pub(crate) async fn run(args: RunArgs) -> Ending {
     let config = Some(plan::guest(&args.guest)?);
     let mut client = connect(&args.target.agent).await?;
     let name = args.name.unwrap_or_default();
-    let guest = client.start_guest(api::StartGuestRequest { name, config }).await?;
+    let mut guest = client.start_guest(api::StartGuestRequest { name, config }).await?;
+    if !args.detach {
+        let mut viewer = Viewer::new(args.json);
+        let at_work = at_work(&mut client, guest, &mut viewer).await;
+        viewer.clear();
+        guest = at_work?;
+    }
     tell(&guest, None, args.json);
     Ok(Exit::Done)
+}
+
+/// Waits until a guest that has been started has filled its memory: only then can it be moved.
+pub(crate) async fn at_work(
+    client: &mut Client,
+    begun: api::Guest,
+    viewer: &mut Viewer,
+) -> Result<api::Guest, Stop> {
+    let (name, memory) = (begun.name, begun.memory_bytes);
+    let gib = u32::try_from(memory >> 30).unwrap_or(u32::MAX);
+    let within = FILL_WITHIN + FILL_WITHIN_PER_GIB.saturating_mul(gib);
+    let since = Instant::now();
+    let mut ticks = interval(LOOK_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while since.elapsed() < within {
+        ticks.tick().await;
+        let guest = client.get_guest(api::GetGuestRequest { guest: name.clone() }).await?;
+        if matches!(guest.state(), api::GuestState::Failed | api::GuestState::Gone) {
+            return Err(Stop::failed(format!("the guest failed: {}", guest.state_reason)));
+        }
+        let filled = guest.stress.as_ref().is_none_or(|report| report.filled);
+        if filled && guest.state() != api::GuestState::Starting {
+            return Ok(guest);
+        }
+        let rss = units::bytes(guest.rss_bytes.min(memory));
+        viewer.hint(format!("the guest fills its memory: {rss} of {}", units::bytes(memory)));
+    }
+    let within = units::time(within);
+    let why = format!("the guest did not fill its memory within {within}; it is not stopped");
+    Err(Stop::failed(why))
 }
 
 /// Lists the guests.

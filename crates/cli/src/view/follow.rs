@@ -20,6 +20,16 @@ pub(crate) struct Frame {
     pub(crate) news: Vec<String>,
 }
 
+impl Frame {
+    /// Bytes a second over all lanes: as they are now, or as the engine has measured them.
+    pub(crate) fn link_rate(&self) -> u64 {
+        match self.lane_rates.iter().sum() {
+            0 => self.look.bandwidth,
+            now => now,
+        }
+    }
+}
+
 /// Keeps what one look needs to know of the ones before it.
 #[derive(Debug, Default)]
 pub(crate) struct Follow {
@@ -33,7 +43,8 @@ impl Follow {
     /// Takes the next look.
     pub(crate) fn take(&mut self, look: Look) -> Frame {
         self.measure(&look);
-        if look.pages_pending > self.last.pages_pending && !self.last.guest.is_empty() {
+        let comparable = !self.last.rounds.is_empty();
+        if look.pages_pending > self.last.pages_pending && comparable {
             self.setback = Some(setback(&self.last, &look));
         }
         let told = self.last.events.len().min(look.events.len());
@@ -93,6 +104,7 @@ mod tests {
             elapsed: Duration::from_millis(millis),
             pages_total: 1000,
             pages_pending: pending,
+            rounds: vec![round(0, 0)],
             lanes: lanes.iter().enumerate().map(lane).collect(),
             ..Look::default()
         }
@@ -108,7 +120,10 @@ mod tests {
         assert_eq!(follow.take(look(100, 900, &[100, 50])).lane_rates, [1000, 500]);
         assert_eq!(follow.take(look(200, 800, &[999, 999])).lane_rates, [1000, 500]);
         assert_eq!(follow.take(look(500, 700, &[500, 250])).lane_rates, [1000, 500]);
-        assert_eq!(follow.take(look(1000, 600, &[1500, 250])).lane_rates, [2000, 0]);
+        let frame = follow.take(look(1000, 600, &[1500, 250]));
+        assert_eq!((frame.lane_rates.as_slice(), frame.link_rate()), (&[2000, 0][..], 2000));
+        let idle = Frame { look: Look { bandwidth: 7, ..Look::default() }, ..Frame::default() };
+        assert_eq!(idle.link_rate(), 7);
     }
 
     #[test]
@@ -121,6 +136,8 @@ mod tests {
     #[test]
     fn progress_that_goes_back_says_why() {
         let mut follow = Follow::default();
+        let before = Look { rounds: Vec::new(), ..look(0, 0, &[]) };
+        assert_eq!(follow.take(before).setback, None);
         assert_eq!(follow.take(look(0, 1000, &[])).setback, None);
         let first = Look { rounds: vec![round(0, 0)], ..look(10, 10, &[]) };
         assert_eq!(follow.take(first).setback, None);

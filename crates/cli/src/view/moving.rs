@@ -10,6 +10,7 @@ const LABEL: usize = 14;
 const BAR_MAX: usize = 40;
 /// More lanes than this share one line.
 const LANES_SHOWN_MAX: usize = 4;
+/// Rounds in the table of a migration that is under way.
 const ROUNDS_SHOWN_MAX: usize = 4;
 
 /// The block for a terminal of `columns` × `rows`. It leaves a row for the cursor.
@@ -23,7 +24,7 @@ pub(crate) fn block(frame: &Frame, columns: usize, rows: usize) -> Vec<Line> {
     lines.push(Line::default());
     lines.extend(speeds(frame, columns));
     lines.push(downtime(look, columns));
-    lines.extend(rounds(&look.rounds));
+    lines.extend(rounds(&look.rounds, ROUNDS_SHOWN_MAX));
     lines.truncate(rows.saturating_sub(1).max(1));
     lines.into_iter().map(|line| line.cut(columns)).collect()
 }
@@ -32,9 +33,14 @@ pub(crate) fn block(frame: &Frame, columns: usize, rows: usize) -> Vec<Line> {
 pub(crate) fn line(frame: &Frame) -> String {
     let look = &frame.look;
     let mut text = format!("{:>8}  {}", units::clock(look.elapsed), stage(look));
+    if look.pages_total == 0 {
+        return text;
+    }
     text += &format!("  {:>3} %  {} to go", percent(look), units::bytes(look.pending()));
-    text += &format!("  link {}", units::rate(look.bandwidth));
-    text += &format!("  guest writes {}", units::rate(look.dirty_rate));
+    text += &format!("  link {}", units::rate(frame.link_rate()));
+    if first_round_ended(look) {
+        text += &format!("  guest writes {}", units::rate(look.dirty_rate));
+    }
     if look.throttle_percent > 0 {
         text += &format!("  throttled {} %", look.throttle_percent);
     }
@@ -106,15 +112,24 @@ fn meter(label: &str, share: f64, width: usize, tone: Tone) -> Line {
 fn speeds(frame: &Frame, columns: usize) -> Vec<Line> {
     let look = &frame.look;
     let width = BAR_MAX.min(columns.saturating_sub(LABEL + 30));
-    let most = look.bandwidth.max(look.dirty_rate).max(1);
+    let link_rate = frame.link_rate();
+    let most = link_rate.max(look.dirty_rate).max(1);
     let share = |rate: u64| rate as f64 / most as f64;
-    let link = meter("link", share(look.bandwidth), width, Tone::Bar);
-    let link = link.put(Tone::Plain, units::rate(look.bandwidth));
-    let writes = meter("guest writes", share(look.dirty_rate), width, Tone::Warn)
-        .put(Tone::Plain, units::rate(look.dirty_rate));
-    let mut lines = vec![link, throttled(writes, look)];
+    let link = meter("link", share(link_rate), width, Tone::Bar);
+    let link = link.put(Tone::Plain, units::rate(link_rate));
+    let writes = meter("guest writes", share(look.dirty_rate), width, Tone::Warn);
+    let writes = match first_round_ended(look) {
+        true => throttled(writes.put(Tone::Plain, units::rate(look.dirty_rate)), look),
+        false => writes.put(Tone::Faint, "known after the first round"),
+    };
+    let mut lines = vec![link, writes];
     lines.extend(lanes(frame, width, share));
     lines
+}
+
+/// Only then is it known how fast the guest writes.
+fn first_round_ended(look: &Look) -> bool {
+    look.rounds.len() > 1 || look.dirty_rate > 0
 }
 
 fn throttled(line: Line, look: &Look) -> Line {
@@ -165,26 +180,36 @@ fn downtime(look: &Look, columns: usize) -> Line {
     meter("downtime", share, width, tone).put(tone, said)
 }
 
-/// The last rounds as a table.
-pub(crate) fn rounds(rounds: &[Round]) -> Vec<Line> {
+/// The first round and the last ones as a table of at most `most` rows, without a round that has
+/// just begun.
+pub(crate) fn rounds(rounds: &[Round], most: usize) -> Vec<Line> {
+    let begun = rounds.last().is_some_and(|last| last.duration.is_zero() && last.pages == 0);
+    let rounds = &rounds[..rounds.len() - usize::from(begun)];
     if rounds.is_empty() {
         return Vec::new();
     }
-    let skipped = rounds.len().saturating_sub(ROUNDS_SHOWN_MAX);
     let head =
         format!("{:>8}{:>14}{:>12}{:>12}{:>16}", "round", "pages", "sent", "took", "dirty after");
     let mut lines = vec![Line::default(), Line::default().put(Tone::Faint, head)];
-    for round in &rounds[skipped..] {
-        lines.push(Line::plain(format!(
-            "{:>8}{:>14}{:>12}{:>12}{:>16}",
-            round.round,
-            units::count(round.pages),
-            units::bytes(round.bytes),
-            units::time(round.duration),
-            units::count(round.dirty_after),
-        )));
+    if rounds.len() <= most {
+        lines.extend(rounds.iter().map(row));
+        return lines;
     }
+    lines.push(row(&rounds[0]));
+    lines.push(Line::default().put(Tone::Faint, format!("{:>8}", "…")));
+    lines.extend(rounds[rounds.len() + 2 - most..].iter().map(row));
     lines
+}
+
+fn row(round: &Round) -> Line {
+    Line::plain(format!(
+        "{:>8}{:>14}{:>12}{:>12}{:>16}",
+        round.round,
+        units::count(round.pages),
+        units::bytes(round.bytes),
+        units::time(round.duration),
+        units::count(round.dirty_after),
+    ))
 }
 
 #[cfg(test)]
@@ -302,11 +327,16 @@ downtime      ████▉                                41 ms of 300 ms all
     }
 
     #[test]
-    fn only_the_last_rounds_are_in_the_table() {
-        let many: Vec<Round> = (0..9).map(|round| Round { round, ..Round::default() }).collect();
-        let shown = rounds(&many);
-        assert_eq!(shown.len(), 2 + ROUNDS_SHOWN_MAX);
-        assert!(shown[2].render(false).starts_with("       5"));
+    fn the_first_round_and_the_last_ones_are_in_the_table() {
+        let round = |round| Round { round, pages: 1, ..Round::default() };
+        let mut many: Vec<Round> = (0..9).map(round).collect();
+        many.push(Round { round: 9, ..Round::default() });
+        let first_word =
+            |line: &Line| line.render(false).split_whitespace().next().map(str::to_owned);
+        let shown: Vec<String> = rounds(&many, 4).iter().filter_map(first_word).collect();
+        assert_eq!(shown, ["round", "0", "…", "7", "8"]);
+        let shown: Vec<String> = rounds(&many, 9).iter().filter_map(first_word).collect();
+        assert_eq!(shown[1..], ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
     }
 
     #[test]

@@ -5,6 +5,8 @@ use super::state::{Account, Cost, Downtime, Outcome};
 use super::{moving, units};
 
 const LABEL: usize = 14;
+/// Rounds in the table: a summary stays within 24 lines.
+const ROUNDS_SHOWN_MAX: usize = 7;
 /// Columns of text beside the labels, so that all fits into 80.
 const WRAP: usize = 62;
 
@@ -30,7 +32,7 @@ fn completed(account: &Account) -> Vec<Line> {
     lines.extend(sent(account));
     lines.extend(checked(account));
     lines.extend(cost(account));
-    lines.extend(moving::rounds(&account.rounds));
+    lines.extend(moving::rounds(&account.rounds, ROUNDS_SHOWN_MAX));
     if let Some(fault) = faults {
         lines.push(Line::default());
         lines.push(Line::default().put(Tone::Bad, format!("✘ {fault}")));
@@ -42,7 +44,7 @@ fn aborted(account: &Account) -> Vec<Line> {
     let head = format!("Not moved: {} runs on at {}", account.guest, account.source);
     let mut lines = vec![headline(Tone::Warn, "✘ ", &head), why(account)];
     lines.extend(stood_still(account));
-    lines.extend(moving::rounds(&account.rounds));
+    lines.extend(moving::rounds(&account.rounds, ROUNDS_SHOWN_MAX));
     lines
 }
 

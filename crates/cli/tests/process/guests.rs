@@ -41,7 +41,7 @@ fn guests_are_listed() {
 #[test]
 fn a_guest_is_started_as_asked() {
     let agent = StandIn::start(Script::default());
-    let words = ["run", "--name", "web", "--memory", "64MiB", "--json"];
+    let words = ["run", "--name", "web", "--memory", "64MiB", "--json", "--detach"];
     let (out, err, status) = said(&agent.whimbrel(&words));
     assert_eq!(status, 0, "{err}");
     let guest: Value = serde_json::from_str(&out).unwrap();

@@ -1,7 +1,9 @@
 //! The program as a process: what it prints and how it ends, for people and for scripts. The
-//! agents it speaks to here are stand-ins; `demo` has real ones.
+//! agents are stand-ins where an end is wanted that real ones hardly come to, and real ones elsewhere.
 
 mod bad_input;
+mod by_hand;
+mod demo;
 mod guests;
 mod migrations;
 mod stand_in;

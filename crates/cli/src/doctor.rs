@@ -1,0 +1,256 @@
+//! `doctor`: what this host offers for live migration, what it lacks, and what to do about it.
+
+use serde::Serialize;
+use whimbrel_agent::{Device, HostFacts, Overcommit, host_facts};
+
+use crate::args::DoctorArgs;
+use crate::exit::{Ending, Exit};
+use crate::view::paint::{Line, Tone};
+use crate::view::screen::say_all;
+use crate::view::units;
+use crate::{json, out};
+
+/// The first kernel that tracks writes by itself for everybody.
+const KERNEL_WANTED: (u32, u32) = (6, 7);
+/// What `whimbrel demo` needs with its defaults.
+const MEMORY_WANTED: u64 = (2 << 30) + (128 << 20);
+/// Enough for 128 lanes, their files and the guests of an agent.
+const FILES_WANTED: u64 = 1024;
+/// Enough for a tracker that splits mappings over a guest of some gibibytes.
+const MAPPINGS_WANTED: u64 = 262_144;
+/// A 10 Gbit/s link with a round trip of 3 ms is filled by this.
+const BUFFER_WANTED: u64 = 4 << 20;
+/// Congestion controls that hold back on a link that loses nothing.
+const PACED: [&str; 3] = ["bbr", "bbr2", "bbr3"];
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warn,
+    Bad,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Finding {
+    subject: String,
+    verdict: Verdict,
+    found: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn ok(subject: &str, found: impl Into<String>) -> Self {
+        Self { subject: subject.into(), verdict: Verdict::Ok, found: found.into(), advice: None }
+    }
+
+    fn warn(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        let advice = Some(advice.into());
+        Self { verdict: Verdict::Warn, advice, ..Self::ok(subject, found) }
+    }
+
+    fn bad(subject: &str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Bad, ..Self::warn(subject, found, advice) }
+    }
+}
+
+/// Looks at this host.
+pub(crate) fn doctor(args: DoctorArgs) -> Ending {
+    let findings = findings(&host_facts());
+    match args.json {
+        true => out::line(json::line(&findings)),
+        false => say_all(&lines(&findings)),
+    }
+    let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
+    Ok(if bad { Exit::Failed } else { Exit::Done })
+}
+
+fn findings(facts: &HostFacts) -> Vec<Finding> {
+    let mut found = vec![kernel(facts)];
+    found.extend(trackers(facts));
+    found.extend([memory(facts), overcommit(facts), huge_pages(facts), mappings(facts)]);
+    found.extend([files(facts), congestion(facts), buffers(facts), kvm(facts)]);
+    found
+}
+
+fn unknown(subject: &str) -> Finding {
+    Finding::warn(subject, "this system does not say", "nothing can be done; try `whimbrel demo`")
+}
+
+fn kernel(facts: &HostFacts) -> Finding {
+    let Some(release) = &facts.kernel else { return unknown("kernel") };
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    let version = match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => return unknown("kernel"),
+    };
+    if version >= KERNEL_WANTED {
+        return Finding::ok("kernel", format!("Linux {release}"));
+    }
+    let found = format!("Linux {release} cannot track writes by itself for everybody");
+    Finding::warn("kernel", found, "Linux 6.7 or later moves busy guests with less disturbance")
+}
+
+fn trackers(facts: &HostFacts) -> Vec<Finding> {
+    let Some(choice) = facts.trackers.choice() else {
+        let found = "none works: a guest cannot be moved while it runs";
+        return vec![Finding::bad(
+            "tracker",
+            found,
+            "see the reasons with `whimbrel doctor --json`",
+        )];
+    };
+    let real = facts.trackers.candidates.iter().filter(|tracker| tracker.kind.name() != "model");
+    let judged = real.map(|tracker| match (tracker.works, tracker.kind == choice) {
+        (true, true) => {
+            Finding::ok("tracker", format!("{} is used: {}", tracker.kind, tracker.reason))
+        }
+        (true, false) => Finding::ok("tracker", format!("{} works too", tracker.kind)),
+        (false, _) => {
+            let found = format!("{} does not work: {}", tracker.kind, tracker.reason);
+            Finding::warn("tracker", found, format!("{choice} is used instead"))
+        }
+    });
+    judged.collect()
+}
+
+fn memory(facts: &HostFacts) -> Finding {
+    let Some(available) = facts.memory_available else { return unknown("memory") };
+    let found = format!("{} available", units::bytes(available.0));
+    if available.0 >= MEMORY_WANTED {
+        return Finding::ok("memory", found);
+    }
+    let advice = format!(
+        "`whimbrel demo` needs {}: give its guest less with --memory",
+        units::bytes(MEMORY_WANTED)
+    );
+    Finding::warn("memory", found, advice)
+}
+
+fn overcommit(facts: &HostFacts) -> Finding {
+    let subject = "overcommit";
+    match facts.overcommit {
+        None => unknown(subject),
+        Some(Overcommit::Heuristic) => Finding::ok(subject, "heuristic: a sparse guest is welcome"),
+        Some(Overcommit::Always) => Finding::ok(subject, "always: a sparse guest is welcome"),
+        Some(Overcommit::Never) => Finding::warn(
+            subject,
+            "never: a guest's memory counts in full though it is hardly used",
+            "sysctl vm.overcommit_memory=0, or keep guests small",
+        ),
+    }
+}
+
+fn huge_pages(facts: &HostFacts) -> Finding {
+    let subject = "huge pages";
+    match facts.huge_pages.as_deref() {
+        None => unknown(subject),
+        Some("never") => Finding::warn(
+            subject,
+            "never: arriving memory costs a page fault each 4 KiB",
+            "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled",
+        ),
+        Some(when) => Finding::ok(subject, when),
+    }
+}
+
+fn mappings(facts: &HostFacts) -> Finding {
+    let subject = "mappings";
+    let Some(most) = facts.mappings_max else { return unknown(subject) };
+    let found = format!("at most {} a process", units::count(most));
+    let splits = facts.trackers.choice().is_some_and(|choice| choice.name() == "mprotect");
+    if !splits || most >= MAPPINGS_WANTED {
+        return Finding::ok(subject, found);
+    }
+    let advice =
+        format!("the mprotect tracker splits mappings: sysctl vm.max_map_count={MAPPINGS_WANTED}");
+    Finding::warn(subject, found, advice)
+}
+
+fn files(facts: &HostFacts) -> Finding {
+    let subject = "open files";
+    match facts.files_max {
+        None => unknown(subject),
+        Some(u64::MAX) => Finding::ok(subject, "any number"),
+        Some(most) if most >= FILES_WANTED => {
+            Finding::ok(subject, format!("at most {} a process", units::count(most)))
+        }
+        Some(most) => {
+            let found = format!("at most {} a process: too few for many lanes", units::count(most));
+            Finding::warn(subject, found, format!("ulimit -n {FILES_WANTED}"))
+        }
+    }
+}
+
+fn congestion(facts: &HostFacts) -> Finding {
+    let subject = "congestion";
+    let Some(current) = &facts.congestion else { return unknown(subject) };
+    if !PACED.contains(&current.as_str()) {
+        return Finding::ok(subject, format!("TCP uses {current}"));
+    }
+    let found = format!("TCP uses {current}: on loopback and quiet links less than half as fast");
+    let allowed = |name: &&str| facts.congestion_allowed.iter().any(|allowed| allowed == name);
+    let advice = match ["cubic", "reno"].iter().find(|name| allowed(name)) {
+        Some(name) => format!("whimbrel migrate --congestion {name}, where the link loses nothing"),
+        None => "sysctl net.ipv4.tcp_congestion_control=cubic, where the link loses nothing".into(),
+    };
+    Finding::warn(subject, found, advice)
+}
+
+fn buffers(facts: &HostFacts) -> Finding {
+    let subject = "TCP buffers";
+    let Some((send, receive)) = facts.tcp_buffers_max else { return unknown(subject) };
+    let (sent, received) = (units::bytes(send.0), units::bytes(receive.0));
+    let found = format!("up to {sent} to send, {received} to receive");
+    if send.0.min(receive.0) >= BUFFER_WANTED {
+        return Finding::ok(subject, found);
+    }
+    let advice =
+        "for long links: sysctl net.ipv4.tcp_wmem='4096 65536 16777216', tcp_rmem likewise";
+    Finding::warn(subject, found, advice)
+}
+
+fn kvm(facts: &HostFacts) -> Finding {
+    let found = match facts.kvm {
+        Device::Usable => "usable; no kind of guest needs it yet",
+        Device::Forbidden => "there, but not for this user; no kind of guest needs it yet",
+        Device::Absent => "not there; no kind of guest needs it yet",
+    };
+    Finding::ok("KVM", found)
+}
+
+const LABEL: usize = 14;
+
+fn lines(findings: &[Finding]) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for finding in findings {
+        let (mark, tone) = match finding.verdict {
+            Verdict::Ok => ("✔ ", Tone::Good),
+            Verdict::Warn => ("! ", Tone::Warn),
+            Verdict::Bad => ("✘ ", Tone::Bad),
+        };
+        let head = Line::default().put(tone, mark).put(Tone::Strong, &finding.subject);
+        lines.push(head.to(LABEL).put(Tone::Plain, &finding.found));
+        let advice = finding.advice.iter();
+        lines.extend(
+            advice.map(|advice| Line::default().to(LABEL).put(Tone::Faint, format!("→ {advice}"))),
+        );
+    }
+    lines.push(Line::default());
+    lines.push(verdict(findings));
+    lines
+}
+
+fn verdict(findings: &[Finding]) -> Line {
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    match (count(Verdict::Bad), count(Verdict::Warn)) {
+        (0, 0) => Line::default().put(Tone::Good, "This host is ready for live migration."),
+        (0, 1) => Line::default()
+            .put(Tone::Good, "This host is ready for live migration; one thing could be better."),
+        (0, some) => Line::default().put(
+            Tone::Good,
+            format!("This host is ready for live migration; {some} things could be better."),
+        ),
+        _ => Line::default().put(Tone::Bad, "This host cannot move running guests."),
+    }
+}
