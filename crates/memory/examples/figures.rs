@@ -1,5 +1,5 @@
-//! What tracking costs on this host. Prints, and asserts nothing about time:
-//! `cargo test --release -p whimbrel-memory --test figures -- --ignored --nocapture`
+//! What tracking costs on this host, best of several tries:
+//! `cargo run --release -p whimbrel-memory --example figures`
 
 use std::time::{Duration, Instant};
 
@@ -12,8 +12,11 @@ const PAGES: u64 = SIZE.0 / PAGE_SIZE as u64;
 /// The best of so many is told: what else runs on the host only ever adds time.
 const TRIES: usize = 7;
 
-#[test]
-#[ignore = "takes a while and checks nothing"]
+fn main() {
+    figures_of_512_mib();
+    figures_of_256_gib_of_which_512_mib_are_touched();
+}
+
 fn figures_of_512_mib() {
     let kinds = [
         (Backing::Private, HugePages::HostDefault),
@@ -66,8 +69,6 @@ fn figures_of(mut tracker: Box<dyn DirtyTracker>, memory: &GuestMemory) {
     tell("  disarm", once(|| tracker.disarm().expect("disarmed")));
 }
 
-#[test]
-#[ignore = "takes a while and checks nothing"]
 fn figures_of_256_gib_of_which_512_mib_are_touched() {
     for backing in [Backing::Private, Backing::Shared] {
         let layout = Layout::single(ByteCount(256 << 30)).expect("valid");
