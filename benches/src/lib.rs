@@ -5,5 +5,6 @@
 #![forbid(unsafe_code)]
 
 pub mod memory;
+pub mod moving;
 pub mod os;
 pub mod plain;

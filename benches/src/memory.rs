@@ -12,11 +12,17 @@ pub fn warm(bytes: usize) {
     black_box(vec![1_u8; bytes]);
 }
 
-/// `bytes` that no encoder can make smaller: the output of SplitMix64, the same each time.
+/// `bytes` that no encoder can make smaller, the same each time.
 #[must_use]
 pub fn random(bytes: usize) -> Vec<u8> {
+    random_from(1, bytes)
+}
+
+/// `bytes` that no encoder can make smaller: the output of SplitMix64 for `seed`.
+#[must_use]
+pub fn random_from(seed: u64, bytes: usize) -> Vec<u8> {
     let mut content = vec![0; bytes];
-    let mut state = 0x_9e37_79b9_7f4a_7c15_u64;
+    let mut state = seed.wrapping_mul(0xd1b5_4a32_d192_ed03);
     for word in content.chunks_mut(8) {
         let next = split_mix(&mut state).to_le_bytes();
         word.copy_from_slice(&next[..word.len()]);
