@@ -15,7 +15,7 @@ fn main() -> anyhow::Result<()> {
     ensure!(mib > 0 && repeats > 0, "usage: migrate-vs-plain [MIB] [REPEATS] [LANES…]");
     let lanes = if numbers.len() > 2 { &numbers[2..] } else { &[1, 2, 4] };
     // As much as is held at the worst moment: two plain memories, or two guests.
-    memory::warm(4 * mib << 20);
+    memory::warm((4 * mib) << 20);
     let content = memory::random(mib << 20);
     let guest = moving::filled(ByteCount::mib(mib as u64))?;
     println!("{mib} MiB, idle and random, {repeats} repeats, medians");
