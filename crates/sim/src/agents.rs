@@ -126,7 +126,7 @@ impl World {
             return;
         }
         match asker {
-            Side::Destination => self.feed_destination(DestinationEvent::Answered(answer)),
+            Side::Destination => self.feed_destination(DestinationEvent::Answered(term, answer)),
             Side::Source if self.src.outcome.is_none() => {
                 self.feed_source(SourceEvent::Answered(answer));
             }

@@ -20,8 +20,7 @@ impl World {
 
     /// Judges the end: one owner, who runs the guest, and both sides say the same.
     pub(crate) fn judge_end(&self) -> Result<Ending, Breach> {
-        let source = self.src.outcome.as_ref().filter(|_| self.src.alive);
-        let destination = self.dst.outcome.as_ref().filter(|_| self.dst.alive);
+        let (source, destination) = self.outcomes();
         let ending = match (source, destination) {
             (Some(Outcome::InDoubt { .. }), _) => self.in_doubt(),
             (Some(Outcome::Completed { term }), Some(Outcome::Completed { term: there })) => {

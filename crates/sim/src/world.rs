@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use whimbrel_page::PageSet;
-use whimbrel_protocol::{DestinationEvent, LaneId, Now, SourceEvent};
+use whimbrel_protocol::{DestinationEvent, LaneId, Now, Outcome, SourceEvent};
 
 use crate::broken::Broken;
 use crate::destination::DestinationHost;
@@ -131,6 +131,19 @@ impl World {
     #[must_use]
     pub const fn counts(&self) -> (u64, u64) {
         (self.steps, self.strays)
+    }
+
+    /// What each side says became of the migration, as far as it lives to say it.
+    #[must_use]
+    pub fn outcomes(&self) -> (Option<&Outcome>, Option<&Outcome>) {
+        let source = self.src.outcome.as_ref().filter(|_| self.src.alive);
+        (source, self.dst.outcome.as_ref().filter(|_| self.dst.alive))
+    }
+
+    /// Whether anything was to go wrong in this world.
+    #[must_use]
+    pub fn is_faulty(&self) -> bool {
+        !self.plan.faults.is_empty()
     }
 
     /// Runs to the end.

@@ -341,7 +341,8 @@ impl Driver {
         let happened = self.happened.clone();
         tokio::task::spawn_blocking(move || {
             let answer = ask.ask(Question::MayIRun, guest, term);
-            let _ = happened.blocking_send(Happened::Machine(DestinationEvent::Answered(answer)));
+            let answered = DestinationEvent::Answered(term, answer);
+            let _ = happened.blocking_send(Happened::Machine(answered));
         });
     }
 

@@ -221,10 +221,10 @@ impl Core {
         self.unlinked.map(|since| since.after(self.options.resume_window))
     }
 
-    pub(super) fn deadline(&self) -> Option<Now> {
+    pub(super) fn deadline(&self, may_run: bool) -> Option<Now> {
         let silence = self.link.then(|| self.heard.after(self.options.silence_timeout));
-        // Past its end the window no longer wakes anybody: the phase has a deadline of its own.
-        silence.or(self.window_end().filter(|end| *end > self.now))
+        // Past its end the window wakes nobody who has to wait for something else.
+        silence.or(self.window_end().filter(|end| *end > self.now || !may_run))
     }
 
     // --- lanes -------------------------------------------------------------------------------

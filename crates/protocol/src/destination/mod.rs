@@ -77,7 +77,7 @@ pub enum DestinationEvent {
     /// A record is durable (or, for a note, written).
     Recorded(Standing),
     /// The source's agent answered [`DestinationAction::Ask`].
-    Answered(Answer),
+    Answered(Term, Answer),
     /// The source's agent asked whether the guest runs here under this term: the grant once more.
     Asked(Term),
     /// Something this host had to do failed.
@@ -207,6 +207,7 @@ impl Destination {
         self.core.now = self.core.now.max(now);
         let begun = !matches!(self.phase, Phase::Greeting(_));
         match hello.resume {
+            None if self.ended() => Err(self.core.no_session()),
             None if begun => Err(self.core.taken()),
             None => {
                 self.core.begin(hello)?;
@@ -257,7 +258,8 @@ impl Destination {
         if self.ended() {
             return None;
         }
-        self.phase.deadline().into_iter().chain(self.core.deadline()).min()
+        let shared = self.core.deadline(self.phase.may_run());
+        self.phase.deadline().into_iter().chain(shared).min()
     }
 
     /// Whether it is too late to cancel here: the source may have granted.

@@ -39,7 +39,7 @@ impl Preparing {
             // Nothing was promised yet, and the source does not wait for it paused.
             DestinationEvent::LinkLost(_) => Phase::Receiving(Receiving::back(Some(term))),
             DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => Phase::Preparing(self),
-            DestinationEvent::Tick | DestinationEvent::Answered(_) => Phase::Preparing(self),
+            DestinationEvent::Tick | DestinationEvent::Answered(..) => Phase::Preparing(self),
             other => core.unexpected(Phase::Preparing(self), &other),
         }
     }
@@ -61,7 +61,7 @@ impl Preparing {
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     term: Term,
-    /// When a grant that has not come is refused; it counts from the loss of the link.
+    /// When a grant that has not come is refused.
     refuse_at: Now,
     /// When to ask the source's agent again.
     ask_at: Now,
@@ -71,7 +71,9 @@ impl Prepared {
     fn start(core: &mut Core, term: Term) -> Phase {
         core.promised = true;
         let refuse_at = core.now.after(core.options.doubt_timeout);
-        Phase::Prepared(Self { term, refuse_at, ask_at: refuse_at })
+        // The source may have given the attempt up before it heard that all is prepared.
+        let ask_at = core.now.after(core.options.silence_timeout);
+        Phase::Prepared(Self { term, refuse_at, ask_at })
     }
 
     pub(super) fn deadline(&self) -> Now {
@@ -85,10 +87,15 @@ impl Prepared {
                 Starting::start(core, term)
             }
             DestinationEvent::Asked(of) if of == term => Starting::start(core, term),
-            DestinationEvent::Answered(Answer::Yours) => Starting::start(core, term),
+            DestinationEvent::Answered(of, Answer::Yours) if of == term => {
+                Starting::start(core, term)
+            }
             DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
-            DestinationEvent::Answered(Answer::NotYours) => {
-                core.abort_by(Fault::Cancelled, "the source gave the attempt up")
+            // The guest runs on at the source, which may come back with another attempt.
+            DestinationEvent::Answered(of, Answer::NotYours) if of == term => {
+                core.say("the source gave the attempt up; waiting for another one");
+                core.promised = false;
+                Phase::Receiving(Receiving::back(Some(term)))
             }
             // A later term means that this one was never granted.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
@@ -111,7 +118,7 @@ impl Prepared {
             DestinationEvent::Failed(failure) => core.abort(failure),
             // On a new connection of the session the source repeats where it stands.
             DestinationEvent::Message(Message::Announce(_))
-            | DestinationEvent::Answered(_)
+            | DestinationEvent::Answered(..)
             | DestinationEvent::Asked(_) => Phase::Prepared(self),
             other => core.unexpected(Phase::Prepared(self), &other),
         }

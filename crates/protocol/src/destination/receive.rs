@@ -123,7 +123,7 @@ impl Receiving {
             // What an attempt that was given up still reports.
             DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => {}
             DestinationEvent::LinkLost(_) | DestinationEvent::Tick => {}
-            DestinationEvent::Answered(_) => {}
+            DestinationEvent::Answered(..) => {}
             other => return core.unexpected(Phase::Receiving(self), &other),
         }
         Phase::Receiving(self)

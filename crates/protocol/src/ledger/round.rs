@@ -28,6 +28,8 @@ impl fmt::Display for RoundNumber {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pass {
     /// When every place was passed once; pages that were in flight then are left to the next one.
+    /// Where that is all of them it goes on until one can be taken: a round of nothing would only
+    /// be followed by the next one.
     Once,
     /// When nothing is pending; pages that come back later still belong to it.
     UntilEmpty,
@@ -108,10 +110,15 @@ impl Sweep {
         Some(Run::new(region, first, free))
     }
 
-    /// Back to the first page, where the round goes on until nothing is pending. Between takings
-    /// only, so that a batch is in ascending order. Returns whether it did.
+    /// Back to the first page, where the round goes on. Between takings only, so that a batch is
+    /// in ascending order. Returns whether it did.
     pub(super) fn wrap(&mut self) -> bool {
-        let wraps = self.pass == Some(Pass::UntilEmpty) && self.at != (0, 0);
+        let goes_on = match self.pass {
+            Some(Pass::UntilEmpty) => true,
+            Some(Pass::Once) => self.tally.pages == PageCount::ZERO,
+            None => false,
+        };
+        let wraps = goes_on && self.at != (0, 0);
         if wraps {
             self.at = (0, 0);
         }
@@ -122,7 +129,10 @@ impl Sweep {
     pub(super) fn poll(&mut self, pages: &Pages<'_>, idle: bool) -> Option<LedgerEvent> {
         let over = match self.pass {
             None => true,
-            Some(Pass::Once) => self.advance(pages).is_none(),
+            Some(Pass::Once) => {
+                let some = self.tally.pages > PageCount::ZERO || pages.pending.is_empty();
+                some && self.advance(pages).is_none()
+            }
             Some(Pass::UntilEmpty) => pages.pending.is_empty(),
         };
         if !over || !idle {

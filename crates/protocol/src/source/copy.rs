@@ -1,7 +1,6 @@
 //! Pre-copy: rounds while the guest runs, until the delta is small.
 
 use alloc::format;
-use alloc::string::String;
 
 use super::connect::Relinking;
 use super::core::Core;
@@ -209,16 +208,15 @@ impl Repairing {
         Phase::Repairing(self)
     }
 
-    /// A second mismatch of the same pages is no accident of the wire.
+    /// A second mismatch of the same pages is no accident of the wire. None at all may be: what
+    /// differed has gone again meanwhile, with the lane that garbled it. The number of pauses
+    /// bounds how often.
     fn spoiled(self, core: &mut Core, pages: PageCount, again: bool) -> Phase {
-        let why: String = match (pages, again) {
-            (PageCount::ZERO, _) => "the roots differ, yet every chunk agrees".into(),
-            (_, true) => "the same pages differ at the destination a second time".into(),
-            (pages, false) => {
-                core.say(format!("{pages} differ at the destination and are sent again"));
-                return Phase::Copying(Copying::afresh(core, self.round));
-            }
-        };
-        core.abort_by(Fault::Memory, why)
+        if again {
+            let why = "the same pages differ at the destination a second time";
+            return core.abort_by(Fault::Memory, why);
+        }
+        core.say(format!("{pages} differ at the destination and are sent again"));
+        Phase::Copying(Copying::afresh(core, self.round))
     }
 }
