@@ -100,6 +100,11 @@ impl Agent {
         Ok(Self { core, listener })
     }
 
+    #[cfg(test)]
+    pub(crate) fn core(&self) -> Arc<Core> {
+        Arc::clone(&self.core)
+    }
+
     /// Where it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
@@ -123,10 +128,13 @@ impl Agent {
                 // An error is a sender that is gone, which means the same.
                 let _ = stopped.await;
             });
-        tracing::info!(address = %self.core.address, data = %self.core.options.data.display(), "serving");
+        let data = self.core.options.data.display();
+        tracing::info!(address = %self.core.address, %data, "serving");
         tokio::pin!(served);
         tokio::select! {
-            ended = &mut served => return ended.map_err(|error| AgentError::Failed(io::Error::other(error))),
+            ended = &mut served => {
+                return ended.map_err(|error| AgentError::Failed(io::Error::other(error)));
+            }
             () = shutdown => tracing::info!("told to end; guests go on"),
             () = parent_gone => {
                 tracing::info!("the parent has gone");

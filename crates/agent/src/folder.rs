@@ -43,7 +43,10 @@ pub enum FolderError {
         path: PathBuf,
     },
     /// The operating system says no.
-    #[error("cannot work in {}: {source}; it must be a folder this user may write to", path.display())]
+    #[error(
+        "cannot work in {}: {source}; it must be a folder this user may write to",
+        path.display()
+    )]
     Io {
         /// The file or folder.
         path: PathBuf,

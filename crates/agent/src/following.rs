@@ -49,8 +49,15 @@ impl Core {
     /// How a migration ended whose process died over it.
     fn end_by_record(&self, guest: &Guest, migration: &Migration) -> MigrationStatus {
         let mut status = migration.status();
-        let standing = self.entry(guest).map(|entry| entry.record.standing);
-        match standing {
+        let entry = match self.entry(guest) {
+            Ok(entry) => entry,
+            Err(unreadable) => {
+                status.set_outcome(api::Outcome::InDoubt);
+                unreadable.message().clone_into(&mut status.reason);
+                return status;
+            }
+        };
+        match entry.map(|entry| entry.record.standing) {
             Some(Standing::Switching | Standing::Granted) => {
                 status.set_outcome(api::Outcome::InDoubt);
                 "the guest process died in the switchover".clone_into(&mut status.reason);
@@ -83,7 +90,9 @@ impl Core {
             tracing::error!(guest = %guest.config.name, "its process file stays: {error}");
         }
         let name = &guest.config.name;
-        let standing = self.entry(guest).map(|entry| entry.record.standing);
+        // What cannot be read is left as it is, for a person.
+        let Ok(entry) = self.entry(guest) else { return };
+        let standing = entry.map(|entry| entry.record.standing);
         tracing::info!(guest = name, ?standing, "the guest process has ended");
         match standing {
             // Whoever stops it deals with the rest.

@@ -59,6 +59,13 @@ impl FileJournal {
         Ok(Self { file, boot, newest })
     }
 
+    /// As if it were written before the host restarted.
+    #[cfg(test)]
+    pub(crate) fn of_an_earlier_boot(mut self) -> Self {
+        self.boot = BootId([1; 16]);
+        self
+    }
+
     fn write(&mut self, record: &Record, durable: bool) -> io::Result<()> {
         let sequence = self.newest.as_ref().map_or(0, |newest| newest.sequence) + 1;
         let entry = Entry { record: record.clone(), boot: self.boot, sequence };
@@ -69,7 +76,7 @@ impl FileJournal {
         }
         if let Err(error) = written {
             // What may have got through must not be read back: nobody acts on it.
-            write_at(&self.file, &[0; HEAD], offset(sequence))?;
+            write_at(&self.file, &[0xff; HEAD], offset(sequence))?;
             return Err(error);
         }
         self.newest = Some(entry);
@@ -107,20 +114,29 @@ fn allocate(file: &File, path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// A journal of which one slot was never written may have lost its first record to a torn write,
+/// which nobody acted on. One with two unreadable slots has lost what somebody did act on.
 fn newest(file: &File) -> io::Result<Option<Entry>> {
     let mut found: Option<Entry> = None;
+    let mut unreadable = 0;
     for slot in 0..2 {
         let mut bytes = [0; SLOT];
         if read_at(file, &mut bytes, slot * SLOT as u64)? < SLOT {
             continue;
         }
         let entry = decode(&bytes);
+        if entry.is_none() && bytes[..HEAD] != [0; HEAD] {
+            unreadable += 1;
+        }
         let older = |found: &Entry| entry.as_ref().is_some_and(|e| e.sequence > found.sequence);
         if found.as_ref().is_none_or(older) {
             found = entry.or(found);
         }
     }
-    Ok(found)
+    match unreadable {
+        2 => Err(Error::new(ErrorKind::InvalidData, "both slots of the journal are damaged")),
+        _ => Ok(found),
+    }
 }
 
 /// Odd sequences live in slot 1, even ones in slot 0: always beside the one before.
@@ -275,7 +291,7 @@ mod tests {
         }
         assert_eq!(read(&path).unwrap().unwrap().record.standing, Standing::Ceded);
         damage(&path, 0, &[0xff; 2 * SLOT]);
-        assert_eq!(read(&path).unwrap(), None);
+        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
     }
 
     #[test]
@@ -284,8 +300,7 @@ mod tests {
         let path = folder.path().join("journal");
         let mut journal = FileJournal::open(&path).unwrap();
         journal.record(&record(1, Standing::Owner)).unwrap();
-        let full = OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-        let file = std::mem::replace(&mut journal.file, full);
+        let file = std::mem::replace(&mut journal.file, os::full_disk());
         let error = journal.record(&record(1, Standing::Switching)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::StorageFull);
         assert_eq!(journal.read().unwrap(), Some(record(1, Standing::Owner)));
@@ -307,8 +322,7 @@ mod tests {
     fn a_record_of_an_earlier_boot_says_so() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let mut journal = FileJournal::open(&path).unwrap();
-        journal.boot = BootId([1; 16]);
+        let mut journal = FileJournal::open(&path).unwrap().of_an_earlier_boot();
         journal.note(&record(1, Standing::Granted)).unwrap();
         let entry = read(&path).unwrap().unwrap();
         assert_eq!(entry.boot, BootId([1; 16]));

@@ -191,12 +191,10 @@ impl Core {
         if !guest.is_dead() {
             return Err(Status::internal("the guest's process does not end; see the agent's log"));
         }
-        let record = self.entry(&guest).map(|entry| entry.record);
         // Another host may still ask about a guest that came from there or was to go there.
-        if record.is_none_or(|record| record.peer.is_empty()) {
-            self.erase(&guest);
-        } else {
-            self.remember(&guest);
+        match self.entry(&guest)? {
+            Some(entry) if !entry.record.peer.is_empty() => self.remember(&guest),
+            _ => self.erase(&guest),
         }
         tracing::info!(guest = %guest.config.name, "a guest was stopped");
         Ok(api::StopGuestResponse {})
@@ -226,12 +224,13 @@ impl Core {
         self.prune();
     }
 
-    /// What the guest's journal says.
-    pub(crate) fn entry(&self, guest: &Guest) -> Option<Entry> {
-        let read = journal::read(&guest.folder.journal());
-        read.unwrap_or_else(|error| {
-            tracing::error!(guest = %guest.config.name, "its journal cannot be read: {error}");
-            None
+    /// What the guest's journal says. One that cannot be read says nothing, which is not the same
+    /// as one in which nothing was written.
+    pub(crate) fn entry(&self, guest: &Guest) -> Result<Option<Entry>, Status> {
+        journal::read(&guest.folder.journal()).map_err(|error| {
+            let name = &guest.config.name;
+            tracing::error!(guest = name, "its journal cannot be read: {error}");
+            Status::internal(format!("the journal of guest `{name}` cannot be read: {error}"))
         })
     }
 
@@ -250,7 +249,7 @@ impl Core {
             view.rss_bytes = identity.resident().0;
             view.pid = identity.pid;
         }
-        if let Some(Entry { record, .. }) = self.entry(guest) {
+        if let Ok(Some(Entry { record, .. })) = self.entry(guest) {
             view.term_generation = record.term.generation;
             view.term_host = record.term.host;
             view.standing = convert::standing_word(record.standing).to_owned();
@@ -273,8 +272,10 @@ impl Core {
     }
 
     fn view_of_dead(&self, guest: &Guest) -> api::Guest {
-        let Some(entry) = self.entry(guest) else {
-            return said(GuestState::Failed, "its process died before it was a guest");
+        let entry = match self.entry(guest) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return said(GuestState::Failed, "its process died before it was a guest"),
+            Err(status) => return said(GuestState::Failed, status.message()),
         };
         let peer = &entry.record.peer;
         match entry.record.standing {

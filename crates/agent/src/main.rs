@@ -1,6 +1,8 @@
 //! The agent without the command line around it: the daemon and its guest processes, for the tests
 //! of this crate. People use `whimbrel agent`.
 
+#![forbid(unsafe_code)]
+
 use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;

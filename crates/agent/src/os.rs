@@ -216,6 +216,12 @@ pub(crate) fn read_at(file: &fs::File, into: &mut [u8], offset: u64) -> io::Resu
     Ok(read)
 }
 
+/// A file that takes nothing because the disk is full.
+#[cfg(test)]
+pub(crate) fn full_disk() -> fs::File {
+    fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

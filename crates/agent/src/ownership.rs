@@ -42,7 +42,8 @@ impl Core {
             match asked {
                 Ok(answer) => return Ok(answer),
                 Err(status) => {
-                    tracing::warn!(guest = %guest.config.name, "cannot answer: {}", status.message());
+                    let why = status.message();
+                    tracing::warn!(guest = %guest.config.name, "it cannot answer: {why}");
                 }
             }
         }
@@ -62,7 +63,7 @@ impl Core {
         term: Term,
     ) -> Result<Answer, Status> {
         guest.with_journal(|| {
-            let entry = self.entry(guest);
+            let entry = self.entry(guest)?;
             let process = entry.as_ref().map_or(Process::Dead, dead_since);
             let record = entry.map(|entry| entry.record);
             let ruling = rule(question, term, record.as_ref(), process);
@@ -76,13 +77,14 @@ impl Core {
 
     /// Whether the record leaves open who owns the guest.
     pub(crate) fn is_in_doubt(&self, guest: &Guest) -> bool {
-        let standing = self.entry(guest).map(|entry| entry.record.standing);
+        let Ok(entry) = self.entry(guest) else { return true };
+        let standing = entry.map(|entry| entry.record.standing);
         matches!(standing, Some(Standing::Switching | Standing::Granted | Standing::MayOwn))
     }
 
     /// Deals with a guest whose process died in a switchover.
     pub(crate) async fn settle_dead(self: &Arc<Self>, guest: &Arc<Guest>) {
-        let Some(entry) = self.entry(guest) else { return };
+        let Ok(Some(entry)) = self.entry(guest) else { return };
         if entry.record.standing == Standing::MayOwn && dead_since(&entry) == Process::Dead {
             // Without the note it never ran here, and with a dead process it never will.
             let answer = self.answer_for_dead(guest, Question::DoYouRun, entry.record.term);
@@ -131,7 +133,7 @@ impl Core {
     }
 
     async fn try_to_settle(self: &Arc<Self>, guest: &Arc<Guest>) {
-        let Some(Entry { record, .. }) = self.entry(guest) else { return };
+        let Ok(Some(Entry { record, .. })) = self.entry(guest) else { return };
         let question = match record.standing {
             Standing::MayOwn => Question::MayIRun,
             _ => Question::DoYouRun,
@@ -211,8 +213,8 @@ impl Core {
         migration: &Arc<Migration>,
         mut last: MigrationStatus,
     ) {
-        let record = self.entry(guest).map(|entry| entry.record);
-        match record.map(|record| record.standing) {
+        let entry = self.entry(guest).ok().flatten();
+        match entry.map(|entry| entry.record.standing) {
             Some(Standing::Ceded) => {
                 last.set_outcome(api::Outcome::Completed);
                 last.reason.clear();
@@ -242,9 +244,9 @@ impl Core {
         let name = &guest.config.name;
         let refuse = |why: &str| Status::failed_precondition(format!("guest `{name}` {why}"));
         let in_doubt = self.view(&guest).await.state() == api::GuestState::InDoubt;
-        let entry = self.entry(&guest).filter(|_| in_doubt);
-        let record =
-            entry.ok_or_else(|| refuse("is not in doubt; there is nothing to resolve"))?.record;
+        let entry = self.entry(&guest)?.filter(|_| in_doubt);
+        let entry = entry.ok_or_else(|| refuse("is not in doubt; there is nothing to resolve"))?;
+        let record = entry.record;
         let decision = match request.decision {
             Some(Word::GiveUp(true)) => Decision::GiveUp(true),
             Some(Word::RunHere(true)) if !request.peer_is_off => {
@@ -290,3 +292,6 @@ fn unrecorded(error: &io::Error) -> Status {
         "the ownership journal cannot be written: {error}; free space in the agent's data folder"
     ))
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,8 @@ async fn check(client: &mut Client, name: &str) -> api::CheckReport {
     client.check_guest(api::CheckGuestRequest { guest: name.to_owned() }).await.unwrap()
 }
 
-/// A migration that goes on until it is cancelled, of a restless guest: no downtime is short enough.
+/// A migration that goes on until it is cancelled: for a restless guest no downtime is short
+/// enough.
 fn endless(name: &str, to: &AgentAddress) -> api::MigrateRequest {
     let mut request = migrate_request(name, to);
     let options = request.options.as_mut().unwrap();
@@ -289,7 +290,7 @@ async fn a_guest_whose_memory_is_being_filled_is_not_moved_yet() {
     source.start_guest(stress("web", 256 * MIB)).await.unwrap();
     let seen = guest(&mut source, "web").await.unwrap();
     if seen.state() != GuestState::Starting {
-        println!("SKIPPED: the memory was filled before it could be looked at");
+        common::skipped("the memory was filled before it could be looked at");
         return;
     }
     let refused = source.migrate(migrate_request("web", &there.address)).await.unwrap_err();

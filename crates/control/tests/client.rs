@@ -68,6 +68,9 @@ async fn somebody_who_hangs_up() {
     assert!(matches!(error, ClientError::NotWhimbrel { .. }), "{error:?}");
 }
 
+/// A watch that has nothing to say.
+type Silence = tokio_stream::Pending<Result<api::MigrationStatus, tonic::Status>>;
+
 /// An agent that says who it is and refuses or delays everything else.
 struct Stub {
     host: api::Host,
@@ -77,7 +80,7 @@ macro_rules! refuse {
     ($($name:ident($request:ident) -> $answer:ident;)*) => {
         #[tonic::async_trait]
         impl Agent for Stub {
-            type WatchMigrationStream = tokio_stream::Pending<Result<api::MigrationStatus, tonic::Status>>;
+            type WatchMigrationStream = Silence;
 
             async fn get_host(
                 &self,

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
 use whimbrel_control::api;
-use whimbrel_engine::memory::TrackerKind;
+use whimbrel_engine::memory::{TrackerKind, probe};
 use whimbrel_engine::protocol::Token;
 use whimbrel_engine::{
     Congestion, DestinationAddress, Ended, Failure, Fault, Incoming, IncomingOptions, LaneOptions,
@@ -47,6 +47,9 @@ impl Worker {
             Phase::Here(held) => Ok((Phase::Moving, held)),
             other => Err(not_movable(other)),
         })?;
+        // Chosen here and not by the engine, so that it can be shown.
+        options.tracker = options.tracker.or_else(|| probe(&held.guest.memory()).choice());
+        self.set_tracker(options.tracker);
         if let Ok(Some(record)) = held.journal.read() {
             options.term = record.term;
         }
@@ -168,6 +171,7 @@ impl Worker {
         }
         let Ended { outcome, guest, journal, .. } = ended;
         self.set_cancel(None);
+        self.set_tracker(None);
         let phase = match (&outcome, guest) {
             (Outcome::Completed { .. }, _) => Phase::Gone,
             (Outcome::Aborted(_), Some(guest)) => {

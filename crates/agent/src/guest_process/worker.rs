@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tonic::Status;
 use whimbrel_control::api::{self, GuestState};
 use whimbrel_engine::guest::{Guest, Throttle};
-use whimbrel_engine::memory::{Backing, GuestMemory};
+use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::{
     Answer, GuestUuid, Process, Question, Record, SessionId, Standing, Term, rule,
@@ -80,6 +80,7 @@ pub(super) struct Worker {
     monitors: Mutex<Monitors>,
     cancel: Mutex<Option<Cancel>>,
     asked: Mutex<Option<Asked>>,
+    tracker: Mutex<Option<TrackerKind>>,
     migration: watch::Sender<api::MigrationStatus>,
     end: watch::Sender<bool>,
     runtime: Handle,
@@ -106,6 +107,7 @@ impl Worker {
             monitors: Mutex::default(),
             cancel: Mutex::default(),
             asked: Mutex::default(),
+            tracker: Mutex::default(),
             migration: watch::Sender::default(),
             end: watch::Sender::default(),
             runtime: Handle::current(),
@@ -135,6 +137,10 @@ impl Worker {
 
     pub(super) fn set_asked(&self, asked: Asked) {
         *lock(&self.asked) = Some(asked);
+    }
+
+    pub(super) fn set_tracker(&self, tracker: Option<TrackerKind>) {
+        *lock(&self.tracker) = tracker;
     }
 
     pub(super) fn set_monitors(&self, slot: MonitorSlot) {
@@ -248,6 +254,7 @@ impl Worker {
         let guest = api::Guest {
             state: state.into(),
             state_reason: reason.to_owned(),
+            tracker: lock(&self.tracker).map_or_else(String::new, |kind| kind.name().to_owned()),
             stress: self.monitor().as_ref().and_then(stress::report),
             ..Default::default()
         };
@@ -433,3 +440,6 @@ pub(super) fn unrecorded(error: &io::Error) -> Status {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

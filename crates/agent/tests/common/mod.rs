@@ -51,6 +51,41 @@ impl AgentProcess {
         Self { folder, address, child, arguments }
     }
 
+    /// An agent whose folder is on a disk of its own; `None` where ordinary users mount nothing.
+    pub(crate) fn on_a_small_disk(size: &str) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = vec!["die_with_parent=true".to_owned()];
+        let plain = command(folder.path(), &arguments);
+        let mut words = vec![plain.get_program().to_owned()];
+        words.extend(plain.get_args().map(ToOwned::to_owned));
+        let mount = format!(
+            "mount -t tmpfs -o size={size} tmpfs {} && exec \"$@\"",
+            folder.path().display()
+        );
+        let mut child = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &mount, "sh"])
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .ok()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().parse().ok()?;
+        Some(Self { folder, address, child, arguments })
+    }
+
+    /// Leaves no byte free on the agent's disk.
+    pub(crate) fn fill_disk(&self) {
+        let path = format!("{}/filler", self.folder.path().display());
+        let pid = self.child.id().to_string();
+        let fill = format!("yes >> {path}; true");
+        // The disk is only there for the agent and whoever joins it.
+        let enter = ["--target", &pid, "--user", "--mount", "--preserve-credentials", "sh", "-c"];
+        let filled = Command::new("nsenter").args(enter).arg(fill).stderr(Stdio::null()).status();
+        assert!(filled.unwrap().success());
+    }
+
     /// Kills the agent without a warning, and starts another one on the same folder, which also
     /// gets what the first one kept open: the lifeline.
     pub(crate) fn kill_and_restart(&mut self) {
@@ -124,6 +159,13 @@ pub(crate) fn restless(name: &str, memory_bytes: u64) -> api::StartGuestRequest 
     api::StartGuestRequest { name: name.to_owned(), config }
 }
 
+/// A test that needs something absent says so; where everything is required, it fails.
+pub(crate) fn skipped(why: &str) {
+    println!("SKIPPED: {why}");
+    let required = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|value| value == "all");
+    assert!(!required, "{why}");
+}
+
 pub(crate) async fn guest(client: &mut Client, name: &str) -> Result<api::Guest, ClientError> {
     client.get_guest(api::GetGuestRequest { guest: name.to_owned() }).await
 }
@@ -187,7 +229,7 @@ pub(crate) fn kill(pid: u32) {
 
 /// Whether a process is there that does more than wait to be reaped.
 pub(crate) fn is_alive(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim().chars().next());
-    state.is_some_and(|state| state != 'Z' && state != 'X')
+    let listed = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output().unwrap();
+    let state = String::from_utf8(listed.stdout).unwrap();
+    !state.trim().is_empty() && !state.starts_with('Z')
 }

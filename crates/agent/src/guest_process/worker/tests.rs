@@ -1,0 +1,183 @@
+//! What a guest process may do with its guest in each phase, without an agent around it.
+
+use tempfile::TempDir;
+use whimbrel_engine::page::Layout;
+use whimbrel_guest::stress::StressSpec;
+
+use super::*;
+
+const TERM: Term = Term { generation: 3, host: 1 };
+const OURS: u64 = 9;
+
+/// A journal whose disk can be full.
+struct FullDisk(FileJournal, Arc<Mutex<bool>>);
+
+impl Journal for FullDisk {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        match *lock(&self.1) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.0.record(record),
+        }
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        self.record(record)
+    }
+
+    fn read(&self) -> io::Result<Option<Record>> {
+        self.0.read()
+    }
+}
+
+struct World {
+    _folder: TempDir,
+    worker: Arc<Worker>,
+    full: Arc<Mutex<bool>>,
+}
+
+impl World {
+    /// A worker with this record, and what holds its parked guest.
+    fn new(standing: Standing) -> (Self, Held) {
+        let temp = tempfile::tempdir().unwrap();
+        let uuid = GuestUuid(5);
+        let config = GuestFile { uuid: uuid.to_string(), ..Default::default() };
+        let folder = GuestFolder::at(temp.path().to_owned());
+        let worker = Arc::new(Worker::new(folder, config).unwrap());
+        let layout = Layout::single(ByteCount::mib(1)).unwrap();
+        let memory = GuestMemory::allocate(&layout, Backing::Private).unwrap();
+        let spec = StressSpec { working_set: ByteCount::kib(64), ..StressSpec::default() };
+        let config = StressConfig::new(spec, layout).unwrap();
+        let limits = HostLimits::default();
+        let guest = StressGuest::new(uuid, "web", config, memory, limits).unwrap();
+        *lock(&worker.monitors) = Monitors::Here(guest.monitor());
+        let mut journal = worker.open_journal().unwrap();
+        let (guest, peer) = (Box::new(guest), "127.0.0.1:1".to_owned());
+        let record = Record { guest: uuid, term: TERM, session: SessionId(1), peer, standing };
+        journal.record(&record).unwrap();
+        let full = Arc::new(Mutex::new(false));
+        let journal = Box::new(FullDisk(journal, Arc::clone(&full)));
+        (Self { _folder: temp, worker, full }, Held { guest, journal })
+    }
+
+    fn in_doubt() -> Self {
+        let (world, held) = Self::new(Standing::Granted);
+        world.worker.set_phase(Phase::InDoubt(held));
+        world
+    }
+
+    fn settle(&self, term: Term, decision: Decision) -> Result<process::Status, Status> {
+        self.worker.settle(&process::SettleRequest {
+            term_generation: term.generation,
+            term_host: term.host,
+            decision: Some(decision),
+        })
+    }
+
+    fn record(&self) -> Record {
+        journal::read(&self.worker.folder.journal()).unwrap().unwrap().record
+    }
+
+    fn state(&self) -> GuestState {
+        self.worker.status().guest.unwrap().state()
+    }
+
+    fn runs(&self) -> bool {
+        self.worker.monitor().and_then(|monitor| monitor.report()).is_some_and(|seen| seen.running)
+    }
+
+    fn ask(&self, question: Question, term: Term) -> Answer {
+        let request = convert::ask_request(self.worker.uuid(), term, question);
+        convert::answer(&self.worker.ask(&request).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn a_guest_in_doubt_stands_still_until_the_answer_comes_that_it_is_ours() {
+    let world = World::in_doubt();
+    assert_eq!((world.state(), world.runs()), (GuestState::InDoubt, false));
+    assert!(world.worker.stop(false).unwrap_err().message().contains("elsewhere"));
+    let other = world.settle(TERM.next(1), Decision::Run(true)).unwrap_err();
+    assert!(other.message().contains("another term"), "{other}");
+    assert!(!world.runs());
+    world.settle(TERM, Decision::Run(true)).unwrap();
+    assert_eq!((world.state(), world.runs()), (GuestState::Running, true));
+    assert_eq!((world.record().standing, world.record().term), (Standing::Owner, TERM));
+    let again = world.settle(TERM, Decision::GiveUp(true)).unwrap_err();
+    assert!(again.message().contains("not in doubt"), "{again}");
+    assert!(world.runs());
+}
+
+#[tokio::test]
+async fn a_guest_that_runs_elsewhere_is_given_up_and_its_memory_with_it() {
+    let world = World::in_doubt();
+    world.settle(TERM, Decision::GiveUp(true)).unwrap();
+    assert_eq!(world.state(), GuestState::Gone);
+    assert_eq!(world.record().standing, Standing::Ceded);
+    assert!(world.worker.monitor().unwrap().report().is_none(), "the guest is dropped");
+    assert_eq!(world.ask(Question::MayIRun, TERM), Answer::Yours);
+}
+
+#[tokio::test]
+async fn a_persons_word_burns_a_higher_term() {
+    let world = World::in_doubt();
+    world.settle(TERM, Decision::Burn(OURS)).unwrap();
+    assert!(world.runs());
+    assert_eq!(world.record().term, TERM.next(OURS));
+    assert_eq!(world.ask(Question::MayIRun, TERM), Answer::NotYours);
+}
+
+#[tokio::test]
+async fn nothing_follows_from_a_decision_that_cannot_be_recorded() {
+    let world = World::in_doubt();
+    *lock(&world.full) = true;
+    for decision in [Decision::Run(true), Decision::GiveUp(true), Decision::Burn(OURS)] {
+        let refused = world.settle(TERM, decision).unwrap_err();
+        assert!(refused.message().contains("free space"), "{refused}");
+        assert_eq!((world.state(), world.runs()), (GuestState::InDoubt, false));
+    }
+    *lock(&world.full) = false;
+    world.settle(TERM, Decision::Run(true)).unwrap();
+    assert!(world.runs());
+}
+
+#[tokio::test]
+async fn an_engine_that_ended_without_a_record_is_spoken_for_by_what_became_of_the_guest() {
+    let (world, mut held) = World::new(Standing::Switching);
+    held.guest.resume().unwrap();
+    world.worker.set_phase(Phase::Moving);
+    assert_eq!(world.ask(Question::MayIRun, TERM), Answer::AskProcess);
+    world.worker.set_phase(Phase::Here(held));
+    *lock(&world.full) = true;
+    assert_eq!(world.ask(Question::MayIRun, TERM), Answer::AskProcess, "no promise unrecorded");
+    *lock(&world.full) = false;
+    assert_eq!(world.ask(Question::MayIRun, TERM), Answer::NotYours);
+    assert_eq!(world.record().standing, Standing::Owner);
+
+    let (world, _held) = World::new(Standing::MayOwn);
+    world.worker.set_phase(Phase::Arriving);
+    assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::AskProcess);
+    world.worker.set_phase(Phase::Gone);
+    assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::NeverRan);
+    assert_eq!(world.record().standing, Standing::Refused);
+}
+
+#[tokio::test]
+async fn what_does_not_fit_the_phase_is_refused() {
+    let (world, held) = World::new(Standing::Owner);
+    world.worker.set_phase(Phase::Here(held));
+    let start = world.worker.start(process::StartRequest {
+        config: Some(api::GuestConfig {
+            memory_bytes: 1 << 20,
+            kind: Some(api::guest_config::Kind::Stress(api::StressConfig::default())),
+        }),
+        host_id: OURS,
+    });
+    assert!(start.unwrap_err().message().contains("has a guest already"));
+    let receive = process::ReceiveRequest { bind_ip: "127.0.0.1".to_owned(), ..Default::default() };
+    let receive = Arc::clone(&world.worker).receive(receive).await.unwrap_err();
+    assert!(receive.message().contains("has a guest already"), "{receive}");
+    let cancel = world.worker.cancel("a test").await.unwrap_err();
+    assert!(cancel.message().contains("not moving"), "{cancel}");
+    world.worker.stop(false).unwrap();
+    world.worker.ended().await;
+}

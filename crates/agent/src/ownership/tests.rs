@@ -1,0 +1,200 @@
+//! Agents whose guests' processes are dead, so that only the records speak.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use tempfile::TempDir;
+use whimbrel_control::{AgentAddress, Client};
+use whimbrel_engine::protocol::{GuestUuid, SessionId};
+
+use super::*;
+use crate::agent::Agent;
+use crate::folder::DataFolder;
+use crate::options::AgentOptions;
+use crate::process_api::GuestFile;
+
+const GUEST: GuestUuid = GuestUuid(77);
+const TERM: Term = Term { generation: 4, host: 1 };
+const NOBODY: &str = "127.0.0.1:1";
+
+/// When the record was written.
+#[derive(Clone, Copy, PartialEq)]
+enum Boot {
+    This,
+    Earlier,
+}
+
+fn record(standing: Standing, peer: &str) -> Record {
+    Record { guest: GUEST, term: TERM, session: SessionId(1), peer: peer.to_owned(), standing }
+}
+
+/// An agent that serves as long as it is held.
+struct Host {
+    folder: TempDir,
+    core: Arc<Core>,
+    address: AgentAddress,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+impl Host {
+    /// An agent that begins on a folder with this record of a guest whose process is dead.
+    async fn with(record: Option<Record>, boot: Boot) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        if let Some(record) = record {
+            let data = DataFolder::open(folder.path()).unwrap();
+            let guest = data.guest(GUEST);
+            let name = "web".to_owned();
+            let config = GuestFile { uuid: GUEST.to_string(), name, ..Default::default() };
+            guest.write_config(&config).unwrap();
+            let mut journal = FileJournal::open(&guest.journal()).unwrap();
+            if boot == Boot::Earlier {
+                journal = journal.of_an_earlier_boot();
+            }
+            journal.record(&record).unwrap();
+        }
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut options = AgentOptions::new(folder.path(), listen);
+        options.deadlines.ask_pause = std::time::Duration::from_millis(10);
+        let agent = Agent::bind(options).await.unwrap();
+        let core = agent.core();
+        let address = agent.address().to_string().parse().unwrap();
+        let serving = tokio::spawn(async move {
+            agent.serve(std::future::pending()).await.unwrap();
+        });
+        Self { folder, core, address, serving }
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(&self.address, Default::default()).await.unwrap()
+    }
+
+    fn standing(&self) -> Option<Standing> {
+        let journal = self.folder.path().join("guests").join(GUEST.to_string()).join("journal");
+        crate::journal::read(&journal).unwrap().map(|entry| entry.record.standing)
+    }
+
+    async fn settled(&self) -> Option<Standing> {
+        let settled = async {
+            let mut looks = tokio::time::interval(std::time::Duration::from_millis(10));
+            while self.core.guests.get(GUEST).is_some_and(|guest| self.core.is_in_doubt(&guest)) {
+                looks.tick().await;
+            }
+        };
+        timeout(std::time::Duration::from_secs(50), settled).await.expect("it is settled");
+        self.standing()
+    }
+
+    async fn answer(&self, question: Question, term: Term) -> Answer {
+        let request = convert::ask_request(GUEST, term, question);
+        convert::answer(&self.client().await.ask(request).await.unwrap())
+    }
+}
+
+#[tokio::test]
+async fn the_dead_are_spoken_for_by_their_records() {
+    use Boot::{Earlier, This};
+    let later = Term { generation: 5, host: 1 };
+    let earlier = Term { generation: 3, host: 1 };
+    let cases = [
+        (None, This, Question::MayIRun, TERM, Answer::Unknown),
+        (Some(Standing::Switching), This, Question::MayIRun, TERM, Answer::Yours),
+        (Some(Standing::Granted), This, Question::MayIRun, TERM, Answer::Yours),
+        (Some(Standing::Ceded), This, Question::MayIRun, TERM, Answer::Yours),
+        (Some(Standing::Owner), This, Question::MayIRun, TERM, Answer::NotYours),
+        (Some(Standing::Granted), This, Question::MayIRun, earlier, Answer::NotYours),
+        (Some(Standing::Granted), This, Question::MayIRun, later, Answer::Unknown),
+        (Some(Standing::MayOwn), This, Question::DoYouRun, TERM, Answer::NeverRan),
+        (Some(Standing::MayOwn), Earlier, Question::DoYouRun, TERM, Answer::Unknown),
+        (Some(Standing::Running), This, Question::DoYouRun, TERM, Answer::Runs),
+        (Some(Standing::Refused), This, Question::DoYouRun, TERM, Answer::NeverRan),
+        (Some(Standing::Owner), This, Question::DoYouRun, TERM, Answer::Runs),
+    ];
+    for (standing, boot, question, term, expected) in cases {
+        let host = Host::with(standing.map(|standing| record(standing, NOBODY)), boot).await;
+        let answer = host.answer(question, term).await;
+        assert_eq!(answer, expected, "{standing:?} {question:?} {term}");
+        // What an answer promises is in the record before it is given.
+        let recorded = match (standing, answer) {
+            (Some(Standing::Switching), Answer::Yours) => Some(Standing::Ceded),
+            (Some(Standing::MayOwn), Answer::NeverRan) => Some(Standing::Refused),
+            _ => standing,
+        };
+        assert_eq!(host.standing(), recorded, "{standing:?} {question:?} {term}");
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_died_in_doubt_learns_what_became_of_its_guest() {
+    let cases = [
+        (Standing::Running, Standing::Ceded),
+        (Standing::Owner, Standing::Ceded),
+        (Standing::MayOwn, Standing::Owner),
+        (Standing::Refused, Standing::Owner),
+    ];
+    for (theirs, ours) in cases {
+        let there = Host::with(Some(record(theirs, NOBODY)), Boot::This).await;
+        for standing in [Standing::Switching, Standing::Granted] {
+            let peer = there.address.to_string();
+            let here = Host::with(Some(record(standing, &peer)), Boot::This).await;
+            assert_eq!(here.settled().await, Some(ours), "{standing:?} {theirs:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_destination_that_died_unsure_with_its_host_asks_and_gives_up() {
+    let there = Host::with(Some(record(Standing::Owner, NOBODY)), Boot::This).await;
+    let peer = there.address.to_string();
+    let here = Host::with(Some(record(Standing::MayOwn, &peer)), Boot::Earlier).await;
+    assert_eq!(here.settled().await, Some(Standing::Refused));
+}
+
+#[tokio::test]
+async fn without_an_answer_the_guest_stays_in_doubt_until_a_person_decides() {
+    let here = Host::with(Some(record(Standing::Granted, NOBODY)), Boot::This).await;
+    let mut client = here.client().await;
+    let request = |decision, peer_is_off| {
+        let decision = Some(decision);
+        api::ResolveGuestRequest { guest: "web".to_owned(), decision, peer_is_off }
+    };
+    use api::resolve_guest_request::Decision::{GiveUp, RunHere};
+    let view = client.get_guest(api::GetGuestRequest { guest: "web".to_owned() }).await.unwrap();
+    assert_eq!(view.state(), api::GuestState::InDoubt);
+    let stop = api::StopGuestRequest { guest: "web".to_owned(), force: false };
+    let refused = client.stop_guest(stop).await.unwrap_err();
+    assert!(refused.to_string().contains("in doubt"), "{refused}");
+    let refused = client.resolve_guest(request(RunHere(true), false)).await.unwrap_err();
+    assert!(refused.to_string().contains("--peer-is-off"), "{refused}");
+    let refused = client.resolve_guest(request(RunHere(true), true)).await.unwrap_err();
+    assert!(refused.to_string().contains("died with its process"), "{refused}");
+    let refused = client.resolve_guest(request(GiveUp(false), false)).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some(tonic::Code::InvalidArgument));
+    assert_eq!(here.standing(), Some(Standing::Granted));
+    let view = client.resolve_guest(request(GiveUp(true), false)).await.unwrap();
+    assert_eq!(view.state(), api::GuestState::Gone);
+    assert_eq!(here.settled().await, Some(Standing::Ceded));
+    let refused = client.resolve_guest(request(GiveUp(true), false)).await.unwrap_err();
+    assert!(refused.to_string().contains("nothing to resolve"), "{refused}");
+}
+
+#[tokio::test]
+async fn an_answer_that_promises_something_is_not_given_without_the_record() {
+    let host = Host::with(Some(record(Standing::Switching, NOBODY)), Boot::This).await;
+    let journal = host.folder.path().join("guests").join(GUEST.to_string()).join("journal");
+    let whole = std::fs::read(&journal).unwrap();
+    let request = || convert::ask_request(GUEST, TERM, Question::MayIRun);
+    std::fs::write(&journal, vec![0xee; whole.len()]).unwrap();
+    let refused = host.client().await.ask(request()).await.unwrap_err();
+    assert!(refused.to_string().contains("damaged"), "{refused}");
+    // What is there of a guest with such a journal is not touched.
+    let list = api::ListGuestsRequest::default();
+    let guests = host.client().await.list_guests(list).await.unwrap().guests;
+    assert_eq!(guests[0].state(), api::GuestState::Failed, "{}", guests[0].state_reason);
+    std::fs::write(&journal, whole).unwrap();
+    assert_eq!(host.answer(Question::MayIRun, TERM).await, Answer::Yours);
+}
