@@ -38,6 +38,7 @@ impl Connection {
         let mut answer = [0; MAGIC_SIZE];
         let greeted = greet(&mut stream, &CONTROL_MAGIC, &mut answer, within).await;
         greeted.map_err(|error| error.to_string())?;
+        // wire.md C2: whoever this is, it is not Whimbrel.
         if answer != CONTROL_MAGIC {
             return Err(format!("{address} does not speak Whimbrel's control protocol"));
         }

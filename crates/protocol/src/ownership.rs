@@ -103,7 +103,8 @@ pub struct Ruling {
     pub record: Option<Standing>,
 }
 
-/// Decides what this host answers to `question` about `term`, from its record alone.
+/// Decides what this host answers to `question` about `term`, from its record alone (wire.md O1),
+/// and what it must record first (wire.md O2).
 ///
 /// `record` is `None` where the host has never heard of the guest.
 #[must_use]

@@ -107,7 +107,7 @@ impl Core {
         Failure::new(Fault::Incompatible, why)
     }
 
-    /// The first connection of the session.
+    /// The first connection of the session (wire.md S1).
     pub(super) fn begin(&mut self, hello: &Hello) -> Result<(), Failure> {
         if hello.token != self.options.token {
             return Err(self.wrong_token());
@@ -129,7 +129,8 @@ impl Core {
         }
     }
 
-    /// The next connection of the session: all lanes of the older ones are fenced first.
+    /// The next connection of the session: all lanes of the older ones are fenced first (wire.md
+    /// S6).
     pub(super) fn resume(
         &mut self,
         token: Token,
@@ -192,6 +193,7 @@ impl Core {
         }
         self.heard = self.now;
         match message {
+            // wire.md C12: at once, whatever the phase.
             Message::Ping(number) => {
                 self.send(Message::Pong(number));
                 Common::Done
@@ -229,7 +231,8 @@ impl Core {
 
     // --- lanes -------------------------------------------------------------------------------
 
-    /// Tickets for up to `count` new lanes; fewer once the session has used up its numbers.
+    /// Tickets for up to `count` new lanes; fewer once the session has used up its numbers, none of
+    /// which is used twice (wire.md S3).
     pub(super) fn issue(&mut self, count: u16) -> Vec<LaneTicket> {
         let first = self.lanes.len();
         let fresh = self.options.lane_tokens.iter().enumerate().skip(first);
@@ -241,7 +244,7 @@ impl Core {
         tickets
     }
 
-    /// wire.md S: a lane is bound to its session by a token that is used once.
+    /// wire.md S3: a lane is bound to its session by a token that is used once.
     pub(super) fn admit(&mut self, hello: &LaneHello) -> Result<(), LaneRefusal> {
         if hello.session != self.options.session {
             return Err(LaneRefusal::Session);
@@ -299,7 +302,7 @@ impl Core {
         }
     }
 
-    /// Law 3: what landed is said only when no thread of the old epoch can land anything more.
+    /// wire.md S4: what landed is said only when no thread of the old epoch can land anything more.
     fn try_resumed(&mut self) {
         let closed = self.lanes.values().map(|lane| match lane {
             Lane::Closed(mark) => Some(*mark),

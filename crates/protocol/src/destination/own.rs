@@ -44,6 +44,7 @@ impl Preparing {
         }
     }
 
+    /// wire.md S10: nothing is promised for a memory that differs.
     fn landed(self, core: &mut Core, root: Root) -> Phase {
         let term = self.prepare.term;
         if !root.agrees(self.prepare.root) {
@@ -56,7 +57,7 @@ impl Preparing {
     }
 }
 
-/// All that can fail is done. Left only by Grant, by Abort (or a later term, which is one), or by
+/// wire.md S13: all that can fail is done. Left only by Grant, by Abort (or a later term, which is one), or by
 /// a durable refusal.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
@@ -87,6 +88,7 @@ impl Prepared {
                 Starting::start(core, term)
             }
             DestinationEvent::Asked(of) if of == term => Starting::start(core, term),
+            // wire.md O4: the other way to be granted a term.
             DestinationEvent::Answered(of, Answer::Yours) if of == term => {
                 Starting::start(core, term)
             }
@@ -139,6 +141,7 @@ pub(super) struct Starting {
 
 impl Starting {
     fn start(core: &mut Core, term: Term) -> Phase {
+        // wire.md S12: noted before the guest runs.
         core.record(Standing::Running, term);
         Phase::Starting(Self { term })
     }

@@ -65,6 +65,7 @@ pub(super) struct Reserving;
 impl Reserving {
     pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
         match event {
+            // wire.md S2: checked and reserved before it is accepted.
             DestinationEvent::Reserved => {
                 let lanes = core.issue(core.lanes_wanted);
                 let resume_token = core.options.resume_token;
@@ -129,7 +130,7 @@ impl Receiving {
         Phase::Receiving(self)
     }
 
-    /// wire.md S: "may own" is durable before the source may pause.
+    /// wire.md S8: "may own" is durable before the source may pause.
     fn announce(&mut self, core: &mut Core, term: Term) {
         match self.announced {
             Some((known, recorded)) if known == term => {

@@ -237,7 +237,8 @@ impl Core {
         self.count_lanes();
     }
 
-    /// A lane failed here: ask what landed on it. Without an answer the link counts as lost.
+    /// A lane failed here: ask what landed on it (wire.md S5). Without an answer the link counts as
+    /// lost.
     pub(super) fn lane_failed(&mut self, lane: LaneId, why: &str) {
         let deadline = self.after(self.options.silence_timeout);
         match self.lanes.get_mut(&lane) {
@@ -293,7 +294,7 @@ impl Core {
 
     // --- terms -----------------------------------------------------------------------------
 
-    /// Burns the next term: recorded here and announced there, both before any pause.
+    /// Burns the next term: recorded here and announced there, both before any pause (wire.md S7).
     pub(super) fn announce(&mut self) {
         self.term = self.term.next(self.subject.host);
         self.announced = Some(Announced::default());

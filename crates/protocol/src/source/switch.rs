@@ -30,7 +30,7 @@ impl Paused {
         }
     }
 
-    /// While paused there is no window for resumption: the guest runs on at once.
+    /// wire.md S14: while paused there is no window for resumption, the guest runs on at once.
     fn unlinked(self, core: &mut Core, why: &str) -> Phase {
         core.resume();
         let copying = Copying::afresh(core, self.round);
@@ -130,6 +130,7 @@ impl Flushing {
         }
         let term = core.term;
         let list = sent.iter().map(|(lane, batch)| (*lane, *batch)).collect();
+        // wire.md S9: paused, harvested for the last time, and all of it sent.
         core.send(Message::Prepare(Prepare { term, root, sent: list, state: self.state }));
         Phase::Preparing(Preparing { paused: self.paused, root, sent })
     }
@@ -234,6 +235,7 @@ impl Granted {
                 core.send(Message::Done(term));
                 self.runs_there(core);
             }
+            // wire.md S15: the end lets the memory go.
             SourceEvent::Recorded(Standing::Ceded) => {
                 return core.finish(Outcome::Completed { term });
             }
@@ -289,7 +291,8 @@ impl Granted {
         }
     }
 
-    /// The destination's agent has spoken, while its guest process could not be reached.
+    /// The destination's agent has spoken, while its guest process could not be reached (wire.md
+    /// O3).
     fn answered(mut self, core: &mut Core, answer: Answer) -> Phase {
         match answer {
             Answer::Runs => self.runs_there(core),
