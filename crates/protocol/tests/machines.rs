@@ -131,7 +131,10 @@ impl World {
             SourceAction::Send(message) => return self.carry(message),
             SourceAction::OpenLane((lane, _)) => SourceEvent::LaneUp(lane),
             SourceAction::Arm => SourceEvent::Armed,
-            SourceAction::StartRound(_) => SourceEvent::RoundTaken(ByteCount::mib(1)),
+            SourceAction::StartRound(_) => {
+                self.now = self.now.after(Duration::from_millis(100));
+                SourceEvent::RoundTaken(ByteCount::mib(1))
+            }
             SourceAction::Harvest => {
                 let pending = PageCount(self.dirty.pop_front().unwrap_or(0));
                 SourceEvent::Harvested { pending, took: Duration::from_millis(1) }
@@ -239,7 +242,7 @@ fn an_idle_guest_moves_and_every_step_has_its_place() {
 #[test]
 fn rounds_follow_one_another_while_they_shrink() {
     let mut world = World::new();
-    world.dirty = VecDeque::from([200, 100, 40]);
+    world.dirty = VecDeque::from([150, 80, 40]);
     let world = world.run();
     assert_eq!(world.outcomes, completed(FIRST));
     world.in_order(&["S StartRound(0)", "S StartRound(1)", "S StartRound(2)", "S Pause"]);

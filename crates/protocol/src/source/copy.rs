@@ -27,7 +27,7 @@ enum Stage {
     Round(Now),
     /// The dirty log is being fetched, after a round of so many bytes and so long.
     Harvesting(ByteCount, Duration),
-    /// Nothing is pending; the announcement is not through yet.
+    /// It is time to switch over, and the announcement is not through yet.
     Waiting,
 }
 
@@ -47,7 +47,11 @@ impl Copying {
         let Some(event) = background(core, event) else { return self.announced(core) };
         match (event, &self.stage) {
             (SourceEvent::LinkLost(why), _) => return Relinking::start(core, &why, self),
-            (SourceEvent::Armed, Stage::Arming) => self.start_round(core, 0),
+            (SourceEvent::Armed, Stage::Arming) => {
+                self.start_round(core, 0);
+                // By the time the first round is over, nobody has to wait for a disk any more.
+                core.announce();
+            }
             (SourceEvent::RoundTaken(bytes), Stage::Round(began)) => {
                 self.stage = Stage::Harvesting(bytes, core.now.since(*began));
                 core.act(SourceAction::Harvest);
@@ -71,15 +75,16 @@ impl Copying {
     }
 
     fn decide(mut self, core: &mut Core, round: Round) -> Phase {
-        let decision = core.forecast.decide(round);
-        let limit = core.options.convergence.downtime_max;
-        let near = core.forecast.downtime(round.dirty).is_some_and(|time| time <= limit * 2);
-        if core.announced.is_none() && (near || decision == Decision::Switch) {
+        if core.announced.is_none() {
             core.announce();
         }
-        match decision {
+        match core.forecast.decide(round) {
             Decision::Switch if core.both_announced() => return self.quiesce(core),
-            Decision::Switch | Decision::Another => {}
+            Decision::Switch => {
+                self.stage = Stage::Waiting;
+                return Phase::Copying(self);
+            }
+            Decision::Another => {}
             Decision::Throttle(percent) => {
                 let numbers = core.forecast.numbers(round.dirty);
                 core.say(format!("{numbers}; throttling it by {percent} %"));
@@ -87,12 +92,8 @@ impl Copying {
             }
             Decision::GiveUp(numbers) => return core.abort_by(Fault::NotConverging, numbers),
         }
-        if round.dirty == PageCount::ZERO {
-            self.stage = Stage::Waiting;
-        } else {
-            let next = self.round + 1;
-            self.start_round(core, next);
-        }
+        let next = self.round + 1;
+        self.start_round(core, next);
         Phase::Copying(self)
     }
 
