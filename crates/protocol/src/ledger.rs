@@ -101,7 +101,8 @@ impl Ledger {
 
     // --- rounds ----------------------------------------------------------------------------
 
-    /// Begins a pass over what is pending. A round that is not over is over now.
+    /// Begins a pass over what is pending. A round that is not over is over now, and nobody waits
+    /// for [`LedgerEvent::Drained`] any more.
     pub fn start_round(&mut self, number: RoundNumber, pass: Pass) {
         self.sweep.start(number, pass);
     }

@@ -1,5 +1,6 @@
 //! Settings of lanes.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use whimbrel_page::{ByteCount, PageCount};
@@ -7,6 +8,9 @@ use whimbrel_protocol::limits::{
     BATCH_PAYLOAD_DEFAULT, BATCH_PAYLOAD_MAX, WINDOW_DEFAULT, WINDOW_MAX,
 };
 use whimbrel_transport::Tuning;
+
+/// Four batches: one in each hand, and two between them.
+const LOOPBACK_WINDOW: ByteCount = ByteCount(4 * BATCH_PAYLOAD_DEFAULT.0);
 
 /// How lanes are opened and filled.
 #[derive(Clone, Debug)]
@@ -39,6 +43,12 @@ impl LaneOptions {
     /// The window within its limits.
     pub(super) fn window(&self) -> ByteCount {
         self.window.min(WINDOW_MAX)
+    }
+
+    /// The window of a lane to `peer`. A way within one host holds next to nothing; a window beyond
+    /// what keeps both ends busy only pushes batches out of the caches.
+    pub(super) fn window_to(&self, peer: IpAddr) -> ByteCount {
+        if peer.is_loopback() { self.window().min(LOOPBACK_WINDOW) } else { self.window() }
     }
 
     /// Pages in one batch: at least one, and no more than fit the window.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use whimbrel_memory::MemoryError;
-use whimbrel_page::{Leaf, PAGE_SIZE, PageCount};
+use whimbrel_page::{ByteCount, Leaf, PAGE_SIZE, PageCount};
 use whimbrel_protocol::LaneId;
 use whimbrel_protocol::batch::{ACK_SIZE, Ack, AckError, BatchWriter};
 use whimbrel_protocol::ledger::{AckFault, Flight, Take};
@@ -34,6 +34,7 @@ pub(super) struct Sender {
     shared: Arc<Shared>,
     lane: LaneId,
     connection: Box<dyn Lane>,
+    window: ByteCount,
     carried: Arc<Carried>,
     take: Take,
     writer: BatchWriter,
@@ -57,6 +58,7 @@ impl Sender {
         shared: Arc<Shared>,
         lane: LaneId,
         connection: Box<dyn Lane>,
+        window: ByteCount,
         carried: Arc<Carried>,
     ) -> Self {
         let buffer = vec![0; shared.options.batch_pages().bytes().0 as usize];
@@ -64,6 +66,7 @@ impl Sender {
             shared,
             lane,
             connection,
+            window,
             carried,
             take: Take::default(),
             writer: BatchWriter::default(),
@@ -103,11 +106,11 @@ impl Sender {
         Ok(if idle { Step::Wait { due: flight.batches > 0 } } else { Step::Send })
     }
 
-    /// A whole batch if the window has room for it, else nothing: many small batches would cost
-    /// more than they gain.
+    /// A whole batch if the window has room for more than half of it, else nothing: small batches
+    /// would cost more than they gain.
     fn budget(&self, flight: Flight) -> PageCount {
         let batch = self.shared.options.batch_pages();
-        let room = flight.bytes + batch.bytes() <= self.shared.options.window();
+        let room = flight.bytes.0 + batch.bytes().0 / 2 <= self.window.0;
         // wire.md B18
         let fits = room && flight.batches < BATCHES_IN_FLIGHT_MAX;
         if fits || flight.batches == 0 { batch } else { PageCount::ZERO }

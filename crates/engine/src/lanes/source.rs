@@ -53,8 +53,6 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) ledger: Ledger,
     lanes: BTreeMap<LaneId, Entry>,
-    /// The driver waits for [`LaneEvent::Quiesced`].
-    quiescing: bool,
     stopped: bool,
 }
 
@@ -92,7 +90,7 @@ impl SourceLanes {
         events: mpsc::Sender<LaneEvent>,
     ) -> Self {
         let ledger = Ledger::new(memory.layout());
-        let state = State { ledger, lanes: BTreeMap::new(), quiescing: false, stopped: false };
+        let state = State { ledger, lanes: BTreeMap::new(), stopped: false };
         Self { shared: Arc::new(Shared { memory, options, events, state: Mutex::new(state) }) }
     }
 
@@ -105,7 +103,10 @@ impl SourceLanes {
         let lanes = self.clone();
         let opening = tokio::spawn(async move {
             match lanes.shared.connect(address, &hello).await {
-                Ok(connection) => lanes.start(hello.lane, Box::new(connection)),
+                Ok(connection) => {
+                    let window = lanes.shared.options.window_to(address.ip());
+                    lanes.start(hello.lane, Box::new(connection), window);
+                }
                 Err(why) => lanes.shared.not_opened(hello.lane, why),
             }
         });
@@ -117,7 +118,7 @@ impl SourceLanes {
     #[cfg(test)]
     pub(crate) fn attach(&self, lane: LaneId, connection: Box<dyn Lane>) {
         self.shared.lock().lanes.insert(lane, Entry::default());
-        self.start(lane, connection);
+        self.start(lane, connection, self.shared.options.window());
     }
 
     /// Counts what a lane sent up to `mark` as landed, and gives the rest back to be sent on
@@ -188,19 +189,15 @@ impl SourceLanes {
 
     /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
     pub(crate) fn start_round(&self, number: u32, pass: Pass) {
-        self.command(|state| {
-            state.quiescing = false;
-            state.ledger.start_round(RoundNumber(number), pass);
-        });
+        self.command(|ledger| ledger.start_round(RoundNumber(number), pass));
     }
 
     /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
     /// next round lets them take again, and an event that was not told by then is not told.
     pub(crate) fn quiesce(&self) {
-        self.command(|state| {
-            state.quiescing = true;
-            state.ledger.end_round();
-            state.ledger.await_drained(PageCount::ZERO);
+        self.command(|ledger| {
+            ledger.end_round();
+            ledger.await_drained(PageCount::ZERO);
         });
     }
 
@@ -264,15 +261,15 @@ impl SourceLanes {
         state.lanes.iter().map(report).collect()
     }
 
-    fn command(&self, change: impl FnOnce(&mut State)) {
+    fn command(&self, change: impl FnOnce(&mut Ledger)) {
         let mut state = self.shared.lock();
-        change(&mut state);
+        change(&mut state.ledger);
         self.shared.announce(&mut state);
         state.wake_idle();
     }
 
     /// Starts the thread of a lane. It finds its account when it first takes the lock.
-    fn start(&self, lane: LaneId, connection: Box<dyn Lane>) {
+    fn start(&self, lane: LaneId, connection: Box<dyn Lane>, window: ByteCount) {
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         let Some(entry) = state.lanes.get_mut(&lane) else { return };
@@ -280,7 +277,8 @@ impl SourceLanes {
             return;
         }
         let handle = connection.handle();
-        let sender = Sender::new(self.shared.clone(), lane, connection, entry.carried.clone());
+        let (shared, carried) = (self.shared.clone(), entry.carried.clone());
+        let sender = Sender::new(shared, lane, connection, window, carried);
         match self.spawn(lane, sender) {
             Ok(thread) => {
                 entry.stage = Stage::Running;
@@ -314,14 +312,10 @@ impl Shared {
     /// Tells the driver what has come about in the ledger.
     pub(super) fn announce(&self, state: &mut State) {
         while let Some(event) = state.ledger.poll() {
-            match event {
-                LedgerEvent::RoundTaken(tally) => self.tell(LaneEvent::RoundTaken(tally)),
-                LedgerEvent::Drained if std::mem::take(&mut state.quiescing) => {
-                    self.tell(LaneEvent::Quiesced);
-                }
-                // A round was begun instead of waiting for it.
-                LedgerEvent::Drained => {}
-            }
+            self.tell(match event {
+                LedgerEvent::RoundTaken(tally) => LaneEvent::RoundTaken(tally),
+                LedgerEvent::Drained => LaneEvent::Quiesced,
+            });
         }
     }
 

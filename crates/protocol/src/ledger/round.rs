@@ -90,6 +90,7 @@ impl Sweep {
         self.tally = RoundTally { number, ..RoundTally::default() };
         self.pass = Some(pass);
         self.told = false;
+        self.drain = None;
         self.at = (0, 0);
     }
 

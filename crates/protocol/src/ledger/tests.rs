@@ -441,6 +441,8 @@ fn nothing_is_taken_after_the_end_of_a_round() {
 #[test]
 fn drained_is_said_at_the_mark_that_was_asked_for() {
     let mut world = written();
+    world.ledger.await_drained(PageCount(1000));
+    world.ledger.start_round(RoundNumber(0), Pass::Once);
     world.ledger.await_drained(PageCount(40));
     world.take(0, 50);
     world.send(0);
