@@ -5,7 +5,7 @@ use whimbrel_agent::{Device, HostFacts, Overcommit, host_facts};
 
 use crate::args::DoctorArgs;
 use crate::exit::{Ending, Exit};
-use crate::view::paint::{Line, Tone};
+use crate::view::paint::{Line, Tone, wrap};
 use crate::view::screen::say_all;
 use crate::view::units;
 use crate::{json, out};
@@ -220,24 +220,29 @@ fn kvm(facts: &HostFacts) -> Finding {
 }
 
 const LABEL: usize = 14;
+/// Columns beside the labels, so that all fits into 80.
+const WRAP: usize = 66;
 
 fn lines(findings: &[Finding]) -> Vec<Line> {
-    let mut lines = Vec::new();
-    for finding in findings {
-        let (mark, tone) = match finding.verdict {
-            Verdict::Ok => ("✔ ", Tone::Good),
-            Verdict::Warn => ("! ", Tone::Warn),
-            Verdict::Bad => ("✘ ", Tone::Bad),
-        };
-        let head = Line::default().put(tone, mark).put(Tone::Strong, &finding.subject);
-        lines.push(head.to(LABEL).put(Tone::Plain, &finding.found));
-        let advice = finding.advice.iter();
-        lines.extend(
-            advice.map(|advice| Line::default().to(LABEL).put(Tone::Faint, format!("→ {advice}"))),
-        );
-    }
+    let mut lines: Vec<Line> = findings.iter().flat_map(shown).collect();
     lines.push(Line::default());
     lines.push(verdict(findings));
+    lines
+}
+
+fn shown(finding: &Finding) -> Vec<Line> {
+    let (mark, tone) = match finding.verdict {
+        Verdict::Ok => ("✔ ", Tone::Good),
+        Verdict::Warn => ("! ", Tone::Warn),
+        Verdict::Bad => ("✘ ", Tone::Bad),
+    };
+    let mut found = wrap(&finding.found, WRAP).into_iter();
+    let head = Line::default().put(tone, mark).put(Tone::Strong, &finding.subject).to(LABEL);
+    let mut lines = vec![head.put(Tone::Plain, found.next().unwrap_or_default())];
+    let below = |tone, text: String| Line::default().to(LABEL).put(tone, text);
+    lines.extend(found.map(|text| below(Tone::Plain, text)));
+    let advice = finding.advice.iter().flat_map(|advice| wrap(&format!("→ {advice}"), WRAP));
+    lines.extend(advice.map(|text| below(Tone::Faint, text)));
     lines
 }
 
@@ -252,5 +257,149 @@ fn verdict(findings: &[Finding]) -> Line {
             format!("This host is ready for live migration; {some} things could be better."),
         ),
         _ => Line::default().put(Tone::Bad, "This host cannot move running guests."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use whimbrel_agent::ByteCount;
+
+    use super::*;
+
+    /// This host, with everything that is judged as one would wish it.
+    fn good() -> HostFacts {
+        let mut facts = host_facts();
+        for tracker in &mut facts.trackers.candidates {
+            tracker.works = true;
+            tracker.reason = "it works".into();
+        }
+        HostFacts {
+            kernel: Some("6.18.44-x".into()),
+            memory_available: Some(ByteCount(64 << 30)),
+            overcommit: Some(Overcommit::Heuristic),
+            huge_pages: Some("madvise".into()),
+            mappings_max: Some(65_530),
+            files_max: Some(20_000),
+            congestion: Some("cubic".into()),
+            congestion_allowed: vec!["reno".into(), "cubic".into()],
+            tcp_buffers_max: Some((ByteCount(4 << 20), ByteCount(32 << 20))),
+            kvm: Device::Absent,
+            ..facts
+        }
+    }
+
+    fn without(facts: HostFacts, trackers: &[&str]) -> HostFacts {
+        let mut facts = facts;
+        for tracker in &mut facts.trackers.candidates {
+            tracker.works &= !trackers.contains(&tracker.kind.name());
+        }
+        facts
+    }
+
+    /// All that is not well, as `subject: found → advice`.
+    fn troubles(facts: &HostFacts) -> Vec<String> {
+        let findings = findings(facts).into_iter();
+        let troubles = findings.filter(|finding| finding.verdict != Verdict::Ok);
+        let told = |finding: Finding| {
+            let advice = finding.advice.expect("advice");
+            format!("{}: {} → {advice}", finding.subject, finding.found)
+        };
+        troubles.map(told).collect()
+    }
+
+    #[test]
+    fn a_good_host_is_ready() {
+        assert_eq!(troubles(&good()), [""; 0]);
+        let last = lines(&findings(&good())).pop().expect("a verdict").render(false);
+        assert_eq!(last, "This host is ready for live migration.");
+    }
+
+    #[test]
+    fn each_lack_is_found_and_comes_with_advice() {
+        let cases = [
+            (
+                HostFacts { kernel: Some("5.15.0-1-arm64".into()), ..good() },
+                "kernel",
+                "6.7 or later",
+            ),
+            (
+                HostFacts { memory_available: Some(ByteCount(1 << 30)), ..good() },
+                "memory",
+                "--memory",
+            ),
+            (HostFacts { overcommit: Some(Overcommit::Never), ..good() }, "overcommit", "sysctl"),
+            (HostFacts { huge_pages: Some("never".into()), ..good() }, "huge pages", "madvise"),
+            (HostFacts { files_max: Some(256), ..good() }, "open files", "ulimit -n 1024"),
+            (
+                HostFacts { congestion: Some("bbr".into()), ..good() },
+                "congestion",
+                "--congestion cubic",
+            ),
+            (
+                HostFacts { tcp_buffers_max: Some((ByteCount(1), ByteCount(9 << 20))), ..good() },
+                "TCP buffers",
+                "tcp_wmem",
+            ),
+            (without(good(), &["userfaultfd"]), "tracker", "mprotect is used instead"),
+        ];
+        for (facts, subject, advice) in cases {
+            let told = troubles(&facts);
+            let found = told.iter().find(|told| told.starts_with(subject)).expect(subject);
+            assert!(found.contains(advice), "{found}");
+        }
+    }
+
+    #[test]
+    fn what_another_user_may_not_ask_for_is_not_advised() {
+        let only_reno = vec!["reno".to_owned(), "bbr".to_owned()];
+        let congestion = Some("bbr".to_owned());
+        let facts = HostFacts { congestion, congestion_allowed: only_reno, ..good() };
+        assert!(troubles(&facts)[0].contains("--congestion reno"));
+        let facts = HostFacts { congestion_allowed: Vec::new(), ..facts };
+        assert!(troubles(&facts)[0].contains("sysctl net.ipv4.tcp_congestion_control=cubic"));
+    }
+
+    #[test]
+    fn mappings_matter_only_to_a_tracker_that_splits_them() {
+        let facts = without(good(), &["userfaultfd"]);
+        assert!(troubles(&facts).iter().any(|told| told.contains("vm.max_map_count=262144")));
+        let facts = HostFacts { mappings_max: Some(1 << 20), ..facts };
+        assert!(!troubles(&facts).iter().any(|told| told.starts_with("mappings")));
+    }
+
+    #[test]
+    fn without_a_tracker_no_guest_can_move() {
+        let facts = without(good(), &["userfaultfd", "mprotect"]);
+        let findings = findings(&facts);
+        assert!(findings.iter().any(|finding| finding.verdict == Verdict::Bad));
+        let last = lines(&findings).pop().expect("a verdict").render(false);
+        assert_eq!(last, "This host cannot move running guests.");
+    }
+
+    #[test]
+    fn a_system_that_says_nothing_is_no_reason_to_stop() {
+        let silent = HostFacts {
+            kernel: None,
+            memory_available: None,
+            overcommit: None,
+            huge_pages: None,
+            mappings_max: None,
+            files_max: None,
+            congestion: None,
+            tcp_buffers_max: None,
+            ..good()
+        };
+        let told = troubles(&silent);
+        assert_eq!(told.len(), 8);
+        assert!(told.iter().all(|told| told.contains("this system does not say")), "{told:?}");
+    }
+
+    #[test]
+    fn everything_fits_into_80_columns() {
+        for facts in [good(), without(good(), &["mprotect"]), host_facts()] {
+            let lines = lines(&findings(&facts));
+            let long = lines.iter().find(|line| line.width() > 80);
+            assert_eq!(long.map(|line| line.render(false)), None);
+        }
     }
 }

@@ -85,6 +85,23 @@ impl Line {
     }
 }
 
+/// `text` in lines of at most `width` columns, broken between words.
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        let columns = |text: &str| text.chars().count();
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if columns(line) + 1 + columns(word) <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A bar of `width` columns, filled to `share` of it in eighths of a column.
 pub(crate) fn bar(share: f64, width: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
@@ -111,6 +128,13 @@ mod tests {
         assert_eq!(line.clone().cut(6).render(false), "→→→abc");
         assert_eq!(line.clone().cut(5).render(false), "→→→a…");
         assert_eq!(line.cut(2).render(false), "→…");
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        assert_eq!(wrap("a bc  def\ng", 4), ["a bc", "def", "g"]);
+        assert_eq!(wrap("überlang x", 3), ["überlang", "x"]);
+        assert_eq!(wrap("", 3), [""]);
     }
 
     #[test]

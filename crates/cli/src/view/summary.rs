@@ -1,6 +1,6 @@
 //! What a person is told when a migration has ended.
 
-use super::paint::{Line, Tone};
+use super::paint::{Line, Tone, wrap};
 use super::state::{Account, Cost, Downtime, Outcome};
 use super::{moving, units};
 
@@ -42,7 +42,8 @@ fn completed(account: &Account) -> Vec<Line> {
 
 fn aborted(account: &Account) -> Vec<Line> {
     let head = format!("Not moved: {} runs on at {}", account.guest, account.source);
-    let mut lines = vec![headline(Tone::Warn, "✘ ", &head), why(account)];
+    let mut lines = vec![headline(Tone::Warn, "✘ ", &head)];
+    lines.extend(why(account));
     lines.extend(stood_still(account));
     lines.extend(moving::rounds(&account.rounds, ROUNDS_SHOWN_MAX));
     lines
@@ -54,17 +55,16 @@ fn in_doubt(account: &Account) -> Vec<Line> {
     let settled = format!("it is settled by itself as soon as {destination} answers");
     let off = format!("only if {destination} is off and stays off:");
     let command = format!("whimbrel resolve {guest} --run-here --peer-is-off --agent {source}");
-    vec![
-        headline(Tone::Bad, "? ", &head),
-        why(account),
-        entry("what now", settled),
-        entry("", off),
-        Line::default().to(LABEL + 2).put(Tone::Strong, command),
-    ]
+    let mut lines = vec![headline(Tone::Bad, "? ", &head)];
+    lines.extend(why(account));
+    lines.extend([entry("what now", settled), entry("", off)]);
+    lines.push(Line::default().to(LABEL + 2).put(Tone::Strong, command));
+    lines
 }
 
 fn failed(account: &Account) -> Vec<Line> {
-    vec![headline(Tone::Bad, "✘ ", "It did not come to an end that can be told"), why(account)]
+    let head = headline(Tone::Bad, "✘ ", "It did not come to an end that can be told");
+    std::iter::once(head).chain(why(account)).collect()
 }
 
 fn headline(tone: Tone, mark: &str, head: &str) -> Line {
@@ -75,8 +75,10 @@ fn entry(label: &str, said: impl Into<String>) -> Line {
     Line::plain("  ").put(Tone::Faint, label).to(LABEL + 2).put(Tone::Plain, said)
 }
 
-fn why(account: &Account) -> Line {
-    entry("why", account.reason.clone().unwrap_or_else(|| "nobody said".into()))
+fn why(account: &Account) -> Vec<Line> {
+    let reason = account.reason.as_deref().unwrap_or("nobody said");
+    let lines = wrap(reason, WRAP).into_iter().enumerate();
+    lines.map(|(at, text)| entry(["why", ""][at.min(1)], text)).collect()
 }
 
 fn stood_still(account: &Account) -> Vec<Line> {

@@ -1,5 +1,5 @@
 //! The program as a process: what it prints and how it ends, for people and for scripts. The
-//! agents are stand-ins where an end is wanted that real ones hardly come to, and real ones elsewhere.
+//! agents are real ones, or stand-ins where an end is wanted that real ones hardly come to.
 
 mod bad_input;
 mod by_hand;
