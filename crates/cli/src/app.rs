@@ -33,15 +33,15 @@ pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
 
 fn carry_out(command: Command) -> Ending {
     match command {
-        Command::Run(args) => asked(remote::run(args)),
-        Command::List(args) => asked(remote::list(args)),
-        Command::Status(args) => asked(remote::status(args)),
-        Command::Watch(args) => asked(remote::watch(args)),
-        Command::Migrate(args) => asked(remote::migrate(args)),
-        Command::Cancel(args) => asked(remote::cancel(args)),
-        Command::Resolve(args) => asked(remote::resolve(args)),
-        Command::Stop(args) => asked(remote::stop(args)),
-        Command::Probe(args) => asked(remote::probe(args)),
+        Command::Run(args) => asked("; a guest that was started goes on", remote::run(args)),
+        Command::List(args) => asked("", remote::list(args)),
+        Command::Status(args) => asked("", remote::status(args)),
+        Command::Watch(args) => asked(MIGRATION_GOES_ON, remote::watch(args)),
+        Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
+        Command::Cancel(args) => asked("", remote::cancel(args)),
+        Command::Resolve(args) => asked("", remote::resolve(args)),
+        Command::Stop(args) => asked("", remote::stop(args)),
+        Command::Probe(args) => asked("", remote::probe(args)),
         Command::Demo(args) => run(demo::demo(args)),
         Command::Agent(args) => run(agent(args)),
         Command::Doctor(args) => doctor(args),
@@ -49,12 +49,16 @@ fn carry_out(command: Command) -> Ending {
     }
 }
 
-/// Runs a command that leaves nothing behind, until it is done or interrupted.
-fn asked(command: impl Future<Output = Ending>) -> Ending {
+/// What somebody is told who stops following a migration.
+const MIGRATION_GOES_ON: &str =
+    "; a migration that has begun goes on: `whimbrel watch` follows it, `whimbrel cancel` ends it";
+
+/// Runs a command that leaves nothing behind but `what_goes_on`, until it is done or interrupted.
+fn asked(what_goes_on: &str, command: impl Future<Output = Ending>) -> Ending {
     run(async {
         tokio::select! {
             ended = command => ended,
-            () = interrupted() => Err(Stop::interrupted()),
+            () = interrupted() => Err(Stop::interrupted(what_goes_on)),
         }
     })
 }

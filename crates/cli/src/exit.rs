@@ -100,8 +100,9 @@ impl Stop {
         Self::new(Exit::Usage, why)
     }
 
-    pub(crate) fn interrupted() -> Self {
-        Self::new(Exit::Interrupted, "interrupted")
+    /// Interrupted; `then` says what goes on nevertheless.
+    pub(crate) fn interrupted(then: &str) -> Self {
+        Self::new(Exit::Interrupted, format!("interrupted{then}"))
     }
 }
 
@@ -163,5 +164,15 @@ mod tests {
             assert!(TABLE.lines().any(row), "{status}");
         }
         assert_eq!(TABLE.lines().count(), 1 + all.len());
+    }
+
+    #[test]
+    fn the_guide_has_the_same_table() {
+        let guide = include_str!("../../../docs/GUIDE.md");
+        for row in TABLE.lines().skip(1) {
+            let (status, meaning) = row.trim().split_once("  ").expect("two columns");
+            let told = format!("| {status} | {} |", meaning.trim());
+            assert!(guide.contains(&told), "{told}");
+        }
     }
 }

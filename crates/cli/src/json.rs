@@ -217,6 +217,24 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_explains_every_field() {
+        let guide = include_str!("../../../docs/GUIDE.md");
+        let time = Some(Duration::ZERO);
+        let (check, downtime_parts) = (Some(Check::default()), Some(Downtime::default()));
+        let rounds = vec![Round::default()];
+        let lanes = vec![Lane::default()];
+        let known =
+            Account { total: time, check, downtime_parts, rounds, lanes, ..Account::default() };
+        let value = parsed(&known);
+        let lists = [&value["rounds"][0], &value["lanes"][0], &value["check"]];
+        for object in [&value, &value["downtime_parts"]].into_iter().chain(lists) {
+            for field in object.as_object().expect("an object").keys() {
+                assert!(guide.contains(&format!("`{field}`")), "{field}");
+            }
+        }
+    }
+
+    #[test]
     fn values_have_the_units_of_their_names() {
         let time = Duration::from_micros(1_234_567);
         let value = parsed(&Account {

@@ -46,7 +46,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Ending {
     let mut nest = Nest::new()?;
     let shown = tokio::select! {
         biased;
-        () = crate::agent::interrupted() => Err(Stop::interrupted()),
+        () = crate::agent::interrupted() => Err(Stop::interrupted("")),
         shown = show(&plan, &mut nest, &mut viewer) => shown,
     };
     viewer.clear();

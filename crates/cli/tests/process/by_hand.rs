@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::stand_in::{command, said};
+use crate::stand_in::{command, said, signal};
 
 /// A real agent. It ends, with its guests, when its standard input does.
 struct RealAgent {
@@ -92,6 +92,19 @@ fn a_migration_is_watched_and_cancelled_from_elsewhere() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    let mut bored = command(&["watch", "busy", "--agent", &a.address])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(bored.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    signal(&bored, "INT");
+    let (_, err, status) = said(&bored.wait_with_output().unwrap());
+    assert_eq!(status, 130, "{first}{err}");
+    assert!(err.contains("a migration that has begun goes on"), "{err}");
+    assert_eq!(a.json(&["status", "busy", "--json"])["state"], "migrating");
+
     let (out, err, status) = a.whimbrel(&["cancel", "busy"]);
     assert_eq!(status, 0, "{out}{err}");
     let (out, err, status) = said(&watch.wait_with_output().unwrap());

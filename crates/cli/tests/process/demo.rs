@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::stand_in::{command, said};
+use crate::stand_in::{command, said, signal};
 
 /// No wait in these tests is longer, whatever else the machine does.
 const WATCHDOG: Duration = Duration::from_secs(60);
@@ -93,12 +93,6 @@ impl Running {
         running
     }
 
-    /// Sends a signal by its name, as a shell does.
-    fn signal(&self, name: &str) {
-        let pid = self.demo.id().to_string();
-        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
-    }
-
     /// Waits until both agents have closed their connections, as they do when they end.
     fn agents_have_ended(&mut self) {
         for agent in &mut self.agents {
@@ -123,7 +117,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     for name in ["INT", "TERM", "HUP"] {
         let folder = TempDir::new().unwrap();
         let mut running = Running::start(folder.path());
-        running.signal(name);
+        signal(&running.demo, name);
         assert_eq!(running.demo.wait().unwrap().code(), Some(130), "{name}");
         running.agents_have_ended();
         assert!(is_empty(&folder), "{name}");
@@ -134,7 +128,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 fn the_agents_die_with_a_demo_that_is_killed() {
     let folder = TempDir::new().unwrap();
     let mut running = Running::start(folder.path());
-    running.signal("KILL");
+    signal(&running.demo, "KILL");
     assert_eq!(running.demo.wait().unwrap().code(), None);
     running.agents_have_ended();
 }

@@ -1,7 +1,7 @@
 //! An agent that says what a test wants it to say, in this process, on a real socket.
 
 use std::collections::VecDeque;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::Mutex;
 
 use tokio::net::TcpListener;
@@ -69,6 +69,12 @@ pub(crate) fn said(output: &Output) -> (String, String, i32) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let status = output.status.code().expect("it ended by itself");
     (text(&output.stdout), text(&output.stderr), status)
+}
+
+/// Sends a signal by its name, as a shell does.
+pub(crate) fn signal(to: &Child, name: &str) {
+    let pid = to.id().to_string();
+    assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
 }
 
 struct Player {
