@@ -19,8 +19,8 @@ fn main() -> anyhow::Result<()> {
     let content = memory::random(mib << 20);
     let guest = moving::filled(ByteCount::mib(mib as u64))?;
     println!("{mib} MiB, idle and random, {repeats} repeats, medians");
-    println!("lanes   plain   migration   share   CPU s a GiB        downtime   with 1000 pages");
-    println!("        MiB/s       MiB/s           plain  migr.  median     worst   median     worst");
+    println!("lanes   plain   migration   share   CPU s a GiB      downtime, ms   with 1000 pages");
+    println!("        MiB/s       MiB/s           plain  moved   median  worst     median  worst");
     for lanes in lanes.iter().copied() {
         let mut pairs = Vec::new();
         let mut dirty = Vec::new();
@@ -44,7 +44,7 @@ fn row(lanes: usize, pairs: &[(plain::Moved, Migrated)], dirty: &[Migrated]) {
     let busy: Vec<_> = dirty.iter().map(downtime_ms).collect();
     println!(
         "{lanes:5} {plain:7.0} {moved:11.0} {share:7.2} {plain_cpu:7.2} {moved_cpu:6.2} \
-         {:7.2} ms {:6.2} ms {:5.2} ms {:6.2} ms",
+         {:8.2} {:6.2} {:10.2} {:6.2}",
         median(idle.iter().copied()),
         worst(&idle),
         median(busy.iter().copied()),

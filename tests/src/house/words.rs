@@ -23,8 +23,7 @@ const SLEEPERS: [(&str, &str); 1] =
     [("crates/engine/tests/moving/scribe.rs", "a throttled guest stands still for a while")];
 
 /// Tests that are not run with the others: the file and why.
-const IGNORED: [(&str, &str); 1] =
-    [("crates/memory/tests/figures.rs", "prints what tracking costs and asserts nothing")];
+const IGNORED: [(&str, &str); 0] = [];
 
 /// Queues without a limit: the file and why it cannot grow.
 const UNBOUNDED: [(&str, &str); 0] = [];

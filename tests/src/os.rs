@@ -1,0 +1,196 @@
+//! What only the operating system can do to a process or tell of it.
+
+use std::fs;
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Signal, kill_process, test_kill_process};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{interval, timeout};
+
+use crate::program::Said;
+
+/// A process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pid(rustix::process::Pid);
+
+impl Pid {
+    /// The process of a running child.
+    ///
+    /// # Panics
+    /// If it was waited for.
+    #[must_use]
+    pub fn of(child: &Child) -> Self {
+        Self::new(child.id().expect("not waited for"))
+    }
+
+    /// The process with this number.
+    ///
+    /// # Panics
+    /// If no process can have it.
+    #[must_use]
+    pub fn new(pid: u32) -> Self {
+        let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+        Self(pid.expect("a process number"))
+    }
+}
+
+/// Asks a process to end, as Ctrl-C does.
+pub fn interrupt(pid: Pid) {
+    // An error says that it has ended already.
+    let _ = kill_process(pid.0, Signal::INT);
+}
+
+/// Ends a process without asking.
+pub fn kill(pid: Pid) {
+    let _ = kill_process(pid.0, Signal::KILL);
+}
+
+/// Kills a process when the test ends, however it ends.
+pub struct KilledAtTheEnd(pub Pid);
+
+impl Drop for KilledAtTheEnd {
+    fn drop(&mut self) {
+        kill(self.0);
+    }
+}
+
+/// Whether the process is there and has not ended.
+#[must_use]
+pub fn is_alive(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.0.as_raw_nonzero()));
+    let dead = stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')));
+    test_kill_process(pid.0).is_ok() && !dead
+}
+
+/// The children of a process, and theirs.
+#[must_use]
+pub fn descendants(pid: Pid) -> Vec<Pid> {
+    let raw = pid.0.as_raw_nonzero();
+    let tasks = fs::read_dir(format!("/proc/{raw}/task")).into_iter().flatten().flatten();
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    let mut found = Vec::new();
+    for child in lists.flat_map(|list| numbers(&list)) {
+        found.push(child);
+        found.extend(descendants(child));
+    }
+    found
+}
+
+fn numbers(list: &str) -> Vec<Pid> {
+    list.split_whitespace().filter_map(|word| word.parse().ok()).map(Pid::new).collect()
+}
+
+/// Looks again and again until there is something to see.
+///
+/// # Panics
+/// If there is nothing for too long.
+pub async fn until<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    let watch = async {
+        let mut ticks = interval(Duration::from_millis(5));
+        loop {
+            ticks.tick().await;
+            if let Some(seen) = look() {
+                return seen;
+            }
+        }
+    };
+    timeout(Duration::from_secs(60), watch).await.expect("what was waited for comes about")
+}
+
+/// A user who may do nothing special, with a folder and a copy of the program of their own.
+pub struct Nobody {
+    program: PathBuf,
+    home: TempDir,
+}
+
+/// The user number that nobody has.
+const NOBODY: &str = "65534";
+
+impl Nobody {
+    /// Copies `program` to where this user can read it.
+    ///
+    /// `None` where this test is run by an ordinary user already: then every test is.
+    ///
+    /// # Panics
+    /// If there is no folder for them.
+    #[must_use]
+    pub fn new(program: &Path) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let home = TempDir::new().expect("a folder");
+        let open_to_all = fs::Permissions::from_mode(0o777);
+        fs::set_permissions(home.path(), open_to_all).expect("our own folder");
+        let copy = home.path().join("whimbrel");
+        fs::copy(program, &copy).expect("the program can be copied");
+        Some(Self { program: copy, home })
+    }
+
+    /// Runs the program as this user.
+    pub async fn run(&self, words: &[&str]) -> Said {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", NOBODY, "--regid", NOBODY, "--clear-groups", "--"]);
+        command.arg(&self.program).args(words).env_clear().kill_on_drop(true);
+        command.env("HOME", self.home.path()).env("TMPDIR", self.home.path());
+        Said::of(command).await
+    }
+}
+
+/// A disk of a few mebibytes, in memory.
+pub struct SmallDisk {
+    folder: TempDir,
+}
+
+impl SmallDisk {
+    /// A fresh one; `None` for who may not mount.
+    ///
+    /// # Panics
+    /// If there is no folder for it.
+    #[must_use]
+    pub fn mount() -> Option<Self> {
+        let folder = TempDir::new().expect("a folder");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=4m,mode=700", "whimbrel-test"]).arg(folder.path());
+        mount.status().is_ok_and(|status| status.success()).then_some(Self { folder })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Leaves not one byte.
+    ///
+    /// # Panics
+    /// If the disk is never full.
+    pub fn fill(&self) {
+        let mut file = fs::File::create(self.ballast()).expect("room for a name");
+        let block = [0; 4096];
+        let full = (0..1 << 20).find_map(|_| file.write_all(&block).err());
+        assert_eq!(full.map(|why| why.kind()), Some(ErrorKind::StorageFull));
+    }
+
+    /// Gives back what [`SmallDisk::fill`] took.
+    ///
+    /// # Panics
+    /// If it was not filled.
+    pub fn empty(&self) {
+        fs::remove_file(self.ballast()).expect("it was filled");
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.folder().join("ballast")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazily: an agent that is just ending may still have a file open.
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.folder()).status();
+    }
+}

@@ -1,0 +1,214 @@
+//! The `whimbrel` program as a process, and agents that do not outlive their test.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command as Blocking, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// A command that has not ended by then hangs: ten times what the slowest one takes here.
+const WATCHDOG: Duration = Duration::from_secs(180);
+/// How an agent's first line begins.
+const LISTENING: &str = "whimbrel agent listening on ";
+
+/// The program, built from the sources as they are.
+pub fn whimbrel() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build)
+}
+
+/// Builds it beside this test, in the test's own profile.
+fn build() -> PathBuf {
+    let test = std::env::current_exe().expect("a test is a program");
+    let folder = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let mut cargo = Blocking::new(env!("CARGO"));
+    cargo.args(["build", "--quiet", "--package", "whimbrel-cli", "--bin", "whimbrel"]);
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+    assert!(status.success(), "the program does not build");
+    folder.join(format!("whimbrel{}", std::env::consts::EXE_SUFFIX))
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Said {
+    /// The exit status; `None` if a signal ended it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Said {
+    /// Runs `command` to its end.
+    pub(crate) async fn of(mut command: Command) -> Self {
+        let ended = timeout(WATCHDOG, command.output()).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{command:?} hangs")).expect("it starts");
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { status: ended.status.code(), out: text(ended.stdout), err: text(ended.stderr) }
+    }
+
+    /// The one JSON object on standard output.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|why| panic!("{why}: {self:?}"))
+    }
+
+    /// Panics unless the command ended with `status`.
+    #[must_use]
+    #[track_caller]
+    pub fn ended(self, status: i32) -> Self {
+        assert_eq!(self.status, Some(status), "{self:?}");
+        self
+    }
+}
+
+/// The program with these words, about to be started; it ends with the test.
+#[must_use]
+pub fn command(words: &[&str]) -> Command {
+    let mut command = Command::new(whimbrel());
+    command.args(words).env_remove("WHIMBREL_AGENT").kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the program to its end.
+///
+/// # Panics
+/// If it hangs.
+pub async fn run(words: &[&str]) -> Said {
+    Said::of(command(words)).await
+}
+
+/// An agent as a process. Dropping it ends it and its guests.
+pub struct Agent {
+    /// Where it listens.
+    pub address: String,
+    child: Child,
+    data: TempDir,
+}
+
+impl Agent {
+    /// An agent with a folder of its own.
+    ///
+    /// # Panics
+    /// If it does not begin to listen.
+    pub async fn start() -> Self {
+        Self::start_in(&std::env::temp_dir()).await
+    }
+
+    /// As [`Agent::start`], in a folder that somebody else looks after.
+    ///
+    /// # Panics
+    /// As [`Agent::start`].
+    pub async fn start_in(folder: &Path) -> Self {
+        let data = TempDir::new_in(folder).expect("a folder");
+        Self::on(data, &["--die-with-parent"]).await
+    }
+
+    /// An agent whose guests live on when it dies: the test has to end them.
+    ///
+    /// # Panics
+    /// As [`Agent::start`].
+    pub async fn outlived() -> Self {
+        Self::on(TempDir::new().expect("a folder"), &[]).await
+    }
+
+    /// The folder it works in.
+    #[must_use]
+    pub fn data(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// Kills the agent, and nobody else, and starts another one on its folder.
+    pub async fn restart(mut self) -> Self {
+        self.child.kill().await.expect("it was alive");
+        Self::on(self.data, &[]).await
+    }
+
+    async fn on(data: TempDir, options: &[&str]) -> Self {
+        let path = data.path().to_str().expect("UTF-8");
+        let words = ["agent", "--listen", "127.0.0.1:0", "--data", path];
+        let mut command = command(&[words.as_slice(), options].concat());
+        let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        let address = loop {
+            match timeout(WATCHDOG, lines.next_line()).await.expect("an agent says something") {
+                Ok(Some(line)) => match line.strip_prefix(LISTENING) {
+                    Some(address) => break address.trim().to_owned(),
+                    None => continue,
+                },
+                _ => panic!("the agent has ended: {}", last_words(&mut child).await),
+            }
+        };
+        Self { address, child, data }
+    }
+
+    /// Asks this agent: a command with its words.
+    pub async fn ask(&self, words: &[&str]) -> Said {
+        run(&[words, &["--agent", &self.address]].concat()).await
+    }
+
+    /// Starts a guest and waits until it is at work.
+    pub async fn guest(&self, name: &str, options: &[&str]) {
+        let words = ["run", "--name", name, "--json"];
+        let _ = self.ask(&[words.as_slice(), options].concat()).await.ended(0);
+        self.until(name, |guest| guest["state"] == "running").await;
+    }
+
+    /// What is told about a guest.
+    pub async fn status(&self, name: &str) -> Value {
+        self.ask(&["status", name, "--json"]).await.ended(0).json()
+    }
+
+    /// Waits until what is told about a guest is as wanted.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    pub async fn until(&self, name: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let watch = async {
+            loop {
+                last = self.status(name).await;
+                if wanted(&last) {
+                    return last.clone();
+                }
+            }
+        };
+        let seen = timeout(WATCHDOG, watch).await;
+        seen.unwrap_or_else(|_| panic!("{name} does not become what was waited for: {last}"))
+    }
+
+    /// The guest is here and at work, and its memory is whole.
+    ///
+    /// # Panics
+    /// If not.
+    pub async fn assert_runs(&self, name: &str) {
+        let before = self.status(name).await;
+        assert_eq!(before["state"], "running", "{before}");
+        let writes = |guest: &Value| guest["operations"].as_u64().unwrap_or(0);
+        self.until(name, |guest| writes(guest) > writes(&before)).await;
+        let checked = self.ask(&["status", name, "--check", "--json"]).await.ended(0).json();
+        assert_eq!(checked["check"]["sound"], true, "{checked}");
+    }
+}
+
+async fn last_words(child: &mut Child) -> String {
+    let mut words = String::new();
+    if let Some(mut errors) = child.stderr.take() {
+        let _ = errors.read_to_string(&mut words).await;
+    }
+    words
+}
