@@ -96,7 +96,11 @@ impl Sender {
         }
         let flight = state.ledger.flight(self.lane);
         let budget = self.budget(flight);
-        let taken = state.ledger.take(self.lane, budget, &mut self.take);
+        // A taking of nothing would still send the round's cursor back to its beginning.
+        let taken = match budget {
+            PageCount::ZERO => PageCount::ZERO,
+            pages => state.ledger.take(self.lane, pages, &mut self.take),
+        };
         self.shared.announce(&mut state);
         let idle = taken == PageCount::ZERO;
         state.set_idle(self.lane, idle);
