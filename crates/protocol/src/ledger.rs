@@ -176,8 +176,8 @@ impl Ledger {
     }
 
     /// The taking was copied and digested, and its batch of `wire` bytes is about to be written:
-    /// it gets its number now. Pages that the destination already holds are released (wire.md
-    /// B14). `None` says that all were: there is nothing to write.
+    /// it gets its number now. Pages that the destination already holds are released, all others
+    /// are in the batch (wire.md B14). `None` says that there is nothing to write.
     ///
     /// # Panics
     /// If `take` is not the lane's last taking, or a page of it was not digested.

@@ -87,6 +87,7 @@ impl Lander {
         let mut filled = 0;
         while filled == 0 {
             filled = match self.connection.try_receive(&mut frame) {
+                // wire.md B19
                 Err(LaneError::Closed) => return self.acknowledge().map(|()| None),
                 received => received?,
             };

@@ -34,7 +34,7 @@ pub struct LaneHello {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneAnswer(pub Result<(), LaneRefusal>);
 
-/// Why a destination does not take a lane.
+/// Why a destination does not take a lane (wire.md B6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LaneRefusal {
     /// This side speaks another version of the bulk frames.
