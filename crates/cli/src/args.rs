@@ -14,7 +14,7 @@ use crate::parse::{ListenAddress, Rate, Size, duration, guest_name, ports};
 /// Moves running guests from one host to another while they keep running.
 #[derive(Debug, Parser)]
 #[command(name = "whimbrel", version, after_help = exit::TABLE, max_term_width = 100)]
-#[command(subcommand_required = true, arg_required_else_help = true)]
+#[command(subcommand_required = true, arg_required_else_help = true, args_override_self = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,

@@ -13,18 +13,22 @@ const LANES_SHOWN_MAX: usize = 4;
 /// Rounds in the table of a migration that is under way.
 const ROUNDS_SHOWN_MAX: usize = 4;
 
+/// The engine's word for the phase in which rounds follow one another.
+const PRE_COPY: &str = "pre-copy";
+
 /// The block for a terminal of `columns` × `rows`. It leaves a row for the cursor.
 pub(crate) fn block(frame: &Frame, columns: usize, rows: usize) -> Vec<Line> {
     let look = &frame.look;
-    if look.pages_total == 0 {
-        return vec![headline(look, columns)];
+    if look.rounds.is_empty() {
+        return vec![headline(look, columns).cut(columns)];
     }
     let mut lines = vec![headline(look, columns), memory(look, columns)];
     lines.push(setback(frame));
     lines.push(Line::default());
     lines.extend(speeds(frame, columns));
     lines.push(downtime(look, columns));
-    lines.extend(rounds(&look.rounds, ROUNDS_SHOWN_MAX));
+    let going_on = look.phase == PRE_COPY;
+    lines.extend(rounds(&look.rounds, going_on, ROUNDS_SHOWN_MAX));
     lines.truncate(rows.saturating_sub(1).max(1));
     lines.into_iter().map(|line| line.cut(columns)).collect()
 }
@@ -33,7 +37,7 @@ pub(crate) fn block(frame: &Frame, columns: usize, rows: usize) -> Vec<Line> {
 pub(crate) fn line(frame: &Frame) -> String {
     let look = &frame.look;
     let mut text = format!("{:>8}  {}", units::clock(look.elapsed), stage(look));
-    if look.pages_total == 0 {
+    if look.rounds.is_empty() {
         return text;
     }
     text += &format!("  {:>3} %  {} to go", percent(look), units::bytes(look.pending()));
@@ -63,7 +67,7 @@ pub(crate) fn round_ended(round: &Round) -> String {
 
 fn stage(look: &Look) -> String {
     match look.rounds.last() {
-        Some(round) if look.phase == "pre-copy" => format!("pre-copy, round {}", round.round),
+        Some(round) if look.phase == PRE_COPY => format!("pre-copy, round {}", round.round),
         _ if look.phase.is_empty() => "starting".to_owned(),
         _ => look.phase.clone(),
     }
@@ -181,8 +185,8 @@ fn downtime(look: &Look, columns: usize) -> Line {
 }
 
 /// The first round and the last ones as a table of at most `most` rows, without a round that has
-/// just begun.
-pub(crate) fn rounds(rounds: &[Round], most: usize) -> Vec<Line> {
+/// just begun. What is dirty after a last round that is `going_on` is not known yet.
+pub(crate) fn rounds(rounds: &[Round], going_on: bool, most: usize) -> Vec<Line> {
     let begun = rounds.last().is_some_and(|last| last.duration.is_zero() && last.pages == 0);
     let rounds = &rounds[..rounds.len() - usize::from(begun)];
     if rounds.is_empty() {
@@ -191,24 +195,27 @@ pub(crate) fn rounds(rounds: &[Round], most: usize) -> Vec<Line> {
     let head =
         format!("{:>8}{:>14}{:>12}{:>12}{:>16}", "round", "pages", "sent", "took", "dirty after");
     let mut lines = vec![Line::default(), Line::default().put(Tone::Faint, head)];
+    let last = rounds.len() - 1;
+    let row = |at: usize| row(&rounds[at], going_on && !begun && at == last);
     if rounds.len() <= most {
-        lines.extend(rounds.iter().map(row));
+        lines.extend((0..rounds.len()).map(row));
         return lines;
     }
-    lines.push(row(&rounds[0]));
+    lines.push(row(0));
     lines.push(Line::default().put(Tone::Faint, format!("{:>8}", "…")));
-    lines.extend(rounds[rounds.len() + 2 - most..].iter().map(row));
+    lines.extend((rounds.len() + 2 - most..rounds.len()).map(row));
     lines
 }
 
-fn row(round: &Round) -> Line {
+fn row(round: &Round, going_on: bool) -> Line {
+    let dirty = if going_on { "…".to_owned() } else { units::count(round.dirty_after) };
     Line::plain(format!(
         "{:>8}{:>14}{:>12}{:>12}{:>16}",
         round.round,
         units::count(round.pages),
         units::bytes(round.bytes),
         units::time(round.duration),
-        units::count(round.dirty_after),
+        dirty,
     ))
 }
 
@@ -276,7 +283,7 @@ downtime      ████▉                                41 ms of 300 ms all
 
    round         pages        sent        took     dirty after
        0       262,144       1 GiB      612 ms          81,920
-       1        24,575     100 MiB       32 ms               0
+       1        24,575     100 MiB       32 ms               …
 ";
 
     #[test]
@@ -333,9 +340,9 @@ downtime      ████▉                                41 ms of 300 ms all
         many.push(Round { round: 9, ..Round::default() });
         let first_word =
             |line: &Line| line.render(false).split_whitespace().next().map(str::to_owned);
-        let shown: Vec<String> = rounds(&many, 4).iter().filter_map(first_word).collect();
+        let shown: Vec<String> = rounds(&many, false, 4).iter().filter_map(first_word).collect();
         assert_eq!(shown, ["round", "0", "…", "7", "8"]);
-        let shown: Vec<String> = rounds(&many, 9).iter().filter_map(first_word).collect();
+        let shown: Vec<String> = rounds(&many, false, 9).iter().filter_map(first_word).collect();
         assert_eq!(shown[1..], ["0", "1", "2", "3", "4", "5", "6", "7", "8"]);
     }
 

@@ -32,7 +32,7 @@ fn completed(account: &Account) -> Vec<Line> {
     lines.extend(sent(account));
     lines.extend(checked(account));
     lines.extend(cost(account));
-    lines.extend(moving::rounds(&account.rounds, ROUNDS_SHOWN_MAX));
+    lines.extend(moving::rounds(&account.rounds, false, ROUNDS_SHOWN_MAX));
     if let Some(fault) = faults {
         lines.push(Line::default());
         lines.push(Line::default().put(Tone::Bad, format!("✘ {fault}")));
@@ -45,7 +45,7 @@ fn aborted(account: &Account) -> Vec<Line> {
     let mut lines = vec![headline(Tone::Warn, "✘ ", &head)];
     lines.extend(why(account));
     lines.extend(stood_still(account));
-    lines.extend(moving::rounds(&account.rounds, ROUNDS_SHOWN_MAX));
+    lines.extend(moving::rounds(&account.rounds, false, ROUNDS_SHOWN_MAX));
     lines
 }
 
