@@ -8,7 +8,7 @@
 //! they are and which migration it watches.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, watch};
 use tonic::Status;
@@ -33,13 +33,24 @@ pub(crate) struct Migration {
     pub(crate) id: String,
     pub(crate) direction: api::Direction,
     status: watch::Sender<api::MigrationStatus>,
+    /// The token of an incoming one: whoever was given it may take the announcement back.
+    token: OnceLock<Vec<u8>>,
 }
 
 impl Migration {
     pub(crate) fn new(status: api::MigrationStatus) -> Arc<Self> {
         let id = status.migration_id.clone();
         let direction = status.direction();
-        Arc::new(Self { id, direction, status: watch::Sender::new(status) })
+        let status = watch::Sender::new(status);
+        Arc::new(Self { id, direction, status, token: OnceLock::new() })
+    }
+
+    pub(crate) fn set_token(&self, token: &[u8]) {
+        self.token.get_or_init(|| token.to_vec());
+    }
+
+    pub(crate) fn was_announced_with(&self, token: &[u8]) -> bool {
+        self.token.get().is_some_and(|given| given == token)
     }
 
     pub(crate) fn status(&self) -> api::MigrationStatus {

@@ -48,6 +48,7 @@ impl Core {
                 return Err(status);
             }
         };
+        migration.set_token(&token);
         tracing::info!(guest = %guest.config.name, peer, address, "a guest is expected");
         tokio::spawn(self.clone().see_in(guest, migration));
         Ok(api::PrepareIncomingResponse {
@@ -79,6 +80,9 @@ impl Core {
             phase: "preparing".to_owned(),
             ..Default::default()
         });
+        if migration.id.is_empty() || self.guests.find_migration(&migration.id).is_ok() {
+            return Err(Status::already_exists("the migration needs an identity of its own"));
+        }
         let newcomer = self.newcomer(uuid, config);
         newcomer.set_migration(Arc::clone(&migration));
         let available = available()?;
@@ -129,7 +133,10 @@ impl Core {
         request: api::CancelIncomingRequest,
     ) -> Result<api::CancelIncomingResponse, Status> {
         let migration = self.guests.find_migration(&request.migration_id)?;
-        if migration.direction != Direction::In || !migration.is_running() {
+        if !migration.was_announced_with(&request.token) {
+            return Err(Status::permission_denied("only who announced a guest takes it back"));
+        }
+        if !migration.is_running() {
             return Ok(api::CancelIncomingResponse { accepted: false });
         }
         let guest = self.guests.find(&migration.status().guest_uuid)?;

@@ -22,6 +22,7 @@ mod guests;
 mod incoming;
 mod journal;
 mod lifecycle;
+mod meeting;
 mod options;
 mod os;
 mod outgoing;
@@ -30,6 +31,8 @@ mod process_link;
 mod recovery;
 mod service;
 mod stress;
+#[cfg(test)]
+mod stub_process;
 mod watching;
 
 pub use agent::{Agent, AgentError};

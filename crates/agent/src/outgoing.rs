@@ -162,6 +162,7 @@ impl Core {
             api::Outcome::Completed => {
                 self.collect(&migration.id, &destination, &mut last).await;
                 self.end_process(&guest).await;
+                self.process_ended(&guest).await;
             }
             // The destination's process notices by itself that its attempt is over.
             api::Outcome::Aborted | api::Outcome::Unspecified => {}

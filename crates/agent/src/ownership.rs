@@ -243,7 +243,8 @@ impl Core {
         let guest = self.guests.find(&request.guest)?;
         let name = &guest.config.name;
         let refuse = |why: &str| Status::failed_precondition(format!("guest `{name}` {why}"));
-        let in_doubt = self.view(&guest).await.state() == api::GuestState::InDoubt;
+        let state = self.view(&guest).await.state();
+        let in_doubt = matches!(state, api::GuestState::InDoubt | api::GuestState::Paused);
         let entry = self.entry(&guest)?.filter(|_| in_doubt);
         let entry = entry.ok_or_else(|| refuse("is not in doubt; there is nothing to resolve"))?;
         let record = entry.record;
@@ -266,6 +267,9 @@ impl Core {
         self.decide(&guest, &record, decision).await?;
         tracing::warn!(guest = name, ?decision, "resolved by a person");
         guest.change_doubt();
+        if matches!(decision, Decision::Burn(_)) {
+            tokio::spawn(Arc::clone(&self).seek_peer(Arc::clone(&guest)));
+        }
         Ok(self.view(&guest).await)
     }
 }

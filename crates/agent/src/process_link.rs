@@ -205,6 +205,7 @@ calls! {
     cancel(process::CancelRequest) -> api::CancelMigrationResponse, process_call;
     ask(api::AskRequest) -> api::AskResponse, process_call;
     settle(process::SettleRequest) -> process::Status, process_call;
+    r#yield(process::YieldRequest) -> process::YieldResponse, process_call;
     stop(process::StopRequest) -> process::StopResponse, process_call;
 }
 

@@ -68,6 +68,8 @@ impl Core {
     }
 
     async fn try_to_take_up(self: &Arc<Self>, guest: &Arc<Guest>) -> Result<(), Status> {
+        // Whether the other side has heard of a person's word is not known any more.
+        tokio::spawn(Arc::clone(self).seek_peer(Arc::clone(guest)));
         let mut link = guest.link(self.options.deadlines).await?;
         let status = link.get_status(process::GetStatusRequest {}).await?;
         let state = status.guest.unwrap_or_default().state();

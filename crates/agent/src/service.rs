@@ -5,6 +5,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
 use tonic::{Request, Response, Status};
 use whimbrel_control::api::agent_server::Agent;
 use whimbrel_control::api::{self, GuestState};
@@ -56,13 +57,14 @@ impl Agent for AgentService {
         request: Request<api::ListGuestsRequest>,
     ) -> Answer<api::ListGuestsResponse> {
         let include_gone = request.into_inner().include_gone;
-        let mut guests = Vec::new();
+        // All at once: a process that does not answer costs its deadline only once.
+        let mut views = JoinSet::new();
         for guest in self.core.guests.all() {
-            let view = self.core.view(&guest).await;
-            if include_gone || view.state() != GuestState::Gone {
-                guests.push(view);
-            }
+            let core = Arc::clone(&self.core);
+            views.spawn(async move { core.view(&guest).await });
         }
+        let mut guests = views.join_all().await;
+        guests.retain(|view| include_gone || view.state() != GuestState::Gone);
         guests.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Response::new(api::ListGuestsResponse { guests }))
     }
@@ -135,6 +137,10 @@ impl Agent for AgentService {
         request: Request<api::CancelIncomingRequest>,
     ) -> Answer<api::CancelIncomingResponse> {
         self.to_its_end(|core| core.cancel_incoming(request.into_inner())).await
+    }
+
+    async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
+        self.to_its_end(|core| core.meet(request.into_inner())).await
     }
 
     async fn ask(&self, request: Request<api::AskRequest>) -> Answer<api::AskResponse> {

@@ -283,6 +283,94 @@ async fn nothing_is_left_at_the_destination_when_the_source_process_dies() {
     has_nothing(&there).await;
 }
 
+fn announcement(name: &str, uuid: &str) -> api::PrepareIncomingRequest {
+    api::PrepareIncomingRequest {
+        migration_id: format!("of {name}"),
+        guest_uuid: uuid.to_owned(),
+        guest_name: name.to_owned(),
+        kind: "stress".to_owned(),
+        state_version: 1,
+        memory_bytes: 16 * MIB,
+        protocol_version_min: 1,
+        protocol_version_max: 1,
+        agent_host: String::new(),
+        agent_port: 1,
+    }
+}
+
+const UUID: &str = "01234567-89ab-cdef-0123-456789abcdef";
+
+#[tokio::test]
+async fn a_source_that_announces_a_guest_and_never_comes_leaves_nothing() {
+    let there = AgentProcess::start();
+    let mut client = there.client().await;
+    client.prepare_incoming(announcement("web", UUID)).await.unwrap();
+    let coming = guest(&mut client, "web").await.unwrap();
+    assert_eq!(coming.state(), GuestState::Migrating);
+    has_nothing(&there).await;
+    assert!(!is_alive(coming.pid));
+    let ended = api::GetMigrationRequest { migration: "of web".to_owned() };
+    let ended = client.get_migration(ended).await.unwrap();
+    assert_eq!(ended.outcome(), Outcome::Aborted, "{}", ended.reason);
+}
+
+#[tokio::test]
+async fn announcements_are_counted_and_taken_back() {
+    let there = AgentProcess::start_with(&["migrations=1"]);
+    let mut client = there.client().await;
+    let expected = client.prepare_incoming(announcement("web", UUID)).await.unwrap();
+    let other = announcement("other", "11234567-89ab-cdef-0123-456789abcdef");
+    let refused = client.prepare_incoming(other.clone()).await.unwrap_err();
+    assert!(refused.to_string().contains("limit"), "{refused}");
+    let twice = client.prepare_incoming(announcement("again", UUID)).await.unwrap_err();
+    assert_eq!(twice.refusal(), Some(Code::AlreadyExists), "{twice}");
+    let cancel = api::CancelIncomingRequest {
+        migration_id: "of web".to_owned(),
+        token: expected.token.clone(),
+    };
+    let stranger = api::CancelIncomingRequest { token: vec![0; 16], ..cancel.clone() };
+    let refused = client.cancel_incoming(stranger).await.unwrap_err();
+    assert_eq!(refused.refusal(), Some(Code::PermissionDenied), "{refused}");
+    assert!(client.cancel_incoming(cancel.clone()).await.unwrap().accepted);
+    has_nothing(&there).await;
+    assert!(!client.cancel_incoming(cancel).await.unwrap().accepted);
+    client.prepare_incoming(other).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_announced_guest_is_waited_for_on_the_configured_port() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let there = AgentProcess::start_with(&[&format!("port={port}")]);
+    let mut client = there.client().await;
+    let expected = client.prepare_incoming(announcement("web", UUID)).await.unwrap();
+    assert_eq!(expected.address, format!("127.0.0.1:{port}"));
+    // The range is used up: the second is refused, and the first is not disturbed.
+    let other = announcement("other", "11234567-89ab-cdef-0123-456789abcdef");
+    let refused = client.prepare_incoming(other).await.unwrap_err();
+    assert!(refused.to_string().contains("no port"), "{refused}");
+    assert_eq!(guest(&mut client, "web").await.unwrap().state(), GuestState::Migrating);
+    assert_eq!(there.guest_folders().len(), 1);
+}
+
+#[tokio::test]
+async fn only_so_many_guests_that_left_are_remembered() {
+    let here = AgentProcess::start_with(&["remembered=1"]);
+    let there = AgentProcess::start();
+    let mut source = here.client().await;
+    for name in ["one", "two", "three"] {
+        start_filled(&mut source, name, 16 * MIB).await;
+        let begun = source.migrate(migrate_request(name, &there.address)).await.unwrap();
+        let last = ended(&mut source, &begun.migration_id).await;
+        assert_eq!(last.outcome(), Outcome::Completed, "{}", last.reason);
+    }
+    assert_eq!(guest(&mut source, "three").await.unwrap().state(), GuestState::Gone);
+    assert_eq!(here.guest_folders().len(), 1);
+    let list = api::ListGuestsRequest { include_gone: true };
+    assert_eq!(source.list_guests(list).await.unwrap().guests.len(), 1);
+}
+
 #[tokio::test]
 async fn a_guest_whose_memory_is_being_filled_is_not_moved_yet() {
     let (here, there) = (AgentProcess::start(), AgentProcess::start());

@@ -145,6 +145,8 @@ calls! {
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse, call;
     /// Between agents: a question of ownership.
     ask(AskRequest) -> AskResponse, call;
+    /// Between agents: who runs a guest under which term.
+    meet(MeetRequest) -> MeetResponse, call;
 }
 
 /// The statuses of one migration as they come.

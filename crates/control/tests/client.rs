@@ -125,6 +125,7 @@ refuse! {
     prepare_incoming(PrepareIncomingRequest) -> PrepareIncomingResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;
     ask(AskRequest) -> AskResponse;
+    meet(MeetRequest) -> MeetResponse;
 }
 
 /// A runtime of its own: dropping it ends the server with its connections.

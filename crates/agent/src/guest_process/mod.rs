@@ -9,6 +9,7 @@
 //! does not say. It does not find other guests, admit anything, or talk to people.
 
 mod arguments;
+mod expected;
 mod log;
 mod moving;
 mod peer;

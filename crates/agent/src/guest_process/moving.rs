@@ -18,6 +18,7 @@ use whimbrel_engine::{
 };
 use whimbrel_guest::stress::StressFactory;
 
+use super::expected::Expected;
 use super::peer::PeerAgent;
 use super::worker::{Held, Phase, Worker};
 use crate::os::{self, Usage};
@@ -116,7 +117,8 @@ impl Worker {
             };
             let journal = Box::new(self.open_journal()?);
             let address = SocketAddr::new(ip, port);
-            match Incoming::bind(address, token, Box::new(factory), journal, options) {
+            let factory = Box::new(Expected::new(factory, self.config()));
+            match Incoming::bind(address, token, factory, journal, options) {
                 Ok(incoming) => {
                     self.set_monitors(monitors);
                     return Ok((incoming, token));
@@ -254,6 +256,7 @@ fn not_movable(phase: Phase) -> (Phase, Status) {
         Phase::Empty | Phase::Starting => "its memory is still being filled; try again then",
         Phase::Moving | Phase::Arriving => "it is already moving",
         Phase::InDoubt(_) => "who owns it is in doubt; resolve that first",
+        Phase::Yielded(..) => "it is paused, as it runs elsewhere; resolve that first",
         _ => "it is not here",
     };
     let status = Status::failed_precondition(format!("the guest cannot be moved: {why}"));

@@ -149,6 +149,14 @@ impl Process for ProcessService {
         self.blocking(move |worker| worker.settle(&request)).await
     }
 
+    async fn r#yield(
+        &self,
+        request: Request<process::YieldRequest>,
+    ) -> Result<Response<process::YieldResponse>, Status> {
+        let request = request.into_inner();
+        self.blocking(move |worker| worker.give_way(request.reason)).await
+    }
+
     async fn stop(
         &self,
         request: Request<process::StopRequest>,

@@ -40,6 +40,8 @@ pub(super) enum Phase {
     Arriving,
     /// It is parked, and who owns it is not known here.
     InDoubt(Held),
+    /// It is parked, because it runs elsewhere under a higher term.
+    Yielded(Held, String),
     /// It was handed over, or never came.
     Gone,
     /// It could not be made.
@@ -65,6 +67,7 @@ impl Phase {
                 "it stands still: the destination may run it and does not answer; `whimbrel \
                  resolve` settles it by a person's word",
             ),
+            Self::Yielded(_, why) => (GuestState::Paused, why),
             Self::Gone => (GuestState::Gone, "it has left this process"),
             Self::Failed(why) => (GuestState::Failed, why),
         }
@@ -348,14 +351,37 @@ impl Worker {
             .ok_or_else(|| Status::invalid_argument("the request decides nothing"))?;
         let about = Term { generation: request.term_generation, host: request.term_host };
         let gone = self.enter(|phase| match phase {
-            Phase::InDoubt(held) => decide(held, about, decision),
+            Phase::InDoubt(held) => decide(held, about, decision, Phase::InDoubt),
+            Phase::Yielded(held, why) => {
+                decide(held, about, decision, |held| Phase::Yielded(held, why))
+            }
             other => Err((other, Status::failed_precondition("the guest is not in doubt"))),
         })?;
         if let Some(held) = gone {
-            drop(held);
             self.set_phase(Phase::Gone);
+            // Giving gigabytes back takes longer than a call may.
+            self.runtime.spawn_blocking(move || drop(held));
         }
         Ok(self.status())
+    }
+
+    /// Parks the guest, whose term is not the highest one any more.
+    pub(super) fn give_way(&self, reason: String) -> Result<process::YieldResponse, Status> {
+        self.enter(|phase| match phase {
+            Phase::Here(mut held) => match held.guest.pause() {
+                Ok(()) => {
+                    tracing::error!("the guest is paused: {reason}");
+                    Ok((Phase::Yielded(held, reason), process::YieldResponse {}))
+                }
+                Err(error) => Err((Phase::Here(held), Status::internal(error.to_string()))),
+            },
+            Phase::Moving | Phase::Starting => {
+                let status = Status::unavailable("the guest cannot be paused now; try again");
+                Err((phase, status))
+            }
+            // Nothing runs.
+            other => Ok((other, process::YieldResponse {})),
+        })
     }
 
     /// Ends the process soon.
@@ -399,14 +425,20 @@ impl Worker {
 
 type Settled = Result<(Phase, Option<Held>), (Phase, Status)>;
 
-fn decide(mut held: Held, about: Term, decision: Decision) -> Settled {
+/// `stay` is the phase of a guest about which nothing was decided.
+fn decide(
+    mut held: Held,
+    about: Term,
+    decision: Decision,
+    stay: impl FnOnce(Held) -> Phase,
+) -> Settled {
     let record = match held.journal.read() {
         Ok(Some(record)) if record.term == about => record,
         Ok(_) => {
             let status = Status::failed_precondition("the decision is about another term");
-            return Err((Phase::InDoubt(held), status));
+            return Err((stay(held), status));
         }
-        Err(error) => return Err((Phase::InDoubt(held), unrecorded(&error))),
+        Err(error) => return Err((stay(held), unrecorded(&error))),
     };
     let record = match decision {
         Decision::GiveUp(_) => Record { standing: Standing::Ceded, ..record },
@@ -417,7 +449,7 @@ fn decide(mut held: Held, about: Term, decision: Decision) -> Settled {
     };
     // Durable before anything follows from it.
     if let Err(error) = held.journal.record(&record) {
-        return Err((Phase::InDoubt(held), unrecorded(&error)));
+        return Err((stay(held), unrecorded(&error)));
     }
     tracing::info!(term = %record.term, standing = ?record.standing, "the doubt is settled");
     if record.standing == Standing::Ceded {
@@ -427,7 +459,7 @@ fn decide(mut held: Held, about: Term, decision: Decision) -> Settled {
     let run = guest.reacquire().and_then(|()| guest.throttle(Throttle::OFF));
     match run.and_then(|()| guest.resume()) {
         Ok(()) => Ok((Phase::Here(held), None)),
-        Err(error) => Err((Phase::InDoubt(held), Status::internal(error.to_string()))),
+        Err(error) => Err((stay(held), Status::internal(error.to_string()))),
     }
 }
 

@@ -1,79 +1,20 @@
 //! Guest processes of other versions, other guests, and other secrets.
 
 use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::Server;
 use whimbrel_control::Client;
 
 use super::*;
 use crate::agent::Agent;
 use crate::folder::DataFolder;
 use crate::options::AgentOptions;
-use crate::process_api::process_server::{Process, ProcessServer};
-use crate::process_api::{self as process, GuestFile};
-use crate::watching::StatusStream;
+use crate::process_api::GuestFile;
+use crate::stub_process::StubProcess;
 
 const GUEST: GuestUuid = GuestUuid(8);
-const SECRET: &str = "0123";
 
-/// A guest process of some version that only says who it is.
-struct Stub {
-    versions: RangeInclusive<u32>,
-}
-
-macro_rules! silent {
-    ($($name:ident($request:ty) -> $answer:ty;)*) => {
-        #[tonic::async_trait]
-        impl Process for Stub {
-            type WatchStream = StatusStream;
-
-            async fn hello(
-                &self,
-                request: Request<process::HelloRequest>,
-            ) -> Result<Response<process::HelloResponse>, Status> {
-                if request.metadata().get(TOKEN_KEY).is_none_or(|token| token != SECRET) {
-                    return Err(Status::unauthenticated("who are you?"));
-                }
-                Ok(Response::new(process::HelloResponse {
-                    version_min: *self.versions.start(),
-                    version_max: *self.versions.end(),
-                    program_version: "9.9".to_owned(),
-                    guest_uuid: GUEST.to_string(),
-                }))
-            }
-
-            $(async fn $name(&self, _: Request<$request>) -> Result<Response<$answer>, Status> {
-                Err(Status::unimplemented("a stub"))
-            })*
-        }
-    };
-}
-
-silent! {
-    start(process::StartRequest) -> process::StartResponse;
-    receive(process::ReceiveRequest) -> process::ReceiveResponse;
-    get_status(process::GetStatusRequest) -> process::Status;
-    check(process::CheckRequest) -> api::CheckReport;
-    migrate(process::MigrateRequest) -> process::MigrateResponse;
-    watch(process::WatchRequest) -> Self::WatchStream;
-    cancel(process::CancelRequest) -> api::CancelMigrationResponse;
-    ask(api::AskRequest) -> api::AskResponse;
-    settle(process::SettleRequest) -> process::Status;
-    stop(process::StopRequest) -> process::StopResponse;
-}
-
-/// A process of these versions, which is in truth this test.
 async fn process_of(versions: RangeInclusive<u32>) -> ProcessFile {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port().into();
-    let service = ProcessServer::new(Stub { versions });
-    let incoming = TcpListenerStream::new(listener);
-    tokio::spawn(Server::builder().serve_with_incoming(service, incoming));
-    let own = ProcessIdentity::own().unwrap();
-    let boot_id = own.boot.0.to_vec();
-    ProcessFile { pid: own.pid, started: own.started, boot_id, port, token: SECRET.to_owned() }
+    StubProcess::of_versions(GUEST, versions).await.file
 }
-
 async fn connect(file: &ProcessFile, guest: GuestUuid) -> Result<ProcessLink, LinkError> {
     ProcessLink::connect(file, guest, Deadlines::default()).await
 }

@@ -188,6 +188,10 @@ impl Agent for Player {
         no_such()
     }
 
+    async fn meet(&self, _: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
+        no_such()
+    }
+
     async fn ask(&self, _: Request<api::AskRequest>) -> Answer<api::AskResponse> {
         no_such()
     }

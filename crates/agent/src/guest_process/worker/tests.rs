@@ -113,7 +113,10 @@ async fn a_guest_that_runs_elsewhere_is_given_up_and_its_memory_with_it() {
     world.settle(TERM, Decision::GiveUp(true)).unwrap();
     assert_eq!(world.state(), GuestState::Gone);
     assert_eq!(world.record().standing, Standing::Ceded);
-    assert!(world.worker.monitor().unwrap().report().is_none(), "the guest is dropped");
+    let mut looks = tokio::time::interval(Duration::from_millis(1));
+    while world.worker.monitor().unwrap().report().is_some() {
+        looks.tick().await;
+    }
     assert_eq!(world.ask(Question::MayIRun, TERM), Answer::Yours);
 }
 
@@ -159,6 +162,25 @@ async fn an_engine_that_ended_without_a_record_is_spoken_for_by_what_became_of_t
     world.worker.set_phase(Phase::Gone);
     assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::NeverRan);
     assert_eq!(world.record().standing, Standing::Refused);
+}
+
+#[tokio::test]
+async fn a_guest_gives_way_to_a_higher_term_and_runs_again_by_a_persons_word() {
+    let (world, mut held) = World::new(Standing::Owner);
+    held.guest.resume().unwrap();
+    world.worker.set_phase(Phase::Here(held));
+    for _ in 0..2 {
+        world.worker.give_way("it runs elsewhere".to_owned()).unwrap();
+        assert_eq!((world.state(), world.runs()), (GuestState::Paused, false));
+    }
+    assert_eq!(world.worker.status().guest.unwrap().state_reason, "it runs elsewhere");
+    *lock(&world.full) = true;
+    world.settle(TERM, Decision::Burn(OURS)).unwrap_err();
+    assert_eq!((world.state(), world.runs()), (GuestState::Paused, false));
+    *lock(&world.full) = false;
+    world.settle(TERM, Decision::Burn(OURS)).unwrap();
+    assert!(world.runs());
+    assert_eq!(world.record().term, TERM.next(OURS));
 }
 
 #[tokio::test]

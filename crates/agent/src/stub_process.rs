@@ -1,0 +1,101 @@
+//! For tests: a guest process that says who it is and nothing else, and is in truth the test.
+
+use std::ops::RangeInclusive;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+use whimbrel_control::api;
+use whimbrel_engine::protocol::GuestUuid;
+
+use crate::guest_process::TOKEN_KEY;
+use crate::os::ProcessIdentity;
+use crate::process_api::process_server::{Process, ProcessServer};
+use crate::process_api::{self as process, ProcessFile, VERSIONS};
+use crate::watching::StatusStream;
+
+const SECRET: &str = "0123";
+
+/// A process that answers as long as its runtime runs.
+pub(crate) struct StubProcess {
+    /// How it is found.
+    pub(crate) file: ProcessFile,
+    /// Why it was told to yield, if it was.
+    pub(crate) yielded: watch::Receiver<String>,
+}
+
+struct Stub {
+    guest: GuestUuid,
+    versions: RangeInclusive<u32>,
+    yielded: watch::Sender<String>,
+}
+
+impl StubProcess {
+    pub(crate) async fn of(guest: GuestUuid) -> Self {
+        Self::of_versions(guest, VERSIONS).await
+    }
+
+    pub(crate) async fn of_versions(guest: GuestUuid, versions: RangeInclusive<u32>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port().into();
+        let (sender, yielded) = watch::channel(String::new());
+        let service = ProcessServer::new(Stub { guest, versions, yielded: sender });
+        let incoming = TcpListenerStream::new(listener);
+        tokio::spawn(Server::builder().serve_with_incoming(service, incoming));
+        let own = ProcessIdentity::own().unwrap();
+        let (pid, started, boot_id) = (own.pid, own.started, own.boot.0.to_vec());
+        let file = ProcessFile { pid, started, boot_id, port, token: SECRET.to_owned() };
+        Self { file, yielded }
+    }
+}
+
+macro_rules! silent {
+    ($($name:ident($request:ty) -> $answer:ty;)*) => {
+        #[tonic::async_trait]
+        impl Process for Stub {
+            type WatchStream = StatusStream;
+
+            async fn hello(
+                &self,
+                request: Request<process::HelloRequest>,
+            ) -> Result<Response<process::HelloResponse>, Status> {
+                if request.metadata().get(TOKEN_KEY).is_none_or(|token| token != SECRET) {
+                    return Err(Status::unauthenticated("who are you?"));
+                }
+                Ok(Response::new(process::HelloResponse {
+                    version_min: *self.versions.start(),
+                    version_max: *self.versions.end(),
+                    program_version: "9.9".to_owned(),
+                    guest_uuid: self.guest.to_string(),
+                }))
+            }
+
+            async fn r#yield(
+                &self,
+                request: Request<process::YieldRequest>,
+            ) -> Result<Response<process::YieldResponse>, Status> {
+                self.yielded.send_replace(request.into_inner().reason);
+                Ok(Response::new(process::YieldResponse {}))
+            }
+
+            $(async fn $name(&self, _: Request<$request>) -> Result<Response<$answer>, Status> {
+                Err(Status::unimplemented("a stub"))
+            })*
+        }
+    };
+}
+
+silent! {
+    start(process::StartRequest) -> process::StartResponse;
+    receive(process::ReceiveRequest) -> process::ReceiveResponse;
+    get_status(process::GetStatusRequest) -> process::Status;
+    check(process::CheckRequest) -> api::CheckReport;
+    migrate(process::MigrateRequest) -> process::MigrateResponse;
+    watch(process::WatchRequest) -> Self::WatchStream;
+    cancel(process::CancelRequest) -> api::CancelMigrationResponse;
+    ask(api::AskRequest) -> api::AskResponse;
+    settle(process::SettleRequest) -> process::Status;
+    stop(process::StopRequest) -> process::StopResponse;
+}
