@@ -83,7 +83,7 @@ impl Core {
     /// later waits until it is done.
     pub(crate) async fn process_ended(self: &Arc<Self>, guest: &Arc<Guest>) {
         let mut buried = guest.buried.lock().await;
-        if std::mem::replace(&mut *buried, true) {
+        if !guest.is_dead() || std::mem::replace(&mut *buried, true) {
             return;
         }
         if let Err(error) = guest.folder.forget_process() {
