@@ -160,8 +160,7 @@ async fn both(
 ) -> anyhow::Result<(whimbrel_engine::Ended, whimbrel_engine::Ended)> {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (factory, journal) = (Box::new(SleeperFactory), Box::<VolatileJournal>::default());
-    let incoming =
-        Incoming::bind(anywhere, TOKEN, factory, journal, IncomingOptions::default())?;
+    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, IncomingOptions::default())?;
     let to = DestinationAddress { address: incoming.address(), token: TOKEN };
     let mut options = OutgoingOptions { host: 1, ..OutgoingOptions::default() };
     options.source.lanes = lanes;

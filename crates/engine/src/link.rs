@@ -13,6 +13,9 @@ use whimbrel_transport::{Caller, ControlReceiver, ControlSender, Path, control_o
 
 use crate::lanes::LaneOptions;
 
+/// Bytes of the first frame of a connection: a `Hello` has about 60.
+const HELLO_FRAME_MAX: usize = 1 << 10;
+
 /// How long the peer of an ended migration may take to close its side.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -49,7 +52,10 @@ impl Connection {
     pub(crate) async fn answer(mut caller: Caller, options: &LaneOptions) -> Result<Self, String> {
         let answered = caller.answer(&CONTROL_MAGIC, options.open_timeout).await;
         answered.map_err(|error| error.to_string())?;
-        Ok(Self::over(caller.stream, options))
+        let mut connection = Self::over(caller.stream, options);
+        // Until it has shown a token, nobody makes this side hold more than a greeting.
+        connection.receiver.limit(HELLO_FRAME_MAX);
+        Ok(connection)
     }
 
     fn over(stream: TcpStream, options: &LaneOptions) -> Self {
@@ -96,7 +102,7 @@ pub(crate) enum LinkEvent {
 #[derive(Debug)]
 pub(crate) struct Link {
     number: LinkNumber,
-    outbox: Option<mpsc::Sender<Message>>,
+    outbox: Option<mpsc::Sender<Vec<Message>>>,
     reader: JoinHandle<()>,
 }
 
@@ -107,7 +113,8 @@ impl Link {
         connection: Connection,
         events: mpsc::Sender<E>,
     ) -> Self {
-        let Connection { sender, receiver } = connection;
+        let Connection { sender, mut receiver } = connection;
+        receiver.limit(CONTROL_FRAME_MAX);
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         tokio::spawn(write(number, sender, waiting, events.clone()));
         let reader = tokio::spawn(read(number, receiver, events));
@@ -118,10 +125,10 @@ impl Link {
         self.number
     }
 
-    /// Sends `message`, or returns why the link is as good as lost.
-    pub(crate) fn send(&self, message: Message) -> Result<(), String> {
+    /// Sends `messages` one after the other, or returns why the link is as good as lost.
+    pub(crate) fn send(&self, messages: Vec<Message>) -> Result<(), String> {
         let outbox = self.outbox.as_ref().expect("open until it is closed");
-        outbox.try_send(message).map_err(|error| match error {
+        outbox.try_send(messages).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => "the peer does not read what it is told".into(),
             mpsc::error::TrySendError::Closed(_) => "the connection was closed".into(),
         })
@@ -147,13 +154,15 @@ impl Drop for Link {
 async fn write<E: From<LinkEvent>>(
     number: LinkNumber,
     mut sender: Sender,
-    mut outbox: mpsc::Receiver<Message>,
+    mut outbox: mpsc::Receiver<Vec<Message>>,
     events: mpsc::Sender<E>,
 ) {
-    while let Some(message) = outbox.recv().await {
-        if let Err(error) = sender.send(&message.encode()).await {
-            let _ = events.send(LinkEvent::Lost(number, error.to_string()).into()).await;
-            return;
+    while let Some(messages) = outbox.recv().await {
+        for message in messages {
+            if let Err(error) = sender.send(&message.encode()).await {
+                let _ = events.send(LinkEvent::Lost(number, error.to_string()).into()).await;
+                return;
+            }
         }
     }
     // Nobody waits for this: the peer sees the end of the connection either way.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use whimbrel_memory::{Backing, TrackerKind};
+use whimbrel_page::ByteCount;
 use whimbrel_protocol::{Answer, GuestUuid, Question, SourceOptions, Term, Token};
 
 use crate::lanes::LaneOptions;
@@ -27,12 +28,14 @@ pub trait AskPeer: Send + Sync + 'static {
 }
 
 /// How a guest is sent.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct OutgoingOptions {
     /// What the protocol's source side is told: lanes, downtime limit, policy, deadlines.
     pub source: SourceOptions,
     /// How lanes are opened and filled.
     pub lanes: LaneOptions,
+    /// How long to try to get the guest's outside resources back after a pause that came to nothing.
+    pub reacquire_timeout: Duration,
     /// The dirty tracker to use; `None` takes the best one that the probe finds.
     pub tracker: Option<TrackerKind>,
     /// Where questions about the guest are answered on the other side, for the records.
@@ -45,6 +48,21 @@ pub struct OutgoingOptions {
     pub term: Term,
 }
 
+impl Default for OutgoingOptions {
+    fn default() -> Self {
+        Self {
+            source: SourceOptions::default(),
+            lanes: LaneOptions::default(),
+            reacquire_timeout: Duration::from_secs(5),
+            tracker: None,
+            peer: String::new(),
+            ask: None,
+            host: 0,
+            term: Term::default(),
+        }
+    }
+}
+
 /// How a guest is received.
 #[derive(Clone)]
 pub struct IncomingOptions {
@@ -54,6 +72,8 @@ pub struct IncomingOptions {
     pub lanes: LaneOptions,
     /// What the guest's memory is made of.
     pub backing: Backing,
+    /// The most memory a guest may have: what was promised for it before the source came.
+    pub memory_max: ByteCount,
     /// For the source's first word, and for its plan.
     pub greeting_timeout: Duration,
     /// A control connection that is silent for so long is lost.
@@ -74,6 +94,7 @@ impl Default for IncomingOptions {
             lanes_max: 128,
             lanes: LaneOptions::default(),
             backing: Backing::Private,
+            memory_max: ByteCount(u64::MAX),
             greeting_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(5),
             resume_window: Duration::from_secs(30),

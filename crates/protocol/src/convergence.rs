@@ -185,13 +185,14 @@ impl Forecast {
         self.harvest = round.harvest;
         self.dirty_rate = round.dirty.bytes().0 as f64 / round.open.as_secs_f64().max(1e-6);
         let rate = (round.bytes.0 as f64 / round.took.as_secs_f64().max(1e-6)).max(1.0);
-        match self.bandwidth {
-            Some(known) if round.bytes >= MEASURABLE => {
-                self.bandwidth = Some((known + rate) / 2.0);
-            }
-            Some(_) => {}
-            None => self.bandwidth = Some(rate),
-        }
+        self.bandwidth = match self.bandwidth {
+            _ if round.bytes == ByteCount::ZERO => self.bandwidth,
+            Some(known) if round.bytes >= MEASURABLE => Some((known + rate) / 2.0),
+            // A first round that is mostly zeros takes long and sends little; a small one that went
+            // faster shows that it is no measure of the link.
+            Some(known) => Some(known.max(rate)),
+            None => Some(rate),
+        };
     }
 
     fn negligible(&self, dirty: PageCount) -> bool {
@@ -294,5 +295,13 @@ mod tests {
             grown >= Some(Duration::from_millis(39)),
             "1.5 round trips and the state: {grown:?}"
         );
+    }
+
+    #[test]
+    fn a_first_round_of_zeros_is_no_measure_of_the_link() {
+        let mut forecast = forecast(Policy::Throttle { most: 99 }, 300);
+        let slow = Round { took: Duration::from_secs(4), ..round(3, 3) };
+        let decisions = [slow, round(3, 3), round(3, 3)].map(|round| forecast.decide(round));
+        assert_eq!(decisions.last(), Some(&Decision::Switch), "{decisions:?}");
     }
 }

@@ -361,3 +361,53 @@ fn a_record_that_cannot_be_written_ends_the_attempt_before_the_pause() {
     assert_eq!(world.outcomes.0, Some(Outcome::Aborted(failure)));
     assert!(!world.log.iter().any(|line| line == "S Pause"));
 }
+
+#[test]
+fn pages_of_another_size_are_refused() {
+    let mut destination = Destination::new(Now::default(), options());
+    let hello =
+        whimbrel_protocol::Hello { version_min: 1, version_max: 1, token: TOKEN, resume: None };
+    destination.greet(Now::default(), &hello).expect("a good greeting");
+    let subject = subject();
+    let plan = whimbrel_protocol::Plan {
+        version: 1,
+        features: Vec::new(),
+        guest: subject.guest,
+        name: subject.name,
+        kind: subject.kind,
+        state_version: 1,
+        little_endian: cfg!(target_endian = "little"),
+        layout: subject.layout,
+        page_size: 16384,
+        lanes: 1,
+    };
+    let plan = DestinationEvent::Message(Message::Plan(plan));
+    destination.handle(Now::default(), plan).expect("an allowed event");
+    let said = std::iter::from_fn(|| destination.poll()).find_map(|action| match action {
+        DestinationAction::Send(Message::Rejected(rejected)) => Some(rejected),
+        _ => None,
+    });
+    let rejected = said.expect("a word for the source");
+    assert_eq!(rejected.fault, Fault::Incompatible);
+    assert!(rejected.why.contains("16384"), "{}", rejected.why);
+}
+
+#[test]
+fn a_lane_lost_before_the_grant_does_not_end_a_connection_made_after_it() {
+    let mut world = World::new();
+    while !world.log.iter().any(|line| line.starts_with("S Send(Prepare(")) {
+        assert!(world.step());
+    }
+    world.to_source.push_front(SourceEvent::LaneFailed(LaneId(1), "nic".into()));
+    world.cut_at = Some("Grant");
+    world.reconnects = false;
+    while world.source.phase() != "granted" || world.linked {
+        assert!(world.step());
+    }
+    // The network is away for longer than a lane is waited for.
+    world.now = world.now.after(Duration::from_secs(6));
+    world.reconnects = true;
+    world.to_source.push_back(SourceEvent::Tick);
+    let world = world.run();
+    assert_eq!(world.outcomes, completed(FIRST), "{:#?}", world.log);
+}

@@ -109,7 +109,7 @@ impl World {
                 self.record(Side::Destination, (standing, term));
             }
             DestinationAction::Ask(term) => self.ask(Side::Destination, term),
-            DestinationAction::Say(_) => {}
+            DestinationAction::Release | DestinationAction::Say(_) => {}
             DestinationAction::Finish(outcome) => self.dst.outcome = Some(outcome),
         }
     }

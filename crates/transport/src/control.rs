@@ -112,6 +112,12 @@ impl<R: AsyncRead + Unpin> ControlReceiver<R> {
         Self { reader, frame_max, buffer: BytesMut::new() }
     }
 
+    /// From the next frame on, frames may have at most `frame_max` bytes: little for a peer that
+    /// has not said who it is, more afterwards.
+    pub const fn limit(&mut self, frame_max: usize) {
+        self.frame_max = frame_max;
+    }
+
     /// The next frame. Safe to drop before it is there: what has arrived is kept.
     ///
     /// # Errors

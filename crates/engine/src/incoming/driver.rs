@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use whimbrel_memory::Landing;
 use whimbrel_page::{ByteCount, PageCount, Root};
 use whimbrel_protocol::batch::{LaneAnswer, LaneHello, LaneRefusal};
-use whimbrel_protocol::limits::BATCH_PAYLOAD_MAX;
+use whimbrel_protocol::limits::{BATCH_PAYLOAD_MAX, LANES_MAX};
 use whimbrel_protocol::{
     BatchSeq, Destination, DestinationAction, DestinationEvent, DestinationOptions, Failure, Fault,
     GuestUuid, Hello, LaneId, LaneMark, Message, Now, Outcome, Question, Record, Rejected,
@@ -18,7 +18,7 @@ use whimbrel_protocol::{
 use whimbrel_transport::{Caller, Door};
 
 use super::hands::{Hands, Job};
-use super::{CONTROL, Happened, LANE, Secrets, greeting};
+use super::{CONTROL, GREETINGS_MAX, Happened, LANE, Secrets, greeting};
 use crate::ended::Ended;
 use crate::journal::SharedJournal;
 use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent};
@@ -35,6 +35,7 @@ pub(super) struct Driver {
     hands: Hands,
     journal: SharedJournal,
     happened: Sender<Happened>,
+    greetings: Arc<Semaphore>,
     lane_events: Sender<LandEvent>,
     lanes_say: Receiver<LandEvent>,
     /// Once the memory is reserved.
@@ -75,7 +76,7 @@ impl Driver {
             resume_token: secrets.resume_token,
             lane_tokens: secrets.lane_tokens,
             features: Vec::new(),
-            lanes_max: options.lanes_max,
+            lanes_max: options.lanes_max.clamp(1, LANES_MAX as u16),
             batch_bytes_max: BATCH_PAYLOAD_MAX.0 as u32,
             greeting_timeout: options.greeting_timeout,
             silence_timeout: options.silence_timeout,
@@ -89,6 +90,7 @@ impl Driver {
             hands,
             journal,
             happened,
+            greetings: Arc::new(Semaphore::new(GREETINGS_MAX)),
             lane_events,
             lanes_say,
             lanes: None,
@@ -132,6 +134,8 @@ impl Driver {
                 self.tell(event);
             }
         }
+        // Nobody listens any more: whoever has something to say must not wait for it to be heard.
+        drop(events);
         self.end().await
     }
 
@@ -188,8 +192,11 @@ impl Driver {
     fn called(&mut self, caller: Caller) {
         match caller.kind {
             CONTROL => {
+                let Ok(place) = self.greetings.clone().try_acquire_owned() else {
+                    return tracing::warn!("{} was not let in: too many callers", caller.from);
+                };
                 let (options, tell) = (self.options.clone(), self.happened.clone());
-                drop(tokio::spawn(greeting(caller, options, tell)));
+                drop(tokio::spawn(greeting(caller, options, tell, place)));
             }
             LANE => self.lane_called(caller),
             _ => unreachable!("the door has two kinds"),
@@ -267,12 +274,13 @@ impl Driver {
                 self.guest = Some(plan.guest);
                 self.ram = plan.layout.bytes();
                 self.pages = plan.layout.pages();
-                self.hands.give(Job::Reserve(plan));
+                self.job(Job::Reserve(plan));
             }
             DestinationAction::CloseLane(lane) => self.with_lanes(|lanes| lanes.close(lane)),
-            DestinationAction::Create => self.hands.give(Job::Create),
+            DestinationAction::Create => self.job(Job::Create),
             DestinationAction::AwaitCounts(term, counts) => self.await_counts(term, counts),
-            DestinationAction::Load(term, state) => self.hands.give(Job::Load(term, state)),
+            DestinationAction::Load(term, state) => self.job(Job::Load(term, state)),
+            DestinationAction::Release => self.job(Job::Release),
             DestinationAction::Run(term) => self.run_guest(term),
             DestinationAction::SendSums => self.send_sums(),
             DestinationAction::Record(standing, term) => self.record(standing, term),
@@ -282,6 +290,13 @@ impl Driver {
                 self.progress.events.push((self.began.elapsed(), sentence));
             }
             DestinationAction::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn job(&mut self, job: Job) {
+        if !self.hands.give(job) {
+            let why = "the source makes more work than this side can do";
+            self.tell(DestinationEvent::Failed(Failure::new(Fault::Peer, why)));
         }
     }
 
@@ -296,7 +311,7 @@ impl Driver {
     fn run_guest(&mut self, term: Term) {
         let sealed = self.lanes.as_ref().map(DestinationLanes::seal).unwrap_or_default();
         if sealed.agrees(self.landed) {
-            return self.hands.give(Job::Run(term));
+            return self.job(Job::Run(term));
         }
         let why = "pages arrived after the source had said that all were sent";
         self.tell(DestinationEvent::Failed(Failure::new(Fault::Peer, why)));
@@ -307,8 +322,12 @@ impl Driver {
     }
 
     fn send(&mut self, message: Message) {
+        self.send_all(vec![message]);
+    }
+
+    fn send_all(&mut self, messages: Vec<Message>) {
         let Some(link) = &self.link else { return };
-        if let Err(why) = link.send(message) {
+        if let Err(why) = link.send(messages) {
             self.link = None;
             self.tell(DestinationEvent::LinkLost(why));
         }
@@ -316,7 +335,7 @@ impl Driver {
 
     fn send_sums(&mut self) {
         let sums = self.lanes.as_ref().map(DestinationLanes::sums).unwrap_or_default();
-        sums.into_iter().for_each(|sums| self.send(Message::Sums(sums)));
+        self.send_all(sums.into_iter().map(Message::Sums).collect());
     }
 
     fn record(&mut self, standing: Standing, term: Term) {
@@ -328,7 +347,7 @@ impl Driver {
             standing,
         };
         if !standing.is_note() {
-            return self.hands.give(Job::Record(record));
+            return self.job(Job::Record(record));
         }
         match self.journal.write(&record) {
             Ok(()) => self.tell(DestinationEvent::Recorded(standing)),

@@ -1,16 +1,19 @@
 //! What blocks on the destination: memory, guest and journal, on a thread of their own.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 use whimbrel_memory::{Backing, GuestMemory, Landing};
+use whimbrel_page::ByteCount;
 use whimbrel_protocol::{DestinationEvent, Failure, Fault, Plan, Record, Term};
 
 use super::Happened;
 use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use crate::journal::SharedJournal;
+use crate::lanes::panic_message;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -18,6 +21,7 @@ pub(super) enum Job {
     Reserve(Plan),
     Create,
     Load(Term, Bytes),
+    Release,
     Run(Term),
     Record(Record),
 }
@@ -39,22 +43,24 @@ impl Hands {
         let thread =
             std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
                 while let Ok(job) = todo.recv() {
-                    work.perform(job);
+                    work.guarded(job);
                 }
                 work.guest
             })?;
         Ok(Self { jobs, thread })
     }
 
-    pub(super) fn give(&self, job: Job) {
-        // The thread ends only after `finish`.
-        let _ = self.jobs.send(job);
+    /// Never waits: the driver has deadlines to keep. `false` says that the peer has made more
+    /// work than any honest one does, or that the thread is gone.
+    #[must_use]
+    pub(super) fn give(&self, job: Job) -> bool {
+        self.jobs.try_send(job).is_ok()
     }
 
     /// Waits for the jobs that were given, and takes the guest, if one was made. Blocks.
     pub(super) fn finish(self) -> Option<Box<dyn Guest>> {
         drop(self.jobs);
-        self.thread.join().expect("the hands do not panic")
+        self.thread.join().expect("panics of a job are caught")
     }
 }
 
@@ -66,12 +72,29 @@ pub(super) struct Work {
     /// The guest that was planned, and its memory.
     pub(super) planned: Option<(GuestDescription, GuestMemory)>,
     pub(super) guest: Option<Box<dyn Guest>>,
+    /// Whether the guest may hold outside resources.
+    pub(super) acquired: bool,
+    /// The most memory a guest may have.
+    pub(super) memory_max: ByteCount,
     pub(super) happened: Sender<Happened>,
 }
 
 impl Work {
+    /// A panic in the guest's code, which takes bytes from a peer, is the guest's failure.
+    fn guarded(&mut self, job: Job) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.perform(job))) {
+            let why = format!("a bug in the guest: {}", panic_message(&*panic));
+            let failed = DestinationEvent::Failed(Failure::new(Fault::Guest, why));
+            let _ = self.happened.blocking_send(Happened::Machine(failed));
+        }
+    }
+
     fn perform(&mut self, job: Job) {
         let done = match job {
+            Job::Release => match self.release() {
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
             Job::Reserve(plan) => self.reserve(plan),
             Job::Create => self.create(),
             Job::Load(term, state) => self.load(term, &state),
@@ -89,6 +112,11 @@ impl Work {
         let description = GuestDescription { uuid, name, kind, state_version };
         let fits = self.factory.check(&description, &layout);
         fits.map_err(|why| Failure::new(Fault::Incompatible, why))?;
+        if layout.bytes() > self.memory_max {
+            let (wanted, most) = (layout.bytes(), self.memory_max);
+            let why = format!("the guest has {wanted} of memory, {most} are kept free for it here");
+            return Err(Failure::new(Fault::Capacity, why));
+        }
         let memory = GuestMemory::allocate(&layout, self.backing).map_err(capacity)?;
         let landing = Landing::new(memory.clone()).map_err(capacity)?;
         self.planned = Some((description, memory));
@@ -105,8 +133,17 @@ impl Work {
     fn load(&mut self, term: Term, state: &Bytes) -> Result<DestinationEvent, Failure> {
         let made = self.guest.as_mut().expect("created before loaded");
         made.load_state(state).map_err(guest)?;
+        self.acquired = true;
         made.reacquire().map_err(guest)?;
         Ok(DestinationEvent::Loaded(term))
+    }
+
+    /// The source takes back what only one of the two may hold.
+    fn release(&mut self) -> Result<(), Failure> {
+        match &mut self.guest {
+            Some(made) if std::mem::take(&mut self.acquired) => made.release().map_err(guest),
+            _ => Ok(()),
+        }
     }
 
     fn run(&mut self, term: Term) -> Result<DestinationEvent, Failure> {

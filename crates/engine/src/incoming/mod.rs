@@ -13,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use whimbrel_memory::Landing;
 use whimbrel_protocol::batch::{CONTROL_MAGIC, LANE_HELLO_SIZE, LANE_MAGIC, MAGIC_SIZE};
 use whimbrel_protocol::{DestinationEvent, Hello, SessionId, Term, Token};
@@ -129,6 +129,8 @@ impl Incoming {
             journal: journal.clone(),
             planned: None,
             guest: None,
+            acquired: false,
+            memory_max: self.options.memory_max,
             happened: happened.clone(),
         })?;
         let driver = Driver::new(self.token, self.options, hands, journal, happened)?;
@@ -159,8 +161,16 @@ impl Secrets {
     }
 }
 
+/// Callers on control connections that may be about to say who they are.
+const GREETINGS_MAX: usize = 16;
+
 /// Lets a control connection in as far as its first message, which decides what it is.
-async fn greeting(caller: Caller, options: IncomingOptions, tell: mpsc::Sender<Happened>) {
+async fn greeting(
+    caller: Caller,
+    options: IncomingOptions,
+    tell: mpsc::Sender<Happened>,
+    _place: OwnedSemaphorePermit,
+) {
     let within = options.greeting_timeout;
     let heard = tokio::time::timeout(within, async {
         let mut connection = Connection::answer(caller, &options.lanes).await?;

@@ -5,13 +5,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use whimbrel_page::{ByteCount, PageCount};
 use whimbrel_protocol::ledger::RoundTally;
-use whimbrel_protocol::{Message, Source, SourceAction, SourceEvent};
+use whimbrel_protocol::{Answer, Message, Source, SourceAction, SourceEvent};
 
 use super::hands::PauseTimes;
 use crate::guest::Throttle;
 use crate::lanes::SourceLanes;
 use crate::progress::{DowntimeParts, Progress, Report, RoundReport};
 
+/// Rounds kept: the first ones, and the last of what may go on for hours.
+const ROUNDS_FIRST: usize = 16;
+const ROUNDS_MAX: usize = 256;
 /// Events kept for people; the oldest go first.
 const EVENTS_MAX: usize = 200;
 
@@ -73,6 +76,9 @@ impl Account {
 
     fn round(&mut self, round: u32) {
         self.round_began = Instant::now();
+        if self.progress.rounds.len() == ROUNDS_MAX {
+            self.progress.rounds.remove(ROUNDS_FIRST);
+        }
         self.progress.rounds.push(RoundReport { round, ..RoundReport::default() });
     }
 
@@ -99,13 +105,18 @@ impl Account {
                 self.estimate = source.forecast().downtime(*pending);
             }
             SourceEvent::Flushed { .. } => self.flushed = Some(Instant::now()),
-            SourceEvent::Message(Message::Running(_)) => self.runs(),
+            SourceEvent::Message(Message::Running(_)) | SourceEvent::Answered(Answer::Runs) => {
+                self.runs();
+            }
             _ => {}
         }
     }
 
     /// Running was received: the downtime is over, on this side's clock.
     fn runs(&mut self) {
+        if self.downtime != DowntimeParts::default() {
+            return;
+        }
         let (Some(began), Some(parked)) = (self.pause.began, self.parked) else { return };
         let (Some(flushed), Some(granted)) = (self.flushed, self.granted) else { return };
         let inside = self.pause.pause + self.pause.harvest + self.pause.state;

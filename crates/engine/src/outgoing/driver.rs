@@ -8,8 +8,8 @@ use whimbrel_page::PageCount;
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::Pass;
 use whimbrel_protocol::{
-    Failure, LaneTicket, Message, Now, Outcome, Question, Record, SessionId, Source, SourceAction,
-    SourceEvent, Standing, Subject, Term,
+    Failure, Fault, LaneTicket, Message, Now, Outcome, Question, Record, SessionId, Source,
+    SourceAction, SourceEvent, Standing, Subject, Term,
 };
 
 use super::Happened;
@@ -44,6 +44,8 @@ pub(super) struct Driver {
     /// The newest connection, or attempt at one; what older ones say is not heard.
     number: LinkNumber,
     flush: Option<u32>,
+    /// The number of the pass that is under way: what an older one reports is not heard.
+    pass: u32,
     outcome: Option<Outcome>,
 }
 
@@ -77,6 +79,7 @@ impl Driver {
             link: None,
             number: LinkNumber(0),
             flush: None,
+            pass: 0,
             outcome: None,
         }
     }
@@ -111,6 +114,8 @@ impl Driver {
                 self.tell(event);
             }
         }
+        // Nobody listens any more: whoever has something to say must not wait for it to be heard.
+        drop((events, lanes_say));
         self.end(account).await
     }
 
@@ -146,7 +151,7 @@ impl Driver {
             }
             Input::Happened(Happened::Connected(connected)) => self.connected(connected, happened),
             Input::Happened(Happened::Link(event)) => self.link_event(event),
-            Input::Lane(event) => Some(self.lane_event(event, account)),
+            Input::Lane(event) => self.lane_event(event, account),
             Input::Cancel(why) => Some(SourceEvent::Cancel(why)),
             Input::Time => {
                 let due = self.source.deadline().is_some_and(|deadline| deadline <= self.now());
@@ -186,11 +191,12 @@ impl Driver {
         }
     }
 
-    fn lane_event(&mut self, event: LaneEvent, account: &mut Account) -> SourceEvent {
-        match event {
+    fn lane_event(&mut self, event: LaneEvent, account: &mut Account) -> Option<SourceEvent> {
+        Some(match event {
             LaneEvent::Up(lane) => SourceEvent::LaneUp(lane),
             LaneEvent::Failed(lane, why) => SourceEvent::LaneFailed(lane, why),
             LaneEvent::Quiesced => SourceEvent::Quiesced,
+            LaneEvent::RoundTaken(tally) if tally.number.0 != self.pass => return None,
             LaneEvent::RoundTaken(tally) => {
                 account.round_taken(&tally);
                 match self.flush {
@@ -201,7 +207,7 @@ impl Driver {
                     }
                 }
             }
-        }
+        })
     }
 
     // --- from the machine to the world -----------------------------------------------------
@@ -217,20 +223,27 @@ impl Driver {
             }
             SourceAction::OpenLane(ticket) => self.open_lane(ticket),
             SourceAction::CloseLane(mark) => self.lanes.close(mark),
-            SourceAction::StartRound(number) => self.start_round(number, None),
-            SourceAction::Flush(flush) => self.start_round(flush, Some(flush)),
+            SourceAction::StartRound(_) => self.start_round(None),
+            SourceAction::Flush(flush) => self.start_round(Some(flush)),
             SourceAction::Quiesce => self.lanes.quiesce(),
-            SourceAction::Arm => self.hands.give(Job::Arm),
-            SourceAction::Harvest => self.hands.give(Job::Harvest),
-            SourceAction::Pause => self.hands.give(Job::Pause),
-            SourceAction::Resume => self.hands.give(Job::Resume),
-            SourceAction::Throttle(percent) => self.hands.give(Job::Throttle(percent)),
-            SourceAction::Compare(sums) => self.hands.give(Job::Compare(sums)),
+            SourceAction::Arm => self.job(Job::Arm),
+            SourceAction::Harvest => self.job(Job::Harvest),
+            SourceAction::Pause => self.job(Job::Pause),
+            SourceAction::Resume => self.job(Job::Resume),
+            SourceAction::Throttle(percent) => self.job(Job::Throttle(percent)),
+            SourceAction::Compare(sums) => self.job(Job::Compare(sums)),
             SourceAction::Record(standing, term) => self.record(standing, term),
             SourceAction::Note(standing, term) => self.note(standing, term),
             SourceAction::Ask(term) => self.ask(term, happened),
             SourceAction::Say(sentence) => account.say(sentence),
             SourceAction::Finish(outcome) => self.outcome = Some(outcome),
+        }
+    }
+
+    fn job(&mut self, job: Job) {
+        if !self.hands.give(job) {
+            let why = "the destination makes more work than this side can do";
+            self.tell(SourceEvent::Failed(Failure::new(Fault::Peer, why)));
         }
     }
 
@@ -247,7 +260,7 @@ impl Driver {
 
     fn send(&mut self, message: Message) {
         let Some(link) = &self.link else { return };
-        if let Err(why) = link.send(message) {
+        if let Err(why) = link.send(vec![message]) {
             self.link = None;
             self.tell(SourceEvent::LinkLost(why));
         }
@@ -259,10 +272,11 @@ impl Driver {
         }
     }
 
-    fn start_round(&mut self, number: u32, flush: Option<u32>) {
+    fn start_round(&mut self, flush: Option<u32>) {
         self.flush = flush;
+        self.pass += 1;
         let pass = if flush.is_some() { Pass::UntilEmpty } else { Pass::Once };
-        self.lanes.start_round(number, pass);
+        self.lanes.start_round(self.pass, pass);
     }
 
     fn record_of(&self, standing: Standing, term: Term) -> Record {
@@ -278,7 +292,7 @@ impl Driver {
     fn record(&mut self, standing: Standing, term: Term) {
         let record = self.record_of(standing, term);
         if !standing.is_note() {
-            return self.hands.give(Job::Record(record));
+            return self.job(Job::Record(record));
         }
         // A note is one write that is not waited for, and it stands in the blackout: no detour.
         match self.journal.write(&record) {
@@ -306,10 +320,10 @@ impl Driver {
 
     async fn end(mut self, account: Account) -> Ended {
         let outcome = self.outcome.take().expect("a driver ends with an outcome");
-        self.hands.give(match outcome {
+        let last = match outcome {
             Outcome::Aborted(_) => Job::Retreat,
             Outcome::Completed { .. } | Outcome::InDoubt { .. } => Job::LetGo,
-        });
+        };
         let Self { hands, lanes, subject, journal, link, .. } = self;
         let verified = match outcome {
             Outcome::Completed { .. } => lanes.pages_known(),
@@ -318,7 +332,7 @@ impl Driver {
         let report = account.close(verified, subject.layout.bytes());
         let given = tokio::task::spawn_blocking(move || {
             lanes.finish();
-            hands.finish()
+            hands.finish(last)
         });
         let given = given.await.expect("the hands do not panic");
         if let Some(link) = link {

@@ -1,5 +1,6 @@
 //! What blocks: guest, tracker and journal, on a thread of their own, one job after the other.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -7,13 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError};
-use whimbrel_page::PageSet;
+use whimbrel_page::{CHUNK_PAGES, PageSet};
 use whimbrel_protocol::{Failure, Fault, Record, SourceEvent, Sums};
 
 use super::Happened;
 use crate::guest::{Guest, GuestError, Throttle};
 use crate::journal::SharedJournal;
-use crate::lanes::SourceLanes;
+use crate::lanes::{SourceLanes, panic_message};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -40,6 +41,9 @@ pub(super) struct PauseTimes {
     pub(super) state: Duration,
 }
 
+/// Between attempts to get back what the other side may still hold; nothing tells when it lets go.
+const REACQUIRE_AGAIN: Duration = Duration::from_millis(5);
+
 /// Jobs that may wait. The machine waits for the answer to most of them, so that a few kinds are
 /// under way at most.
 const JOBS_MAX: usize = 64;
@@ -64,7 +68,7 @@ impl Hands {
         let started = std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
             let mut work: Work = given.recv().expect("the work is handed over at once");
             while let Ok(job) = todo.recv() {
-                work.perform(job);
+                work.guarded(job);
             }
             Given { guest: work.guest, stuck: work.stuck }
         });
@@ -77,15 +81,18 @@ impl Hands {
         }
     }
 
-    pub(super) fn give(&self, job: Job) {
-        // The thread ends only after `finish`.
-        let _ = self.jobs.send(job);
+    /// Never waits: the driver has deadlines to keep. `false` says that the peer has made more
+    /// work than any honest one does, or that the thread is gone.
+    #[must_use]
+    pub(super) fn give(&self, job: Job) -> bool {
+        self.jobs.try_send(job).is_ok()
     }
 
-    /// Waits for the jobs that were given, and takes the guest back. Blocks.
-    pub(super) fn finish(self) -> Given {
+    /// Has one last job done after those that were given, and takes the guest back. Blocks.
+    pub(super) fn finish(self, last: Job) -> Given {
+        let _ = self.jobs.send(last);
         drop(self.jobs);
-        self.thread.join().expect("the hands do not panic")
+        self.thread.join().expect("panics of a job are caught")
     }
 }
 
@@ -98,6 +105,10 @@ pub(super) struct Work {
     pub(super) journal: SharedJournal,
     pub(super) dirty: PageSet,
     pub(super) parked: bool,
+    /// Whether the guest has let go of its outside resources.
+    pub(super) released: bool,
+    /// How long to try to get them back: the other side may have to be told to let go first.
+    pub(super) reacquire_timeout: Duration,
     /// Why the guest could not be given back running at full speed.
     pub(super) stuck: Option<Failure>,
     /// Pages that were spoiled once already.
@@ -118,6 +129,16 @@ impl Work {
         let _ = self.happened.blocking_send(Happened::Machine(event));
     }
 
+    /// A panic in the guest's code is the guest's failure, and the guest is kept (museum M6).
+    fn guarded(&mut self, job: Job) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.perform(job))) {
+            let why = format!("a bug in the guest: {}", panic_message(&*panic));
+            let failure = Failure::new(Fault::Guest, why);
+            self.stuck = Some(failure.clone());
+            self.tell(SourceEvent::Failed(failure));
+        }
+    }
+
     fn perform(&mut self, job: Job) {
         let done = match job {
             Job::Arm => self.arm().map(Some),
@@ -131,7 +152,10 @@ impl Work {
                 self.stuck = self.retreat().err();
                 Ok(None)
             }
-            Job::LetGo => self.tracker.disarm().map(|()| None).map_err(memory),
+            Job::LetGo => {
+                let disarmed = self.tracker.disarm().map_err(memory);
+                self.throttle(0).and(disarmed).map(|()| None)
+            }
         };
         match done {
             Ok(Some(event)) => self.tell(event),
@@ -169,6 +193,7 @@ impl Work {
 
     fn last_harvest(&mut self, began: Instant) -> Result<SourceEvent, Failure> {
         self.guest.release().map_err(guest)?;
+        self.released = true;
         let parked = Instant::now();
         self.dirty.clear();
         self.tracker.harvest_paused(&mut self.dirty).map_err(memory)?;
@@ -187,11 +212,27 @@ impl Work {
 
     /// A guest that runs already is left alone: a pause may have failed before it stood still.
     fn resume(&mut self) -> Result<(), Failure> {
-        if std::mem::take(&mut self.parked) {
-            self.guest.reacquire().map_err(guest)?;
+        if self.released {
+            self.reacquire()?;
+            self.released = false;
+        }
+        if self.parked {
             self.guest.resume().map_err(guest)?;
+            self.parked = false;
         }
         Ok(())
+    }
+
+    /// What only one host may hold is the other side's until it has heard that it was given up.
+    fn reacquire(&mut self) -> Result<(), Failure> {
+        let until = Instant::now() + self.reacquire_timeout;
+        loop {
+            match self.guest.reacquire() {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= until => return Err(guest(error)),
+                Err(_) => std::thread::sleep(REACQUIRE_AGAIN),
+            }
+        }
     }
 
     fn throttle(&mut self, percent: u8) -> Result<(), Failure> {
@@ -215,6 +256,11 @@ impl Work {
     fn compare(&mut self, sums: &Sums) -> Option<SourceEvent> {
         let named = sums.chunks.iter().map(|(chunk, sum)| (sums.region, *chunk, *sum));
         self.comparison.named.extend(named);
+        if self.comparison.named.len() as u64 > self.chunks_max() {
+            self.comparison.named.clear();
+            let why = "the destination named more chunks than the guest has";
+            return Some(SourceEvent::Failed(Failure::new(Fault::Peer, why)));
+        }
         if !sums.last {
             return None;
         }
@@ -225,6 +271,13 @@ impl Work {
             .any(|run| run.pages().any(|page| self.spoiled.contains(run.region, page)));
         self.spoiled.union_with(&differing);
         Some(SourceEvent::Spoiled { pages: differing.count(), again })
+    }
+}
+
+impl Work {
+    fn chunks_max(&self) -> u64 {
+        let regions = self.memory.layout().regions().iter();
+        regions.map(|region| region.pages().0.div_ceil(CHUNK_PAGES)).sum()
     }
 }
 

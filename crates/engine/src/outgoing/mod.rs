@@ -111,6 +111,8 @@ impl Outgoing {
             lanes: lanes.clone(),
             journal: journal.clone(),
             parked: false,
+            released: false,
+            reacquire_timeout: self.options.reacquire_timeout,
             stuck: None,
             comparison: Comparison::default(),
             happened: happened.clone(),

@@ -105,6 +105,8 @@ pub enum DestinationAction {
     AwaitCounts(Term, Vec<(LaneId, BatchSeq)>),
     /// Give the parked guest its state and its outside resources.
     Load(Term, Bytes),
+    /// The attempt was given up: let go of the outside resources that were taken, if they were.
+    Release,
     /// Run the guest.
     Run(Term),
     /// Send the sums of all chunks that are not zero.

@@ -13,12 +13,14 @@ use whimbrel_page::Root;
 #[derive(Clone, Debug)]
 pub(super) struct Preparing {
     prepare: Prepare,
+    /// The root of what has landed, once everything has.
+    landed: Option<Root>,
 }
 
 impl Preparing {
     pub(super) fn start(core: &mut Core, prepare: Prepare) -> Phase {
         core.act(DestinationAction::AwaitCounts(prepare.term, prepare.sent.clone()));
-        Phase::Preparing(Self { prepare })
+        Phase::Preparing(Self { prepare, landed: None })
     }
 
     pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
@@ -26,18 +28,22 @@ impl Preparing {
         match event {
             DestinationEvent::Landed(of, root) if of == term => self.landed(core, root),
             DestinationEvent::Loaded(of) if of == term => {
-                core.send(Message::Prepared(term, self.prepare.root));
+                core.send(Message::Prepared(term, self.landed.expect("landed before loaded")));
                 Prepared::start(core, term)
             }
             // The source has given this attempt up and begins another.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
+                core.act(DestinationAction::Release);
                 Receiving::back(Some(term)).handle(core, event)
             }
             event @ DestinationEvent::Message(Message::Abort(_)) => {
                 Receiving::back(Some(term)).handle(core, event)
             }
             // Nothing was promised yet, and the source does not wait for it paused.
-            DestinationEvent::LinkLost(_) => Phase::Receiving(Receiving::back(Some(term))),
+            DestinationEvent::LinkLost(_) => {
+                core.act(DestinationAction::Release);
+                Phase::Receiving(Receiving::back(Some(term)))
+            }
             DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => Phase::Preparing(self),
             DestinationEvent::Tick | DestinationEvent::Answered(..) => Phase::Preparing(self),
             other => core.unexpected(Phase::Preparing(self), &other),
@@ -45,20 +51,21 @@ impl Preparing {
     }
 
     /// wire.md S10: nothing is promised for a memory that differs.
-    fn landed(self, core: &mut Core, root: Root) -> Phase {
+    fn landed(mut self, core: &mut Core, root: Root) -> Phase {
         let term = self.prepare.term;
         if !root.agrees(self.prepare.root) {
             core.say("the memories differ; the source keeps the guest and sends again");
             core.send(Message::Differs(term, root));
             return Phase::Receiving(Receiving::back(Some(term)));
         }
+        self.landed = Some(root);
         core.act(DestinationAction::Load(term, self.prepare.state.clone()));
         Phase::Preparing(self)
     }
 }
 
-/// wire.md S13: all that can fail is done. Left only by Grant, by Abort (or a later term, which is one), or by
-/// a durable refusal.
+/// wire.md S13: all that can fail is done. Left only by Grant, by Abort (or a later term, which is
+/// one), or by a durable refusal.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     term: Term,
@@ -97,11 +104,13 @@ impl Prepared {
             DestinationEvent::Answered(of, Answer::NotYours) if of == term => {
                 core.say("the source gave the attempt up; waiting for another one");
                 core.promised = false;
+                core.act(DestinationAction::Release);
                 Phase::Receiving(Receiving::back(Some(term)))
             }
             // A later term means that this one was never granted.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
                 core.promised = false;
+                core.act(DestinationAction::Release);
                 Receiving::back(Some(term)).handle(core, event)
             }
             DestinationEvent::LinkLost(_) => {

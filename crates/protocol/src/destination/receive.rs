@@ -3,6 +3,10 @@
 use super::core::Core;
 use super::own::Preparing;
 use super::{DestinationAction, DestinationEvent, Phase};
+use alloc::format;
+
+use whimbrel_page::PAGE_SIZE;
+
 use crate::{Accepted, Fault, Message, Now, Plan, Standing, Term, check_plan};
 
 /// Until a source has said hello.
@@ -46,6 +50,12 @@ impl Planning {
     fn planned(core: &mut Core, plan: Plan) -> Phase {
         if let Err(failure) = check_plan(&plan, &core.offer()) {
             return core.abort(failure);
+        }
+        if plan.page_size as usize != PAGE_SIZE {
+            let theirs = plan.page_size;
+            let why =
+                format!("the source counts in pages of {theirs} bytes, here it is {PAGE_SIZE}");
+            return core.abort_by(Fault::Incompatible, why);
         }
         if plan.little_endian != cfg!(target_endian = "little") {
             let why =

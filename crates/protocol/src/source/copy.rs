@@ -27,8 +27,8 @@ enum Stage {
     Round(Now),
     /// The dirty log is being fetched, after a round of so many bytes and so long.
     Harvesting(ByteCount, Duration),
-    /// It is time to switch over, and the announcement is not through yet.
-    Waiting,
+    /// It is time to switch over, and the announcement must come through by then.
+    Waiting(Now),
 }
 
 impl Copying {
@@ -41,6 +41,13 @@ impl Copying {
         core.act(SourceAction::Harvest);
         let stage = Stage::Harvesting(ByteCount::ZERO, Duration::ZERO);
         Self { round, harvested: core.now, stage }
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Now> {
+        match self.stage {
+            Stage::Waiting(until) => Some(until),
+            _ => None,
+        }
     }
 
     pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
@@ -79,9 +86,12 @@ impl Copying {
             core.announce();
         }
         match core.forecast.decide(round) {
-            Decision::Switch if core.both_announced() => return self.quiesce(core),
+            Decision::Switch if core.both_announced() => {
+                core.decided = core.forecast.downtime(round.dirty).unwrap_or_default();
+                return self.quiesce(core);
+            }
             Decision::Switch => {
-                self.stage = Stage::Waiting;
+                self.stage = Stage::Waiting(core.after(core.options.greeting_timeout));
                 return Phase::Copying(self);
             }
             Decision::Another => {}
@@ -99,7 +109,12 @@ impl Copying {
 
     /// The announcement may have come through: where nothing else is to do, look once more.
     fn announced(mut self, core: &mut Core) -> Phase {
-        if matches!(self.stage, Stage::Waiting) && core.both_announced() {
+        let Stage::Waiting(until) = self.stage else { return Phase::Copying(self) };
+        if !core.both_announced() && core.now >= until {
+            let why = "the destination did not say in time that it may own the guest";
+            return core.abort_by(Fault::Peer, why);
+        }
+        if core.both_announced() {
             self.stage = Stage::Harvesting(ByteCount::ZERO, Duration::ZERO);
             core.act(SourceAction::Harvest);
         }

@@ -40,6 +40,8 @@ pub(super) struct Core {
     pub(super) forecast: Forecast,
     pub(super) session: Option<(SessionId, Epoch)>,
     pub(super) lanes: BTreeMap<LaneId, Lane>,
+    /// The highest lane number so far.
+    lanes_had: Option<LaneId>,
     /// Lanes to be opened later, after one has failed.
     tickets: Vec<(Now, LaneTicket)>,
     /// Since when no lane is up; a migration without lanes ends.
@@ -51,6 +53,8 @@ pub(super) struct Core {
     pub(super) switching: bool,
     pub(super) paused: bool,
     pub(super) pauses: u32,
+    /// The downtime that was expected when the switchover was decided.
+    pub(super) decided: Duration,
     pub(super) link: bool,
     heard: Now,
     pinged: Now,
@@ -71,12 +75,14 @@ impl Core {
             violation: None,
             session: None,
             lanes: BTreeMap::new(),
+            lanes_had: None,
             tickets: Vec::new(),
             laneless: None,
             announced: None,
             switching: false,
             paused: false,
             pauses: 0,
+            decided: Duration::ZERO,
             link: false,
             heard: now,
             pinged: now,
@@ -214,7 +220,13 @@ impl Core {
 
     // --- lanes -----------------------------------------------------------------------------
 
+    /// wire.md S3: a lane number is not used twice. A ticket that says otherwise opens nothing.
     pub(super) fn open_lane(&mut self, ticket: LaneTicket) {
+        if self.lanes_had.is_some_and(|last| ticket.0 <= last) {
+            return self
+                .say(format!("the destination gave lane {} out again; ignored", ticket.0.0));
+        }
+        self.lanes_had = Some(ticket.0);
         self.lanes.insert(ticket.0, Lane::Opening);
         self.act(SourceAction::OpenLane(ticket));
     }
@@ -290,6 +302,13 @@ impl Core {
     /// While the link is down lanes are nobody's fault, and after the grant no matter.
     pub(super) fn pause_lane_watch(&mut self) {
         self.laneless = None;
+    }
+
+    /// Everything has landed: what becomes of a lane is no matter any more, and none is waited for.
+    pub(super) fn forget_lanes(&mut self) {
+        self.laneless = None;
+        self.lanes.clear();
+        self.tickets.clear();
     }
 
     // --- terms -----------------------------------------------------------------------------

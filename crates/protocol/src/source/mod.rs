@@ -247,7 +247,8 @@ impl Phase {
             Self::Preparing(phase) => Some(phase.paused.deadline),
             Self::Granted(phase) => Some(phase.deadline()),
             Self::Repairing(phase) => Some(phase.deadline),
-            Self::Copying(_) | Self::Pausing(_) | Self::Ended => None,
+            Self::Copying(phase) => phase.deadline(),
+            Self::Pausing(_) | Self::Ended => None,
         }
     }
 

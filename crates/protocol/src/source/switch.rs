@@ -9,7 +9,8 @@ use super::copy::{Copying, Quiescing, background};
 use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::{
-    Answer, BatchSeq, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome, Prepare, Standing,
+    Answer, BatchSeq, Convergence, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome,
+    Policy, Prepare, Standing,
 };
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, PageCount, Root};
@@ -32,14 +33,22 @@ impl Paused {
 
     /// wire.md S14: while paused there is no window for resumption, the guest runs on at once.
     fn unlinked(self, core: &mut Core, why: &str) -> Phase {
-        core.resume();
-        let copying = Copying::afresh(core, self.round);
-        Relinking::start(core, why, copying)
+        match self.resume(core, why) {
+            Ok(()) => {
+                let copying = Copying::afresh(core, self.round);
+                Relinking::start(core, why, copying)
+            }
+            Err(failure) => core.abort(failure),
+        }
     }
 
     fn resume(&self, core: &mut Core, why: &str) -> Result<(), Failure> {
         core.say(format!("{why}; the guest runs on at the source"));
         core.resume();
+        if core.link {
+            // The later term tells the destination to let go of what the guest takes back.
+            core.announce();
+        }
         core.pauses += 1;
         if core.pauses < core.options.pauses_max {
             return Ok(());
@@ -84,6 +93,13 @@ impl Pausing {
         let paused = Paused { deadline: core.after(budget), round: self.round + 1 };
         if let Some(why) = self.unlinked {
             return paused.unlinked(core, &why);
+        }
+        // What was decided on is older than the pause by as long as the lanes took to drain.
+        let Convergence { downtime_max, policy } = core.options.convergence;
+        let accepted = downtime_max.max(core.decided);
+        if expected > accepted.saturating_mul(3) / 2 && policy != Policy::SwitchOver {
+            let numbers = core.forecast.numbers(pending);
+            return paused.back(core, &format!("too much was written before the pause: {numbers}"));
         }
         core.act(SourceAction::Flush(0));
         Phase::Flushing(Flushing { paused, state, flush: 0 })
@@ -213,7 +229,7 @@ enum Note {
 impl Granted {
     /// From here on only the destination can give the guest back.
     fn start(core: &mut Core) -> Phase {
-        core.pause_lane_watch();
+        core.forget_lanes();
         core.act(SourceAction::Record(Standing::Granted, core.term));
         Phase::Granted(Self {
             until: core.after(core.options.doubt_timeout),
