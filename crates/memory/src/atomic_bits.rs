@@ -46,6 +46,21 @@ impl AtomicBits {
         word >> (index % WORD) & 1 == 1
     }
 
+    /// Whether one of the bits `first..first + count` is set, cut to the length of the map.
+    pub(crate) fn any(&self, first: u64, count: u64) -> bool {
+        let end = self.len.min(first.saturating_add(count));
+        let mut at = first;
+        while at < end {
+            let stop = end.min((at / WORD + 1) * WORD);
+            let ones = (u64::MAX >> (WORD - (stop - at))) << (at % WORD);
+            if self.words[(at / WORD) as usize].load(Ordering::SeqCst) & ones != 0 {
+                return true;
+            }
+            at = stop;
+        }
+        false
+    }
+
     /// Clears every bit and hands each run of set ones to `each`, which sees no run cross a
     /// word's boundary.
     pub(crate) fn drain(&self, mut each: impl FnMut(u64, u64)) {
@@ -127,6 +142,17 @@ mod tests {
         assert!(bits.contains(69) && !bits.contains(70));
         assert_eq!(drained(&bits), expected);
         assert!(drained(&bits).is_empty());
+    }
+
+    #[test]
+    fn any_sees_its_range_and_no_other() {
+        let bits = AtomicBits::new(300);
+        bits.set(130, 2);
+        for (first, count, expected) in
+            [(0, 130, false), (0, 131, true), (131, 1, true), (132, 500, false), (64, 70, true)]
+        {
+            assert_eq!(bits.any(first, count), expected, "{count} from {first}");
+        }
     }
 
     #[test]

@@ -301,6 +301,13 @@ impl GuestMemory {
             .map_err(MemoryError::os("count the populated pages of guest memory"))
     }
 
+    /// Gives the pages of `run`, all of which are about to be written, their memory at once.
+    pub(crate) fn populate(&self, run: Run) -> Result<(), MemoryError> {
+        let (mapping, _) = self.locate_run(run)?;
+        let populated = mapping.populate(run.first.offset().0, run.count.bytes().0 as usize);
+        populated.map_err(MemoryError::os("give the guest memory for pages that arrived"))
+    }
+
     /// The mappings with their regions, in the order of the layout.
     pub(crate) fn regions(&self) -> impl Iterator<Item = (RegionId, &Mapping)> {
         let ids = self.shared.layout.regions().iter().map(|region| region.id);

@@ -43,12 +43,17 @@ impl Landing {
     /// Writes the pages of `run`.
     ///
     /// # Errors
-    /// [`MemoryError::NoSuchRun`], or [`MemoryError::BufferSize`] if `from` is not exactly as
-    /// large as the run; nothing is written then.
+    /// [`MemoryError::NoSuchRun`], [`MemoryError::BufferSize`] if `from` is not exactly as large
+    /// as the run, or [`MemoryError::Os`] if the host has no memory left; nothing is written then.
     pub fn write_pages(&self, run: Run, from: &[u8]) -> Result<(), MemoryError> {
         let map = self.map_of(run)?;
         check_buffer(run, from.len())?;
+        let fresh = !map.any(run.first.0, run.count.0);
         map.set(run.first.0, run.count.0);
+        if fresh {
+            // One call instead of a fault a page, and a host without memory says so.
+            self.memory.populate(run)?;
+        }
         self.memory.write(run.region, run.first.offset(), from)
     }
 

@@ -97,6 +97,19 @@ pub(super) unsafe fn forget(at: *mut u8, len: usize) -> io::Result<()> {
     checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) }.into()).map(drop)
 }
 
+/// Gives the range its memory at once: one call instead of a fault a page.
+///
+/// # Safety
+/// The range is mapped and writable.
+pub(super) unsafe fn populate(at: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: as the caller promised; the advice changes no content.
+    match checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_POPULATE_WRITE) }.into()) {
+        // A kernel before 5.14 does not know it: each page faults by itself.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other.map(drop),
+    }
+}
+
 /// Bytes a memory file takes.
 pub(super) fn allocated(file: &File) -> io::Result<u64> {
     const BLOCK: u64 = 512;
