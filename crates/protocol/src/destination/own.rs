@@ -27,10 +27,7 @@ impl Preparing {
         let term = self.prepare.term;
         match event {
             DestinationEvent::Landed(of, root) if of == term => self.landed(core, root),
-            DestinationEvent::Loaded(of) if of == term => {
-                core.send(Message::Prepared(term, self.landed.expect("landed before loaded")));
-                Prepared::start(core, term)
-            }
+            DestinationEvent::Loaded(of) if of == term => self.loaded(core),
             // The source has given this attempt up and begins another.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
                 core.act(DestinationAction::Release);
@@ -48,6 +45,16 @@ impl Preparing {
             DestinationEvent::Tick | DestinationEvent::Answered(..) => Phase::Preparing(self),
             other => core.unexpected(Phase::Preparing(self), &other),
         }
+    }
+
+    /// wire.md S10: what is promised is the destination's own root.
+    fn loaded(self, core: &mut Core) -> Phase {
+        let term = self.prepare.term;
+        let Some(root) = self.landed else {
+            return core.unexpected(Phase::Preparing(self), &DestinationEvent::Loaded(term));
+        };
+        core.send(Message::Prepared(term, root));
+        Prepared::start(core, term)
     }
 
     /// wire.md S10: nothing is promised for a memory that differs.
