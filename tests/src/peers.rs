@@ -139,4 +139,5 @@ usher! {
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;
     ask(AskRequest) -> AskResponse;
+    meet(MeetRequest) -> MeetResponse;
 }
