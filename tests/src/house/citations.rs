@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::{Breach, SourceFile};
 
 /// How code names the law before the number of a sentence, as in "wire.md C3".
-const LAW: &str = "wire.md ";
+const LAW: &str = "wire.md";
 
 /// Numbers that two sentences of the law share, and citations of sentences it does not have.
 #[must_use]
@@ -54,17 +54,16 @@ fn binds(law: &str, line: usize) -> bool {
     std::iter::once(first).chain(rest).any(|line| line.contains("MUST"))
 }
 
-/// Every number in `text` that follows the law's name, also in lists: "wire.md C3, C4".
+/// Every number in `text` that follows the law's name, also in lists and over the end of a line
+/// of comment: "wire.md C3, C4".
 fn citations(text: &str) -> Vec<(&str, usize)> {
-    let mut found = Vec::new();
-    for (at, line) in text.lines().enumerate() {
-        for (start, _) in line.match_indices(LAW) {
-            let words = line[start + LAW.len()..].split([' ', ',', ':', ';', '.', ')', '`', ']']);
-            let words = words.filter(|word| !["", "and"].contains(word));
-            found.extend(words.take_while(|w| is_number(w)).map(|number| (number, at + 1)));
-        }
-    }
-    found
+    let named = text.match_indices(LAW).flat_map(|(start, _)| {
+        let line = text[..start].lines().count();
+        let words = text[start + LAW.len()..].split([' ', ',', ':', ';', '.', ')', '`', ']', '\n']);
+        let words = words.filter(|word| !["", "and", "//", "///", "//!"].contains(word));
+        words.take_while(|word| is_number(word)).map(move |number| (number, line))
+    });
+    named.collect()
 }
 
 fn is_number(word: &str) -> bool {
@@ -113,7 +112,8 @@ mod tests {
     #[test]
     fn citations_lead_to_sentences() {
         let law = sample("proto/wire.md", LAW_TEXT);
-        let good = sample("a.rs", "// wire.md C1, C2 and C3: because\n// (wire.md C2)");
+        let good =
+            sample("a.rs", "// wire.md C1, C2: because\n    /// of it (wire.md\n    /// C3)");
         assert_eq!(check(&law, std::slice::from_ref(&good)), []);
         assert_eq!(uncited(&law, &[good]), []);
         let bad = sample("a.rs", "// x\n// wire.md C1, C9.");
