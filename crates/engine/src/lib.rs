@@ -6,8 +6,8 @@
 //! decide who may migrate, keep records on disk or talk to people: agents do.
 //!
 //! ```text
-//!   Outgoing: guest ─► tracker ─► ledger ─► lanes ═══ wire ═══► lanes ─► landing ─► guest :Incoming
-//!                 └──── Source ◄────── control connection ──────► Destination ────┘
+//!   Outgoing: guest ─► tracker ─► ledger ─► lanes ══ wire ══► lanes ─► landing ─► guest :Incoming
+//!                 └──── Source ◄───── control connection ─────► Destination ────┘
 //! ```
 #![forbid(unsafe_code)]
 

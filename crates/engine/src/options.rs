@@ -34,7 +34,8 @@ pub struct OutgoingOptions {
     pub source: SourceOptions,
     /// How lanes are opened and filled.
     pub lanes: LaneOptions,
-    /// How long to try to get the guest's outside resources back after a pause that came to nothing.
+    /// How long to try to get the guest's outside resources back after a pause that came to
+    /// nothing.
     pub reacquire_timeout: Duration,
     /// The dirty tracker to use; `None` takes the best one that the probe finds.
     pub tracker: Option<TrackerKind>,

@@ -57,8 +57,9 @@ pub enum DecodeError {
 impl Message {
     /// The body of the control frame that says this.
     ///
-    /// Sentences longer than [`REASON_BYTES_MAX`](crate::limits::REASON_BYTES_MAX) are cut (wire.md C10). All other limits are the
-    /// caller's: a message past one of them is refused by the peer.
+    /// Sentences longer than [`REASON_BYTES_MAX`](crate::limits::REASON_BYTES_MAX) are cut
+    /// (wire.md C10). All other limits are the caller's: a message past one of them is refused by
+    /// the peer.
     #[must_use]
     pub fn encode(&self) -> Bytes {
         let control = proto::Control { message: Some(write::message(self)) };

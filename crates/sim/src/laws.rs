@@ -41,8 +41,10 @@ impl World {
         match self.dst.journal.entry() {
             Some((Standing::Running | Standing::Owner, term)) => {
                 // A note that could not be written, or is lost, leaves the record before it.
-                let given = matches!(self.src.journal.entry(),
-                    Some((Standing::Switching | Standing::Granted | Standing::Ceded, of)) if of == term);
+                let gives = [Standing::Switching, Standing::Granted, Standing::Ceded];
+                let entry = self.src.journal.entry();
+                let given =
+                    entry.is_some_and(|(standing, of)| gives.contains(&standing) && of == term);
                 (!given).then(|| format!("the destination runs under {term}, not granted"))
             }
             entry => Some(format!("the destination runs, and its record is {entry:?}")),
