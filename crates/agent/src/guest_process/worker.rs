@@ -327,7 +327,7 @@ impl Worker {
     /// The engine has ended but could not record how: the phase says it, and now the record does.
     fn say_it_again(&self, phase: &mut Phase, record: Record) -> Option<Record> {
         let recorded = match (phase, record.standing) {
-            (Phase::Here(held), Standing::Switching) => {
+            (Phase::Here(held), Standing::Switching | Standing::Running) => {
                 let record = Record { standing: Standing::Owner, ..record };
                 held.journal.record(&record).map(|()| record)
             }

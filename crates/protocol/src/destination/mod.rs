@@ -217,7 +217,14 @@ impl Destination {
                 Ok(())
             }
             Some(_) if !begun || self.ended() => Err(self.core.no_session()),
-            Some((session, epoch)) => self.core.resume(hello.token, session, epoch),
+            Some((session, epoch)) => {
+                self.core.resume(hello.token, session, epoch)?;
+                // Nothing was promised yet, and a source that lost its link does not wait for it.
+                if let Phase::Preparing(phase) = &self.phase {
+                    self.phase = Phase::Receiving(Receiving::back(Some(phase.term())));
+                }
+                Ok(())
+            }
         }
     }
 
@@ -226,8 +233,18 @@ impl Destination {
     /// # Errors
     /// Why this lane is not of this session; nothing has changed here.
     pub fn admit(&mut self, lane: &LaneHello) -> Result<(), LaneRefusal> {
-        let receiving = matches!(self.phase, Phase::Receiving(_) | Phase::Preparing(_));
-        if receiving { self.core.admit(lane) } else { Err(LaneRefusal::Session) }
+        match &self.phase {
+            Phase::Receiving(_) | Phase::Preparing(_) => self.core.admit(lane),
+            // A source that has granted opens no lanes: this one has given the attempt up.
+            Phase::Prepared(phase) if lane.epoch > phase.epoch() => {
+                let back = Receiving::back(Some(phase.term()));
+                self.core.admit(lane)?;
+                self.core.promised = false;
+                self.phase = Phase::Receiving(back);
+                Ok(())
+            }
+            _ => Err(LaneRefusal::Session),
+        }
     }
 
     /// Takes one event in. What follows from it is polled.

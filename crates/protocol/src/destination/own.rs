@@ -6,7 +6,7 @@ use alloc::string::String;
 use super::core::Core;
 use super::receive::Receiving;
 use super::{DestinationAction, DestinationEvent, Phase};
-use crate::{Answer, Failure, Fault, Message, Now, Outcome, Prepare, Standing, Term};
+use crate::{Answer, Epoch, Failure, Fault, Message, Now, Outcome, Prepare, Standing, Term};
 use whimbrel_page::Root;
 
 /// The last pages land, the roots are compared, the state is loaded.
@@ -21,6 +21,10 @@ impl Preparing {
     pub(super) fn start(core: &mut Core, prepare: Prepare) -> Phase {
         core.act(DestinationAction::AwaitCounts(prepare.term, prepare.sent.clone()));
         Phase::Preparing(Self { prepare, landed: None })
+    }
+
+    pub(super) const fn term(&self) -> Term {
+        self.prepare.term
     }
 
     pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
@@ -71,11 +75,13 @@ impl Preparing {
     }
 }
 
-/// wire.md S13: all that can fail is done. Left only by Grant, by Abort (or a later term, which is
-/// one), or by a durable refusal.
+/// wire.md S13: all that can fail is done. Left only by Grant, by the word that the attempt was
+/// given up, or by a durable refusal.
 #[derive(Clone, Debug)]
 pub(super) struct Prepared {
     term: Term,
+    /// The connection on which it was said.
+    epoch: Epoch,
     /// When a grant that has not come is refused.
     refuse_at: Now,
     /// When to ask the source's agent again.
@@ -88,7 +94,15 @@ impl Prepared {
         let refuse_at = core.now.after(core.options.doubt_timeout);
         // The source may have given the attempt up before it heard that all is prepared.
         let ask_at = core.now.after(core.options.silence_timeout);
-        Phase::Prepared(Self { term, refuse_at, ask_at })
+        Phase::Prepared(Self { term, epoch: core.epoch, refuse_at, ask_at })
+    }
+
+    pub(super) const fn term(&self) -> Term {
+        self.term
+    }
+
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     pub(super) fn deadline(&self) -> Now {
@@ -101,6 +115,7 @@ impl Prepared {
             DestinationEvent::Message(Message::Grant(of)) if of == term => {
                 Starting::start(core, term)
             }
+            // wire.md O5: asked about a term that was granted.
             DestinationEvent::Asked(of) if of == term => Starting::start(core, term),
             // wire.md O4: the other way to be granted a term.
             DestinationEvent::Answered(of, Answer::Yours) if of == term => {

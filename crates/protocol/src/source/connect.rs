@@ -187,8 +187,11 @@ impl Relinking {
             }
             SourceEvent::Tick => self.retry = self.retry.tick(core),
             SourceEvent::Recorded(standing) => core.recorded(standing),
-            // Announced again on the new connection, so it will be said again.
-            SourceEvent::Message(Message::Ready(_)) => {}
+            // Ready is said again once it is announced again; the others answer an attempt that this
+            // side has given up.
+            SourceEvent::Message(
+                Message::Ready(_) | Message::Prepared(..) | Message::Differs(..),
+            ) => {}
             // Their lanes are fenced already.
             SourceEvent::LaneUp(_) | SourceEvent::LaneFailed(..) => {}
             event @ (SourceEvent::Armed

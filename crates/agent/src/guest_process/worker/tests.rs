@@ -156,6 +156,13 @@ async fn an_engine_that_ended_without_a_record_is_spoken_for_by_what_became_of_t
     assert_eq!(world.ask(Question::MayIRun, TERM), Answer::NotYours);
     assert_eq!(world.record().standing, Standing::Owner);
 
+    let (world, held) = World::new(Standing::Running);
+    world.worker.set_phase(Phase::Arriving);
+    assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::AskProcess, "it may fail to run");
+    world.worker.set_phase(Phase::Here(held));
+    assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::Runs);
+    assert_eq!(world.record().standing, Standing::Owner);
+
     let (world, _held) = World::new(Standing::MayOwn);
     world.worker.set_phase(Phase::Arriving);
     assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::AskProcess);
