@@ -19,6 +19,15 @@ impl World {
         }
     }
 
+    /// So many steps were taken: faults that wait for that come now.
+    pub(crate) fn stepped(&mut self, steps: u64) {
+        for (trigger, fault) in self.plan.faults.clone() {
+            if matches!(trigger, Trigger::Step(step) if step == steps) {
+                self.fault(fault);
+            }
+        }
+    }
+
     /// A machine has changed its phase: faults that wait for that come soon.
     pub(crate) fn phase_changed(&mut self) {
         self.changes += 1;

@@ -43,4 +43,5 @@ mod step;
 mod world;
 
 pub use broken::Broken;
+pub use plan::{Fault, Side};
 pub use world::{Breach, Ending, World};

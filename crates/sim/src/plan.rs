@@ -8,12 +8,15 @@ use whimbrel_protocol::{
     Token,
 };
 
+use crate::broken::Broken;
 use crate::random::Random;
 
 /// One of the two hosts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
+    /// Where the guest is at first.
     Source,
+    /// Where it is to go.
     Destination,
 }
 
@@ -31,14 +34,16 @@ impl Side {
 pub(crate) enum Trigger {
     /// At this time.
     At(Duration),
+    /// After so many steps of the world.
+    Step(u64),
     /// So long after one of the machines has changed its phase for the n-th time: narrow windows
     /// are found that way.
     Change(u32, Duration),
 }
 
 /// What goes wrong.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Fault {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
     /// The control connection breaks; both sides notice.
     BreakLink,
     /// The control connection carries nothing more; nobody is told.
@@ -134,6 +139,50 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// A world so small that everything can go wrong at every one of its steps: a few pages that
+    /// the guest writes all the time, two lanes, nothing else left to chance.
+    pub(crate) fn tiny(faults: Vec<(Trigger, Fault)>) -> Self {
+        let mut plan = Self::new(&mut Random::new(0));
+        plan.layout = Layout::single(PageCount(4).bytes()).expect("a small layout");
+        plan.subject = subject(plan.layout.clone());
+        (plan.touched, plan.working_set) = (100, 3);
+        (plan.beat, plan.burst) = (Duration::from_micros(700), 1);
+        (plan.link_delay, plan.lane_delay) = ((100, 300), (100, 400));
+        (plan.batch, plan.window, plan.fsync) = (PageCount(2), 2, 2_000);
+        plan.source.lanes = 2;
+        plan.source.convergence.policy = Policy::SwitchOver;
+        plan.source.convergence.downtime_max = Duration::from_millis(50);
+        plan.faults = faults;
+        plan
+    }
+}
+
+impl Plan {
+    /// Adds what brings a broken law to light.
+    pub(crate) fn provoke(&mut self, broken: Broken, random: &mut Random) {
+        let faults: &[Fault] = match broken {
+            Broken::GiveBackEarly | Broken::EndBeforeLanding | Broken::SkipGiveBack => {
+                &[Fault::BreakLane(0, Side::Source), Fault::BreakLane(1, Side::Source)]
+            }
+            Broken::RefuseWithoutRecord => &[Fault::NoRun],
+            Broken::ResumeAfterGrant => &[Fault::BreakLink, Fault::SilentLink],
+            Broken::SkipDigests => &[Fault::Rot(1)],
+            Broken::LeaveThrottled => &[Fault::Cancel(Side::Source)],
+            Broken::ArmAfterReading => &[Fault::Storm(Duration::from_millis(50))],
+            _ => &[],
+        };
+        let now = Trigger::Step(1);
+        for fault in faults {
+            let at = match fault {
+                Fault::NoRun | Fault::Storm(_) => now,
+                _ => trigger(random),
+            };
+            self.faults.push((at, *fault));
+        }
+    }
+}
+
 fn layout(random: &mut Random) -> Layout {
     let first = random.between(1, 24);
     let mut regions = vec![RegionLayout { id: RegionId(3), size: PageCount(first).bytes() }];
@@ -211,6 +260,7 @@ fn near(random: &mut Random, trigger: Trigger) -> Trigger {
     let later = random.micros(0, 200_000);
     match trigger {
         Trigger::At(at) => Trigger::At(at + later),
+        Trigger::Step(step) => Trigger::Step(step),
         Trigger::Change(change, delay) => Trigger::Change(change, delay + later),
     }
 }

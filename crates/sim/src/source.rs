@@ -156,6 +156,7 @@ impl World {
         if self.broken == Some(Broken::ArmAfterReading) {
             self.src.ledger.merge(&self.truth.touched);
             self.tell_source(SourceEvent::Armed);
+            return self.chore(Chore::Arm, 20_000);
         }
         self.chore(Chore::Arm, 2_000);
     }

@@ -13,7 +13,7 @@ use crate::guest::Truth;
 use crate::lanes::Lane;
 use crate::links::Network;
 use crate::memory::Memory;
-use crate::plan::{HEALED, PATIENCE, Plan};
+use crate::plan::{Fault, HEALED, PATIENCE, Plan, Trigger};
 use crate::queue::Queue;
 use crate::random::Random;
 use crate::source::SourceHost;
@@ -80,7 +80,21 @@ impl World {
     #[must_use]
     pub fn new(seed: u64, broken: Option<Broken>) -> Self {
         let mut random = Random::new(seed);
-        let plan = Plan::new(&mut random);
+        let mut plan = Plan::new(&mut random);
+        if let Some(broken) = broken {
+            plan.provoke(broken, &mut random);
+        }
+        Self::of(plan, random, broken)
+    }
+
+    /// A world of a few pages in which only these things go wrong, each after so many steps.
+    #[must_use]
+    pub fn tiny(faults: &[(u64, Fault)]) -> Self {
+        let faults = faults.iter().map(|(step, fault)| (Trigger::Step(*step), *fault));
+        Self::of(Plan::tiny(faults.collect()), Random::new(0), None)
+    }
+
+    fn of(plan: Plan, random: Random, broken: Option<Broken>) -> Self {
         let truth = Truth {
             memory: Memory::new(&plan.layout),
             bursts: 0,
@@ -184,6 +198,7 @@ impl World {
             self.feed_destination(DestinationEvent::Tick);
         }
         self.look_at_phases();
+        self.stepped(self.steps);
     }
 
     fn source_deadline(&self) -> Option<Duration> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use whimbrel_sim::{Broken, World};
 
 /// Worlds a test run looks at; `WHIMBREL_SEEDS` asks for another number.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 300;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
