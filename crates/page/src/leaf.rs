@@ -75,19 +75,9 @@ impl LeafSum {
     }
 }
 
-/// Whether every byte is 0. Most pages that are not zero say so in their first words.
+/// Whether every byte is 0: a comparison, which is the quickest loop over bytes that there is.
 fn is_zero(page: &[u8]) -> bool {
-    let (head, tail) = page.split_at(64);
-    or_of(head) == 0 && tail.chunks_exact(576).all(|block| or_of(block) == 0)
-}
-
-/// The bitwise or of the words of `block`, whose length is a multiple of 8.
-fn or_of(block: &[u8]) -> u64 {
-    block.chunks_exact(8).fold(0, |seen, word| {
-        seen | u64::from_ne_bytes([
-            word[0], word[1], word[2], word[3], word[4], word[5], word[6], word[7],
-        ])
-    })
+    page == [0; PAGE_SIZE]
 }
 
 #[cfg(test)]
