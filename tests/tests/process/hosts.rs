@@ -1,7 +1,7 @@
 //! Two agents that were started by hand, and everything a person asks of them.
 
 use whimbrel_tests::os;
-use whimbrel_tests::program::{Agent, command, run};
+use whimbrel_tests::program::{Agent, run};
 
 const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
 
@@ -10,15 +10,12 @@ async fn a_guest_is_run_listed_moved_watched_and_stopped() {
     let (here, there) = (Agent::start().await, Agent::start().await);
     here.guest("web", &SMALL).await;
     here.assert_runs("web").await;
-    let watcher = command(&["watch", "web", "--json", "--agent", &here.address]).output();
-    let words = ["migrate", "web", &there.address, "--json"];
-    let (moved, watched) = tokio::join!(here.ask(&words), watcher);
-    let moved = moved.ended(0).json();
+    let begun = here.ask(&["migrate", "web", &there.address, "--detach", "--json"]).await.ended(0);
+    let migration = begun.json()["migration"].as_str().expect("an id").to_owned();
+    // By its id a migration can be followed whether it has ended meanwhile or not.
+    let moved = here.ask(&["watch", &migration, "--json"]).await.ended(0).json();
     assert_eq!(moved["outcome"], "completed", "{moved}");
     assert_eq!(moved["pages_verified"], 32 << 8, "{moved}");
-    let watched = watched.expect("it ran");
-    let watched: serde_json::Value = serde_json::from_slice(&watched.stdout).expect("JSON");
-    assert_eq!(watched["outcome"], "completed", "{watched}");
 
     there.assert_runs("web").await;
     let left = here.ask(&["list", "--json"]).await.ended(0).json();
