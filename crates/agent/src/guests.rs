@@ -33,7 +33,7 @@ pub(crate) struct Migration {
     pub(crate) id: String,
     pub(crate) direction: api::Direction,
     status: watch::Sender<api::MigrationStatus>,
-    /// The token of an incoming one: whoever was given it may take the announcement back.
+    /// What opens the destination's process: who has it may take the announcement back.
     token: OnceLock<Vec<u8>>,
 }
 
@@ -49,8 +49,9 @@ impl Migration {
         self.token.get_or_init(|| token.to_vec());
     }
 
-    pub(crate) fn was_announced_with(&self, token: &[u8]) -> bool {
-        self.token.get().is_some_and(|given| given == token)
+    /// The token, unless another agent than this one has begun it.
+    pub(crate) fn token(&self) -> Option<Vec<u8>> {
+        self.token.get().cloned()
     }
 
     pub(crate) fn status(&self) -> api::MigrationStatus {

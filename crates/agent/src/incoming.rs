@@ -133,7 +133,7 @@ impl Core {
         request: api::CancelIncomingRequest,
     ) -> Result<api::CancelIncomingResponse, Status> {
         let migration = self.guests.find_migration(&request.migration_id)?;
-        if !migration.was_announced_with(&request.token) {
+        if migration.token().is_none_or(|token| token != request.token) {
             return Err(Status::permission_denied("only who announced a guest takes it back"));
         }
         if !migration.is_running() {

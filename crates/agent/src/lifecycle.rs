@@ -185,6 +185,8 @@ impl Core {
         let guest = self.guests.find(&request.guest)?;
         if !request.force {
             self.check_stoppable(&guest)?;
+        } else if guest.running_migration().is_some() {
+            self.stop_moving(&guest).await?;
         }
         guest.set_stopped();
         self.end_process(&guest).await;
@@ -198,6 +200,20 @@ impl Core {
         }
         tracing::info!(guest = %guest.config.name, "a guest was stopped");
         Ok(api::StopGuestResponse {})
+    }
+
+    /// A guest that is to end does not come to life elsewhere.
+    async fn stop_moving(&self, guest: &Guest) -> Result<(), Status> {
+        let reason = "the guest is being stopped".to_owned();
+        let cancelled = match guest.link(self.options.deadlines).await {
+            Ok(mut link) => link.cancel(process::CancelRequest { reason }).await,
+            Err(status) => Err(status),
+        };
+        match cancelled {
+            Ok(answer) if !answer.accepted => Err(Status::failed_precondition(answer.sentence)),
+            // A process that does not answer is killed.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn check_stoppable(&self, guest: &Guest) -> Result<(), Status> {

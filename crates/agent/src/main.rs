@@ -57,6 +57,7 @@ fn parse(arguments: Vec<String>) -> Result<AgentOptions, Box<dyn Error>> {
             "remembered" => options.limits.remembered = value.parse()?,
             "process_call_ms" => options.deadlines.process_call = millis()?,
             "process_stop_ms" => options.deadlines.process_stop = millis()?,
+            "abandon_ms" => options.deadlines.abandon = millis()?,
             "settle_ms" => options.deadlines.settle = millis()?,
             "collect_ms" => options.deadlines.collect = millis()?,
             "ask_pause_ms" => options.deadlines.ask_pause = millis()?,

@@ -105,6 +105,10 @@ pub struct Deadlines {
     pub ask_pause: Duration,
     /// Between questions about a guest in doubt: at most.
     pub ask_pause_max: Duration,
+    /// How long a destination is asked for a guest whose process has died here, before it is told
+    /// that the guest will not come. By then it has noticed that the link is lost, so that it
+    /// runs the guest or never can.
+    pub abandon: Duration,
     /// How long an outcome in doubt is held back while it may still be settled.
     pub settle: Duration,
 }
@@ -122,7 +126,8 @@ impl Default for Deadlines {
             collect: secs(10),
             ask_pause: Duration::from_millis(500),
             ask_pause_max: secs(30),
-            settle: secs(10),
+            abandon: secs(8),
+            settle: secs(15),
         }
     }
 }

@@ -97,7 +97,7 @@ impl Core {
         }
         let expected = peer.prepare_incoming(self.announcement(guest, migration)).await;
         let expected = expected.map_err(|error| of_peer(destination, &error))?;
-        let token = expected.token.clone();
+        migration.set_token(&expected.token);
         let begun = link.migrate(process::MigrateRequest {
             migration_id: migration.id.clone(),
             peer: destination.to_string(),
@@ -107,11 +107,7 @@ impl Core {
             options: Some(options),
         });
         if let Err(status) = begun.await {
-            let migration_id = migration.id.clone();
-            let cancel = api::CancelIncomingRequest { migration_id, token };
-            if let Err(error) = peer.cancel_incoming(cancel).await {
-                tracing::warn!(peer = %destination, "it still expects the guest: {error}");
-            }
+            self.take_back(migration, destination).await;
             return Err(status);
         }
         tracing::info!(guest = %guest.config.name, peer = %destination, "the guest is on its way");
@@ -164,10 +160,27 @@ impl Core {
                 self.end_process(&guest).await;
                 self.process_ended(&guest).await;
             }
-            // The destination's process notices by itself that its attempt is over.
+            // A living process has told the destination's by itself.
+            api::Outcome::Aborted if matches!(guest.look(), Life::Dead) => {
+                self.take_back(&migration, &destination).await;
+            }
             api::Outcome::Aborted | api::Outcome::Unspecified => {}
         }
         migration.publish(|newest| *newest = last);
+    }
+
+    /// Tells the destination's agent that the guest will not come. Without that word its process
+    /// waits as long as a lost link may take to come back.
+    pub(crate) async fn take_back(&self, migration: &Migration, destination: &AgentAddress) {
+        let Some(token) = migration.token() else { return };
+        let cancel = api::CancelIncomingRequest { migration_id: migration.id.clone(), token };
+        let told = match self.connect(destination).await {
+            Ok(mut peer) => peer.cancel_incoming(cancel).await.map_err(|error| error.to_string()),
+            Err(status) => Err(status.message().to_owned()),
+        };
+        if let Err(why) = told {
+            tracing::warn!(peer = %destination, "it still expects the guest: {why}");
+        }
     }
 
     /// Adds the destination's half to a report, as far as it can be had in time.

@@ -110,17 +110,20 @@ impl Core {
             return;
         }
         let deadlines = self.options.deadlines;
-        let tell_at = Instant::now() + deadlines.settle;
+        let began = Instant::now();
         let mut pause = deadlines.ask_pause;
         while self.is_in_doubt(guest) && !guest.was_stopped() {
             self.try_to_settle(guest).await;
             if !self.is_in_doubt(guest) {
                 break;
             }
-            if Instant::now() >= tell_at
-                && let Some((migration, last)) = &untold
-            {
-                migration.publish(|newest| newest.clone_from(last));
+            if let Some((migration, last)) = &untold {
+                if began.elapsed() >= deadlines.abandon {
+                    self.abandon(guest, migration).await;
+                }
+                if began.elapsed() >= deadlines.settle {
+                    migration.publish(|newest| newest.clone_from(last));
+                }
             }
             // An earlier word from a person ends the pause, which is what it is for.
             let _ = timeout(pause, guest.doubt_changed()).await;
@@ -129,6 +132,18 @@ impl Core {
         guest.end_doubt();
         if let Some((migration, last)) = untold.take() {
             self.tell_settled(guest, migration, last).await;
+        }
+    }
+
+    /// Ends the waiting of a destination for a guest whose process has died here before it granted
+    /// anything.
+    async fn abandon(&self, guest: &Guest, migration: &Migration) {
+        let Ok(Some(entry)) = self.entry(guest) else { return };
+        if entry.record.standing == Standing::Switching
+            && guest.is_dead()
+            && let Ok(peer) = entry.record.peer.parse()
+        {
+            self.take_back(migration, &peer).await;
         }
     }
 
@@ -223,11 +238,11 @@ impl Core {
                 }
             }
             Some(Standing::Owner) => {
-                let why = match guest.look() {
-                    Life::Dead => "the guest process died here, and the guest with it",
-                    _ => "the destination never ran the guest; it goes on here",
+                let (fault, why) = match guest.look() {
+                    Life::Dead => (Fault::Guest, "the guest process died, and the guest with it"),
+                    _ => (Fault::Link, "the destination never ran the guest; it goes on here"),
                 };
-                set_aborted(&mut last, &Failure::new(Fault::Link, why));
+                set_aborted(&mut last, &Failure::new(fault, why));
             }
             _ => {}
         }

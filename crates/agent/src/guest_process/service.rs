@@ -164,3 +164,29 @@ impl Process for ProcessService {
         self.worker.stop(request.into_inner().force).map(Response::new)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::metadata::MetadataValue;
+
+    #[test]
+    fn only_who_shows_the_token_is_let_in() {
+        let mut token = Token::random().unwrap();
+        let call = |shown: Option<&str>| {
+            let mut request = Request::new(());
+            if let Some(shown) = shown {
+                let shown = MetadataValue::try_from(shown).unwrap();
+                request.metadata_mut().insert(TOKEN_KEY, shown);
+            }
+            request
+        };
+        let right = token.shown();
+        assert!(token.call(call(Some(&right))).is_ok());
+        let other = Token::random().unwrap().shown();
+        for shown in [None, Some(""), Some(&other), Some(&right[1..])] {
+            let refused = token.call(call(shown)).unwrap_err();
+            assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+        }
+    }
+}

@@ -147,9 +147,12 @@ pub(crate) fn stress(name: &str, memory_bytes: u64) -> api::StartGuestRequest {
     api::StartGuestRequest { name: name.to_owned(), config: Some(config) }
 }
 
-/// A guest that writes as fast as it can in all its memory.
-pub(crate) fn restless(name: &str, memory_bytes: u64) -> api::StartGuestRequest {
+/// A guest that writes as fast as it can in all its memory, from more threads than there are
+/// lanes, so that no round leaves little enough for the last one.
+pub(crate) fn restless(name: &str) -> api::StartGuestRequest {
+    let memory_bytes = 64 * MIB;
     let stress = api::StressConfig {
+        vcpus: 4,
         working_set_bytes: memory_bytes,
         rate: Some(api::stress_config::Rate::DirtyRateMax(true)),
         ..Default::default()
