@@ -129,6 +129,7 @@ fn may_i_run(standing: Standing, later: bool, process: Process) -> Ruling {
         Standing::Owner => say(Answer::NotYours),
         Standing::Granted | Standing::Ceded => say(Answer::Yours),
         Standing::Switching => match process {
+            // wire.md O6: only the living process knows whether it has decided.
             Process::Alive => say(Answer::AskProcess),
             // It cannot run here again, so the destination may have it.
             Process::Dead => Ruling { answer: Answer::Yours, record: Some(Standing::Ceded) },

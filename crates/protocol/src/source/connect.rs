@@ -187,8 +187,8 @@ impl Relinking {
             }
             SourceEvent::Tick => self.retry = self.retry.tick(core),
             SourceEvent::Recorded(standing) => core.recorded(standing),
-            // Ready is said again once it is announced again; the others answer an attempt that this
-            // side has given up.
+            // Ready is said again once it is announced again; the others answer an attempt that
+            // this side has given up.
             SourceEvent::Message(
                 Message::Ready(_) | Message::Prepared(..) | Message::Differs(..),
             ) => {}
