@@ -97,7 +97,28 @@ pub struct Agent {
     /// Where it listens.
     pub address: String,
     child: Child,
-    data: TempDir,
+    data: Data,
+}
+
+/// An agent's folder. What the guests' processes wrote down goes with it, so a test that fails
+/// shows it.
+struct Data(TempDir);
+
+impl Drop for Data {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            print_logs(self.0.path());
+        }
+    }
+}
+
+/// Prints what the processes of an agent's guests have logged in its folder `data`.
+fn print_logs(data: &Path) {
+    let guests = std::fs::read_dir(data.join("guests"));
+    for guest in guests.into_iter().flatten().flatten() {
+        let log = std::fs::read_to_string(guest.path().join("log")).unwrap_or_default();
+        println!("--- log of guest {:?}\n{log}", guest.file_name());
+    }
 }
 
 impl Agent {
@@ -115,7 +136,7 @@ impl Agent {
     /// As [`Agent::start`].
     pub async fn start_in(folder: &Path) -> Self {
         let data = TempDir::new_in(folder).expect("a folder");
-        Self::on(data, &["--die-with-parent"]).await
+        Self::on(Data(data), &["--die-with-parent"]).await
     }
 
     /// An agent whose guests live on when it dies: the test has to end them.
@@ -123,13 +144,13 @@ impl Agent {
     /// # Panics
     /// As [`Agent::start`].
     pub async fn outlived() -> Self {
-        Self::on(TempDir::new().expect("a folder"), &[]).await
+        Self::on(Data(TempDir::new().expect("a folder")), &[]).await
     }
 
     /// The folder it works in.
     #[must_use]
     pub fn data(&self) -> &Path {
-        self.data.path()
+        self.data.0.path()
     }
 
     /// Kills the agent, and nobody else, and starts another one on its folder.
@@ -138,8 +159,8 @@ impl Agent {
         Self::on(self.data, &[]).await
     }
 
-    async fn on(data: TempDir, options: &[&str]) -> Self {
-        let path = data.path().to_str().expect("UTF-8");
+    async fn on(data: Data, options: &[&str]) -> Self {
+        let path = data.0.path().to_str().expect("UTF-8");
         let words = ["agent", "--listen", "127.0.0.1:0", "--data", path];
         let mut command = command(&[words.as_slice(), options].concat());
         let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");

@@ -120,6 +120,15 @@ impl AgentProcess {
         Client::connect(&self.address, Deadlines::default()).await.unwrap()
     }
 
+    /// What the guests' processes have written down goes with the folder.
+    fn print_logs(&self) {
+        let entries = std::fs::read_dir(self.folder.path().join("guests"));
+        for folder in entries.into_iter().flatten().flatten() {
+            let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
+            println!("--- log of {:?} at {}\n{log}", folder.file_name(), self.address);
+        }
+    }
+
     /// The folders of guests there are.
     pub(crate) fn guest_folders(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.folder.path().join("guests")).unwrap();
@@ -131,6 +140,9 @@ impl Drop for AgentProcess {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.print_logs();
+        }
     }
 }
 

@@ -33,6 +33,15 @@ impl RealAgent {
         said(&command(words).env("WHIMBREL_AGENT", &self.address).output().unwrap())
     }
 
+    /// What the guests' processes have written down goes with the folder.
+    fn print_logs(&self) {
+        let guests = std::fs::read_dir(self.folder.path().join("guests"));
+        for guest in guests.into_iter().flatten().flatten() {
+            let log = std::fs::read_to_string(guest.path().join("log")).unwrap_or_default();
+            println!("--- log of {:?} at {}\n{log}", guest.file_name(), self.address);
+        }
+    }
+
     /// What the command prints as JSON.
     fn json(&self, words: &[&str]) -> Value {
         let (out, err, _) = self.whimbrel(words);
@@ -44,6 +53,9 @@ impl Drop for RealAgent {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         let _ = self.child.wait();
+        if std::thread::panicking() {
+            self.print_logs();
+        }
     }
 }
 

@@ -17,6 +17,9 @@ use super::shared::{Shared, Writes, each_chunk};
 
 /// Copies of a page tried before the guest has to stand still for one.
 const TRIES: u32 = 4;
+/// How much longer than a pause a check waits for vCPUs to stand still: a busy host may be slow
+/// to run them, and no downtime hangs on it.
+const PATIENCE: u32 = 10;
 /// Bad pages that a report lists one by one.
 const LISTED_MAX: usize = 16;
 
@@ -125,8 +128,10 @@ pub enum CheckError {
     Memory(#[from] MemoryError),
 }
 
-/// Checks every page; waits up to `quiet_within` for the vCPUs to stand still where it must.
-pub(crate) fn check(shared: &Shared, quiet_within: Duration) -> Result<CheckReport, CheckError> {
+/// Checks every page. Where the vCPUs must stand still for that, it waits for them, and longer
+/// than a pause would.
+pub(crate) fn check(shared: &Shared, pause_within: Duration) -> Result<CheckReport, CheckError> {
+    let quiet_within = pause_within * PATIENCE;
     let plan = shared.plan.get().ok_or(CheckError::NoState)?;
     // In this order: what these counts count is populated by the time the host is asked.
     let before = Counts::of(shared);

@@ -163,7 +163,8 @@ impl Gate {
     /// Keeps the gate closed for a moment, whether or not the guest is parked.
     pub(crate) fn hold(&self, within: Duration) -> Option<Hold<'_>> {
         let held = self.close(within, |state| state.holds += 1, |state| state.holds -= 1);
-        held.then_some(Hold { gate: self })
+        // Made only where it holds: dropping one gives a hold back.
+        held.then(|| Hold { gate: self })
     }
 
     /// Tells all threads to end; `false` if some have not within `within`.
@@ -208,5 +209,27 @@ pub(crate) struct Hold<'a> {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.gate.change(|state| state.holds -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[test]
+    fn a_hold_that_was_not_got_is_not_given_back() {
+        let gate = Gate::new();
+        gate.resume();
+        assert_eq!(gate.enter(0), Pass::Inside);
+        assert!(gate.hold(AT_ONCE).is_none(), "somebody is inside");
+        assert!(gate.is_open());
+        gate.leave();
+        let held = gate.hold(AT_ONCE).expect("nobody is inside");
+        assert!(gate.hold(AT_ONCE).is_some_and(|_| !gate.is_open()));
+        assert!(!gate.is_open(), "the first one still holds");
+        drop(held);
+        assert!(gate.is_open());
     }
 }

@@ -3,8 +3,8 @@
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{panic, thread};
 
 use whimbrel_memory::GuestMemory;
 
@@ -131,10 +131,12 @@ pub(crate) fn each_chunk(end: u64, work: impl Fn(std::ops::Range<u64>) + Sync) {
     let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let helpers = (processors - 1).min(HELPERS_MAX).min((end / CHUNK) as usize);
     thread::scope(|scope| {
-        for _ in 0..helpers {
-            // Without this helper the others do its share.
-            let _ = thread::Builder::new().spawn_scoped(scope, labour);
-        }
+        // Without one that cannot be started the others do its share.
+        let spawn = |_| thread::Builder::new().spawn_scoped(scope, labour).ok();
+        let helpers: Vec<_> = (0..helpers).filter_map(spawn).collect();
         labour();
+        for helper in helpers {
+            helper.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+        }
     });
 }
