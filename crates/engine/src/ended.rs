@@ -1,9 +1,12 @@
 //! What is left when a migration has ended, and how to end it early.
 
-use std::fmt;
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::{fmt, panic};
 
-use tokio::sync::mpsc;
-use whimbrel_protocol::{Outcome, Term};
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinHandle;
+use whimbrel_protocol::{Failure, Outcome, Term};
 
 use crate::guest::Guest;
 use crate::{Journal, Report};
@@ -16,10 +19,79 @@ pub struct Ended {
     /// destination; after `Aborted` it runs at the source (or the failure says why it could not be
     /// made to), and the destination has none; after `InDoubt` it is parked.
     pub guest: Option<Box<dyn Guest>>,
+    /// Where to wait for a guest that is not back, because it hangs in a call.
+    pub hung: Option<HungGuest>,
     /// The journal.
     pub journal: Box<dyn Journal>,
     /// The account.
     pub report: Report,
+}
+
+/// A guest that did not come back in time: one of its calls has not ended. Whoever owns it when it
+/// does, and whether it then runs, follows from the outcome; the journal says it too. Dropping this
+/// gives the guest up: it is dropped when it comes back.
+#[derive(Debug)]
+pub struct HungGuest(pub(crate) oneshot::Receiver<Returned>);
+
+impl HungGuest {
+    /// Waits for the call to end, however long that takes. `None` if the guest was lost: the thread
+    /// of its calls died.
+    pub async fn back(self) -> Option<Returned> {
+        self.0.await.ok()
+    }
+}
+
+/// A guest that came back.
+pub struct Returned {
+    /// The guest.
+    pub guest: Box<dyn Guest>,
+    /// Whether it runs here; else it is parked.
+    pub runs: bool,
+    /// Why it could not be made to do what the outcome says.
+    pub(crate) stuck: Option<Failure>,
+}
+
+impl fmt::Debug for Returned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { guest, runs, stuck } = self;
+        let guest = guest.describe();
+        f.debug_struct("Returned")
+            .field("guest", &guest)
+            .field("runs", runs)
+            .field("stuck", stuck)
+            .finish()
+    }
+}
+
+/// Where a migration leaves its end. It goes on when the future of its `run` is dropped; whoever
+/// may drop that future keeps this, and with it the way to the guest.
+#[derive(Debug)]
+pub struct Ending<T = Ended>(Arc<OnceLock<Mutex<Option<JoinHandle<T>>>>>);
+
+impl<T> Clone for Ending<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T: Send + 'static> Ending<T> {
+    pub(crate) fn new() -> Self {
+        Self(Arc::default())
+    }
+
+    /// Begins: the task belongs to the runtime and not to whoever waits for it.
+    pub(crate) fn begin(&self, run: impl Future<Output = T> + Send + 'static) {
+        self.0.get_or_init(|| Mutex::new(Some(tokio::spawn(run))));
+    }
+
+    /// Waits for the end and takes it; it is there once. `None` if it was taken already, or if the
+    /// migration has not begun.
+    pub async fn take(&self) -> Option<T> {
+        let mut task = self.0.get()?.lock().await;
+        let ended = task.as_mut()?.await;
+        *task = None;
+        Some(ended.unwrap_or_else(|error| panic::resume_unwind(error.into_panic())))
+    }
 }
 
 impl fmt::Debug for Ended {
@@ -27,6 +99,7 @@ impl fmt::Debug for Ended {
         f.debug_struct("Ended")
             .field("outcome", &self.outcome)
             .field("guest", &self.guest.as_ref().map(|guest| guest.describe()))
+            .field("hung", &self.hung.is_some())
             .field("report", &self.report)
             .finish_non_exhaustive()
     }

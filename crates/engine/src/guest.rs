@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use whimbrel_memory::GuestMemory;
-use whimbrel_page::Layout;
+use whimbrel_page::{ByteCount, Layout};
 use whimbrel_protocol::GuestUuid;
 
 /// Who a guest is. Both sides agree on this before page one.
@@ -56,13 +56,20 @@ impl Throttle {
 /// needs.
 ///
 /// Calls block the calling thread; each one should come back within the time the options give
-/// the paused part.
+/// the paused part. One that does not come back at all ends the attempt: see
+/// [`crate::HungGuest`].
 pub trait Guest: Send + 'static {
     /// Who it is. Does not change over its life.
     fn describe(&self) -> GuestDescription;
 
     /// A handle on its memory. All of the guest's own writes go through this mapping.
     fn memory(&self) -> GuestMemory;
+
+    /// How large its saved state will be, if that can be said while it runs: the first estimate of
+    /// the downtime counts it in. Later ones know the size of the state that was saved.
+    fn state_size_hint(&self) -> Option<ByteCount> {
+        None
+    }
 
     /// Running → parked: vCPUs stand still, and device backends have finished or cancelled what
     /// they were doing. After `Ok` nothing writes guest memory until [`Guest::resume`].

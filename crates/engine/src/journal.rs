@@ -80,9 +80,33 @@ impl SharedJournal {
         })
     }
 
+    /// Another handle on the journal, for where a writer has not ended yet.
+    pub(crate) fn lend(&self) -> Box<dyn Journal> {
+        Box::new(self.clone())
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut dyn Journal) -> io::Result<T>) -> io::Result<T> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        act(&mut **guard.as_mut().expect("a journal that is lent is not taken back"))
+    }
+
     /// Takes the journal back, when everybody who writes has ended.
     pub(crate) fn take_back(&self) -> Box<dyn Journal> {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         guard.take().expect("the journal is taken back once")
+    }
+}
+
+impl Journal for SharedJournal {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        self.with(|journal| journal.record(record))
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        self.with(|journal| journal.note(record))
+    }
+
+    fn read(&self) -> io::Result<Option<Record>> {
+        self.with(|journal| journal.read())
     }
 }

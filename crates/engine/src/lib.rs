@@ -21,7 +21,7 @@ mod options;
 mod outgoing;
 mod progress;
 
-pub use ended::{Asked, Cancel, Ended};
+pub use ended::{Asked, Cancel, Ended, Ending, HungGuest, Returned};
 pub use incoming::Incoming;
 pub use journal::{Journal, VolatileJournal};
 pub use lanes::LaneOptions;

@@ -37,6 +37,9 @@ pub struct OutgoingOptions {
     /// How long to try to get the guest's outside resources back after a pause that came to
     /// nothing.
     pub reacquire_timeout: Duration,
+    /// How long guest and lanes may take to end what they are doing once the outcome is decided.
+    /// A guest that takes longer comes back later, as a [`crate::HungGuest`].
+    pub return_timeout: Duration,
     /// The dirty tracker to use; `None` takes the best one that the probe finds.
     pub tracker: Option<TrackerKind>,
     /// Where questions about the guest are answered on the other side, for the records.
@@ -55,6 +58,7 @@ impl Default for OutgoingOptions {
             source: SourceOptions::default(),
             lanes: LaneOptions::default(),
             reacquire_timeout: Duration::from_secs(5),
+            return_timeout: Duration::from_secs(10),
             tracker: None,
             peer: String::new(),
             ask: None,
@@ -81,6 +85,11 @@ pub struct IncomingOptions {
     pub silence_timeout: Duration,
     /// How long a lost link may take to come back.
     pub resume_window: Duration,
+    /// For each step of this host: reserving memory, making the guest and recording that it may be
+    /// owned here, loading its state, running it.
+    pub step_timeout: Duration,
+    /// As in [`OutgoingOptions`].
+    pub return_timeout: Duration,
     /// How long to wait, prepared, for a grant that does not come.
     pub doubt_timeout: Duration,
     /// Where questions about the guest are answered on the other side, for the records.
@@ -99,6 +108,8 @@ impl Default for IncomingOptions {
             greeting_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(5),
             resume_window: Duration::from_secs(30),
+            step_timeout: Duration::from_secs(30),
+            return_timeout: Duration::from_secs(10),
             doubt_timeout: Duration::from_secs(30),
             peer: String::new(),
             ask: None,

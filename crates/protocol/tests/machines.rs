@@ -45,6 +45,7 @@ fn options() -> DestinationOptions {
         greeting_timeout: Duration::from_secs(10),
         silence_timeout: Duration::from_secs(5),
         resume_window: Duration::from_secs(30),
+        step_timeout: Duration::from_secs(30),
         doubt_timeout: Duration::from_secs(30),
     }
 }
@@ -56,6 +57,7 @@ fn subject() -> Subject {
         kind: "model".into(),
         state_version: 1,
         layout: Layout::single(ByteCount::mib(1)).expect("valid"),
+        state_size: ByteCount::ZERO,
         term: Term { generation: 0, host: 5 },
         host: 5,
     }

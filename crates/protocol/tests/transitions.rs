@@ -55,6 +55,7 @@ fn source() -> Source {
         kind: "model".into(),
         state_version: 1,
         layout: layout(),
+        state_size: ByteCount::ZERO,
         term: Term { generation: 0, host: 5 },
         host: 5,
     };
@@ -225,6 +226,30 @@ fn after_the_grant_only_a_refusal_resumes_the_source() {
     }
 }
 
+/// Law 6. The peer is there and pings, and nothing else happens: no step of this host comes to its
+/// end, and nobody says anything.
+#[test]
+fn a_source_that_is_left_alone_ends() {
+    for (phase, mut machine) in sources() {
+        let before_the_grant = !machine.granted();
+        let (mut pings, mut acts) = (0, String::new());
+        for _ in 0..10_000 {
+            let Some(due) = machine.deadline() else { break };
+            let acts_now = drain(&mut machine);
+            acts = format!("{acts}, {acts_now}");
+            pings += 1;
+            let _ = machine.handle(due, SourceEvent::Message(Message::Pong(pings)));
+            let _ = machine.handle(due, SourceEvent::Tick);
+        }
+        acts.push_str(&drain(&mut machine));
+        assert!(machine.ended(), "{phase} waits for ever in {}", machine.phase());
+        if phase == "pausing" {
+            assert!(before_the_grant && acts.contains("note Owner, Resume"), "{acts}");
+        }
+        assert!(before_the_grant || !acts.contains("Resume"), "{phase}: {acts}");
+    }
+}
+
 // --- the destination -------------------------------------------------------------------------
 
 fn destination() -> Destination {
@@ -239,6 +264,7 @@ fn destination() -> Destination {
         greeting_timeout: Duration::from_secs(10),
         silence_timeout: Duration::from_secs(5),
         resume_window: Duration::from_secs(30),
+        step_timeout: Duration::from_secs(30),
         doubt_timeout: Duration::from_secs(30),
     };
     Destination::new(Now::default(), options)
@@ -389,4 +415,44 @@ fn the_destination_notes_that_it_runs_before_it_runs_and_never_without_a_grant()
             assert_eq!(noted, phase == "prepared" && grants.contains(&event), "{phase}, {event}");
         }
     }
+}
+
+/// Law 6, as for the source: the source pings, and no step of this host comes to its end.
+#[test]
+fn a_destination_that_is_left_alone_ends_unless_the_source_goes_on_with_its_copy() {
+    for (phase, mut machine) in destinations() {
+        let mut acts = String::new();
+        for ping in 0..10_000 {
+            let Some(due) = machine.deadline() else { break };
+            let _ = machine.handle(due, DestinationEvent::Message(Message::Ping(ping)));
+            let _ = machine.handle(due, DestinationEvent::Tick);
+            acts = format!("{acts}, {}", drain_destination(&mut machine));
+        }
+        // How long pre-copy may take is for the source to say.
+        assert_eq!(machine.ended(), phase != "pre-copy", "{phase}: {}", machine.phase());
+        match phase {
+            // Granted, and told to run: it is not for this side to say that it never will.
+            "starting" => assert!(acts.ends_with("finish InDoubt"), "{acts}"),
+            "preparing" => assert!(acts.contains("Rejected, record Refused"), "{acts}"),
+            _ => assert!(!acts.contains("InDoubt"), "{phase}: {acts}"),
+        }
+        assert_eq!(acts.contains("Refused"), ["preparing", "prepared"].contains(&phase));
+    }
+}
+
+#[test]
+fn a_destination_that_does_not_get_ready_says_so() {
+    let (_, mut machine) =
+        destinations().into_iter().find(|(phase, _)| *phase == "pre-copy").expect("a phase");
+    let announce = DestinationEvent::Message(Message::Announce(T1));
+    machine.handle(Now::default(), announce).expect("allowed");
+    let mut acts = drain_destination(&mut machine);
+    for ping in 0..100 {
+        let Some(due) = machine.deadline() else { break };
+        let _ = machine.handle(due, DestinationEvent::Message(Message::Ping(ping)));
+        let _ = machine.handle(due, DestinationEvent::Tick);
+        acts = format!("{acts}, {}", drain_destination(&mut machine));
+    }
+    assert!(acts.contains("Rejected, record Refused"), "{acts}");
+    assert!(machine.ended(), "{}", machine.phase());
 }

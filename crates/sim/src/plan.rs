@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use whimbrel_page::{Layout, PageCount, RegionId, RegionLayout};
+use whimbrel_page::{ByteCount, Layout, PageCount, RegionId, RegionLayout};
 use whimbrel_protocol::{
     Convergence, DestinationOptions, GuestUuid, Policy, SessionId, SourceOptions, Subject, Term,
     Token,
@@ -200,6 +200,7 @@ fn subject(layout: Layout) -> Subject {
         kind: "model".into(),
         state_version: 1,
         layout,
+        state_size: ByteCount::ZERO,
         term: Term { generation: 1, host: 0xa },
         host: 0xa,
     }
@@ -220,6 +221,8 @@ fn source_options(random: &mut Random) -> SourceOptions {
         retry_delay: Duration::from_millis(50),
         pause_budget: Duration::from_millis(200),
         pauses_max: 4,
+        pause_timeout: Duration::from_secs(1),
+        harvest_timeout: Duration::from_secs(1),
         doubt_timeout: Duration::from_secs(3),
     }
 }
@@ -236,6 +239,7 @@ fn destination_options() -> DestinationOptions {
         greeting_timeout: Duration::from_secs(1),
         silence_timeout: Duration::from_millis(500),
         resume_window: Duration::from_secs(3),
+        step_timeout: Duration::from_secs(2),
         doubt_timeout: Duration::from_secs(3),
     }
 }

@@ -11,10 +11,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
 use whimbrel_control::api;
 use whimbrel_engine::memory::{TrackerKind, probe};
+use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::Token;
 use whimbrel_engine::{
-    Congestion, DestinationAddress, Ended, Failure, Fault, Incoming, IncomingOptions, LaneOptions,
-    Outcome, Outgoing, OutgoingOptions, Progress,
+    Congestion, DestinationAddress, Ended, Failure, Fault, HungGuest, Incoming, IncomingOptions,
+    LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned,
 };
 use whimbrel_guest::stress::StressFactory;
 
@@ -113,6 +114,7 @@ impl Worker {
             let options = IncomingOptions {
                 ask: PeerAgent::at(&request.peer),
                 peer: request.peer.clone(),
+                memory_max: ByteCount(self.config().memory_bytes),
                 ..IncomingOptions::default()
             };
             let journal = Box::new(self.open_journal()?);
@@ -164,26 +166,28 @@ impl Worker {
         }
     }
 
-    async fn sent(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
+    pub(super) async fn sent(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
         let mut status = final_status(&ended);
         let report = status.report.get_or_insert_default();
         if let Some((cpu, peak)) = used_since(before) {
             report.cpu_source_ms = Some(cpu);
             report.peak_rss_source_bytes = Some(peak);
         }
-        let Ended { outcome, guest, journal, .. } = ended;
+        let Ended { outcome, guest, hung, journal, .. } = ended;
         self.set_cancel(None);
         self.set_tracker(None);
-        let phase = match (&outcome, guest) {
-            (Outcome::Completed { .. }, _) => Phase::Gone,
-            (Outcome::Aborted(_), Some(guest)) => {
-                self.felt(report);
-                Phase::Here(Held { guest, journal })
-            }
-            (Outcome::InDoubt { .. }, Some(guest)) => Phase::InDoubt(Held { guest, journal }),
-            (_, None) => Phase::Failed("the engine did not give the guest back".to_owned()),
+        if let (Outcome::Aborted(_), Some(_)) = (&outcome, &guest) {
+            self.felt(report);
+        }
+        let put = move |guest| match outcome {
+            Outcome::InDoubt { .. } => Phase::InDoubt(Held { guest, journal }),
+            _ => Phase::Here(Held { guest, journal }),
         };
-        self.end_of_migration(phase, status).await;
+        match (status.outcome(), guest, hung) {
+            (api::Outcome::Completed, ..) => self.end_of_migration(Phase::Gone, status).await,
+            (_, Some(guest), _) => self.end_of_migration(put(guest), status).await,
+            (_, None, hung) => self.hangs(hung, status, |back| put(back.guest)).await,
+        }
     }
 
     async fn received(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
@@ -193,17 +197,44 @@ impl Worker {
             report.cpu_destination_ms = Some(cpu);
             report.peak_rss_destination_bytes = Some(peak);
         }
-        let Ended { outcome, guest, journal, .. } = ended;
+        let Ended { outcome, guest, hung, journal, .. } = ended;
         self.set_cancel(None);
-        let phase = match (outcome, guest) {
-            (Outcome::Completed { .. }, Some(guest)) => {
+        let phase = match (outcome, guest, hung) {
+            (Outcome::Completed { .. }, Some(guest), _) => {
                 self.first_beat().await;
                 self.felt(report);
                 Phase::Here(Held { guest, journal })
             }
+            (_, None, Some(hung)) => {
+                let put = |back: Returned| match back.runs {
+                    true => Phase::Here(Held { guest: back.guest, journal }),
+                    false => Phase::Gone,
+                };
+                return self.hangs(Some(hung), status, put).await;
+            }
             _ => Phase::Gone,
         };
         self.end_of_migration(phase, status).await;
+    }
+
+    /// The migration has ended, and a call to the guest has not. When it does, the guest is put
+    /// where it belongs.
+    async fn hangs(
+        self: Arc<Self>,
+        hung: Option<HungGuest>,
+        status: api::MigrationStatus,
+        put: impl FnOnce(Returned) -> Phase + Send + 'static,
+    ) {
+        Arc::clone(&self).end_of_migration(Phase::Hanging, status).await;
+        tokio::spawn(async move {
+            let back = match hung {
+                Some(hung) => hung.back().await,
+                None => None,
+            };
+            tracing::info!(back = back.is_some(), "the guest does not hang any more");
+            let lost = || Phase::Failed("the engine did not give the guest back".to_owned());
+            self.set_phase(back.map_or_else(lost, put));
+        });
     }
 
     async fn not_begun(self: Arc<Self>, error: &io::Error) {
@@ -256,6 +287,7 @@ fn not_movable(phase: Phase) -> (Phase, Status) {
         Phase::Empty | Phase::Starting => "its memory is still being filled; try again then",
         Phase::Moving | Phase::Arriving => "it is already moving",
         Phase::InDoubt(_) => "who owns it is in doubt; resolve that first",
+        Phase::Hanging => "it hangs in a call of an earlier migration",
         Phase::Yielded(..) => "it is paused, as it runs elsewhere; resolve that first",
         _ => "it is not here",
     };

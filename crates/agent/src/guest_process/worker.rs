@@ -42,6 +42,8 @@ pub(super) enum Phase {
     InDoubt(Held),
     /// It is parked, because it runs elsewhere under a higher term.
     Yielded(Held, String),
+    /// The engine has ended, and a call to the guest has not: it comes back when that does.
+    Hanging,
     /// It was handed over, or never came.
     Gone,
     /// It could not be made.
@@ -68,6 +70,7 @@ impl Phase {
                  resolve` settles it by a person's word",
             ),
             Self::Yielded(_, why) => (GuestState::Paused, why),
+            Self::Hanging => (GuestState::Paused, "it hangs: it does not answer the engine"),
             Self::Gone => (GuestState::Gone, "it has left this process"),
             Self::Failed(why) => (GuestState::Failed, why),
         }
@@ -375,7 +378,7 @@ impl Worker {
                 }
                 Err(error) => Err((Phase::Here(held), Status::internal(error.to_string()))),
             },
-            Phase::Moving | Phase::Starting => {
+            Phase::Moving | Phase::Starting | Phase::Hanging => {
                 let status = Status::unavailable("the guest cannot be paused now; try again");
                 Err((phase, status))
             }
@@ -389,6 +392,7 @@ impl Worker {
         let busy = match &*lock(&self.phase) {
             Phase::Moving | Phase::Arriving => Some("it is moving"),
             Phase::InDoubt(_) => Some("it may run elsewhere, or only exist here"),
+            Phase::Hanging => Some("it hangs, and may answer yet"),
             _ => None,
         };
         if let Some(why) = busy.filter(|_| !force) {

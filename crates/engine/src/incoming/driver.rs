@@ -17,9 +17,9 @@ use whimbrel_protocol::{
 };
 use whimbrel_transport::{Caller, Door};
 
-use super::hands::{Hands, Job};
+use super::hands::{Hands, Job, Last};
 use super::{CONTROL, GREETINGS_MAX, Happened, LANE, Secrets, greeting};
-use crate::ended::Ended;
+use crate::ended::{Ended, HungGuest};
 use crate::journal::SharedJournal;
 use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent};
 use crate::link::{Connection, Link, LinkEvent, LinkNumber};
@@ -81,6 +81,7 @@ impl Driver {
             greeting_timeout: options.greeting_timeout,
             silence_timeout: options.silence_timeout,
             resume_window: options.resume_window,
+            step_timeout: options.step_timeout,
             doubt_timeout: options.doubt_timeout,
         };
         let (lane_events, lanes_say) = channel(EVENTS_MAX);
@@ -338,14 +339,18 @@ impl Driver {
         self.send_all(sums.into_iter().map(Message::Sums).collect());
     }
 
-    fn record(&mut self, standing: Standing, term: Term) {
-        let record = Record {
+    fn record_of(&self, standing: Standing, term: Term) -> Record {
+        Record {
             guest: self.guest.expect("planned before anything is recorded"),
             term,
             session: self.destination.session().0,
             peer: self.options.peer.clone(),
             standing,
-        };
+        }
+    }
+
+    fn record(&mut self, standing: Standing, term: Term) {
+        let record = self.record_of(standing, term);
         if !standing.is_note() {
             return self.job(Job::Record(record));
         }
@@ -382,23 +387,42 @@ impl Driver {
     async fn end(mut self) -> Ended {
         let outcome = self.outcome.take().expect("a driver ends with an outcome");
         let completed = matches!(outcome, Outcome::Completed { .. });
+        let aborted = matches!(outcome, Outcome::Aborted(_));
         let report = Report {
             total: self.began.elapsed(),
             pages_verified: if completed { self.pages } else { PageCount::ZERO },
             guest_ram: self.ram,
-            progress: self.progress,
+            progress: std::mem::take(&mut self.progress),
             ..Report::default()
         };
-        let (hands, lanes) = (self.hands, self.lanes);
-        let guest = tokio::task::spawn_blocking(move || {
-            lanes.iter().for_each(DestinationLanes::finish);
-            hands.finish()
-        });
-        let guest = guest.await.expect("the hands do not panic").filter(|_| completed);
+        let unsettled = match &outcome {
+            Outcome::InDoubt { term, .. } => Some(self.record_of(Standing::Running, *term)),
+            Outcome::Completed { .. } | Outcome::Aborted(_) => None,
+        };
+        self.with_lanes(DestinationLanes::stop);
+        let mut returned = self.hands.finish(Last { lanes: self.lanes, unsettled });
+        let back = tokio::time::timeout(self.options.return_timeout, &mut returned).await;
         if let Some(link) = self.link {
             link.close().await;
         }
-        Ended { outcome, guest, journal: self.journal.take_back(), report }
+        let Ok(back) = back else {
+            let hung = Some(HungGuest(returned)).filter(|_| !aborted);
+            return Ended { outcome, guest: None, hung, journal: self.journal.lend(), report };
+        };
+        let back = back.ok();
+        let outcome = settled(outcome, back.as_ref().is_some_and(|back| back.runs));
+        let completed = matches!(outcome, Outcome::Completed { .. });
+        let guest = back.map(|back| back.guest).filter(|_| completed);
+        Ended { outcome, guest, hung: None, journal: self.journal.take_back(), report }
+    }
+}
+
+/// There is no doubt any more about a guest that has answered.
+fn settled(outcome: Outcome, runs: bool) -> Outcome {
+    match outcome {
+        Outcome::InDoubt { term, .. } if runs => Outcome::Completed { term },
+        Outcome::InDoubt { why, .. } => Outcome::Aborted(Failure::new(Fault::Guest, why)),
+        other => other,
     }
 }
 

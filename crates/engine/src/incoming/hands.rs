@@ -2,18 +2,19 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
 use whimbrel_memory::{Backing, GuestMemory, Landing};
 use whimbrel_page::ByteCount;
-use whimbrel_protocol::{DestinationEvent, Failure, Fault, Plan, Record, Term};
+use whimbrel_protocol::{DestinationEvent, Failure, Fault, Plan, Record, Standing, Term};
 
 use super::Happened;
+use crate::ended::Returned;
 use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use crate::journal::SharedJournal;
-use crate::lanes::panic_message;
+use crate::lanes::{DestinationLanes, panic_message};
 
 /// One thing to do.
 #[derive(Debug)]
@@ -30,24 +31,37 @@ pub(super) enum Job {
 /// under way at most.
 const JOBS_MAX: usize = 64;
 
-/// The thread, and the way to it.
+/// What is left to do when the outcome is decided.
+#[derive(Default)]
+pub(super) struct Last {
+    /// Waited for: nothing is written to guest memory after that.
+    pub(super) lanes: Option<DestinationLanes>,
+    /// The guest was granted and told to run, and it is not known whether it did. This record says
+    /// so, under the standing that it turns out to have.
+    pub(super) unsettled: Option<Record>,
+}
+
+/// The way to the thread. It ends when this is dropped.
 pub(super) struct Hands {
     jobs: mpsc::SyncSender<Job>,
-    thread: JoinHandle<Option<Box<dyn Guest>>>,
+    last: mpsc::SyncSender<Last>,
+    returned: oneshot::Receiver<Returned>,
 }
 
 impl Hands {
     /// Starts the thread.
     pub(super) fn start(mut work: Work) -> std::io::Result<Self> {
         let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
-        let thread =
-            std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
-                while let Ok(job) = todo.recv() {
-                    work.guarded(job);
-                }
-                work.guest
-            })?;
-        Ok(Self { jobs, thread })
+        let (last, farewell) = mpsc::sync_channel(1);
+        let (give_back, returned) = oneshot::channel();
+        std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
+            todo.iter().for_each(|job| work.guarded(job));
+            if let Some(guest) = work.give_back(farewell.recv().unwrap_or_default()) {
+                // Who does not want it any more drops it.
+                let _ = give_back.send(guest);
+            }
+        })?;
+        Ok(Self { jobs, last, returned })
     }
 
     /// Never waits: the driver has deadlines to keep. `false` says that the peer has made more
@@ -57,10 +71,11 @@ impl Hands {
         self.jobs.try_send(job).is_ok()
     }
 
-    /// Waits for the jobs that were given, and takes the guest, if one was made. Blocks.
-    pub(super) fn finish(self) -> Option<Box<dyn Guest>> {
-        drop(self.jobs);
-        self.thread.join().expect("panics of a job are caught")
+    /// After the jobs that were given, and the last things, the guest comes back, if one was made.
+    pub(super) fn finish(self, last: Last) -> oneshot::Receiver<Returned> {
+        // There is room for it, and a thread that is gone is found missing by who waits for it.
+        let _ = self.last.try_send(last);
+        self.returned
     }
 }
 
@@ -74,12 +89,27 @@ pub(super) struct Work {
     pub(super) guest: Option<Box<dyn Guest>>,
     /// Whether the guest may hold outside resources.
     pub(super) acquired: bool,
+    /// Whether it was run.
+    pub(super) runs: bool,
     /// The most memory a guest may have.
     pub(super) memory_max: ByteCount,
     pub(super) happened: Sender<Happened>,
 }
 
 impl Work {
+    /// The end. A guest of which it was not known whether it runs has answered by now: it does, or
+    /// it did not and never will, and the record says so to those who ask.
+    fn give_back(self, last: Last) -> Option<Returned> {
+        last.lanes.iter().for_each(DestinationLanes::finish);
+        if let Some(record) = last.unsettled {
+            let standing = if self.runs { Standing::Owner } else { Standing::Refused };
+            if let Err(failure) = self.journal.write(&Record { standing, ..record }) {
+                tracing::error!("{failure}");
+            }
+        }
+        Some(Returned { guest: self.guest?, runs: self.runs, stuck: None })
+    }
+
     /// A panic in the guest's code, which takes bytes from a peer, is the guest's failure.
     fn guarded(&mut self, job: Job) {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.perform(job))) {
@@ -149,6 +179,7 @@ impl Work {
     fn run(&mut self, term: Term) -> Result<DestinationEvent, Failure> {
         let made = self.guest.as_mut().expect("loaded before run");
         made.resume().map_err(guest)?;
+        self.runs = true;
         Ok(DestinationEvent::Ran(term))
     }
 

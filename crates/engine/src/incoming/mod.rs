@@ -9,6 +9,7 @@
 mod driver;
 mod hands;
 
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use whimbrel_protocol::{DestinationEvent, Hello, SessionId, Term, Token};
 use whimbrel_transport::{Caller, Door, DoorOptions, Kind};
 
 use crate::Journal;
-use crate::ended::{Asked, Cancel, Ended};
+use crate::ended::{Asked, Cancel, Ended, Ending};
 use crate::guest::GuestFactory;
 use crate::journal::SharedJournal;
 use crate::link::{Connection, LinkEvent};
@@ -39,6 +40,7 @@ pub struct Incoming {
     progress: watch::Sender<Progress>,
     cancel: (Cancel, mpsc::Receiver<String>),
     asked: (Asked, mpsc::Receiver<Term>),
+    ending: Ending<io::Result<Ended>>,
 }
 
 /// What may wait for a driver; whoever has more to say waits with it.
@@ -87,8 +89,8 @@ impl Incoming {
         let port = address.port();
         let door = Door::open(address.ip(), port..=port, kinds, patience)?;
         let (progress, _) = watch::channel(Progress::default());
-        let (cancel, asked) = (Cancel::new(), Asked::new());
-        Ok(Self { door, token, factory, journal, options, progress, cancel, asked })
+        let (cancel, asked, ending) = (Cancel::new(), Asked::new(), Ending::new());
+        Ok(Self { door, token, factory, journal, options, progress, cancel, asked, ending })
     }
 
     /// Where it listens.
@@ -115,12 +117,27 @@ impl Incoming {
         self.asked.0.clone()
     }
 
+    /// Where the end is left if the future of [`Incoming::run`] is dropped.
+    #[must_use]
+    pub fn ending(&self) -> Ending<io::Result<Ended>> {
+        self.ending.clone()
+    }
+
     /// Receives the guest. Comes back when the outcome is decided: after `Completed` the guest
-    /// runs here.
+    /// runs here. As with [`crate::Outgoing::run`], dropping the future ends nothing.
     ///
     /// # Errors
     /// The system's, if it gives no random numbers or no thread; nobody was let in then.
-    pub async fn run(self) -> io::Result<Ended> {
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn run(self) -> impl Future<Output = io::Result<Ended>> + Send {
+        let ending = self.ending();
+        ending.begin(self.drive());
+        async move { ending.take().await.expect("nobody else took what is still awaited here") }
+    }
+
+    async fn drive(self) -> io::Result<Ended> {
         let (happened, events) = mpsc::channel(HAPPENED_MAX);
         let journal = SharedJournal::new(self.journal);
         let hands = Hands::start(Work {
@@ -130,6 +147,7 @@ impl Incoming {
             planned: None,
             guest: None,
             acquired: false,
+            runs: false,
             memory_max: self.options.memory_max,
             happened: happened.clone(),
         })?;

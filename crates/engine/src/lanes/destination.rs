@@ -190,18 +190,18 @@ impl DestinationLanes {
         state.lanes.iter().map(report).collect()
     }
 
+    /// Nothing more is begun: what is just being written in place is the last.
+    pub(crate) fn stop(&self) {
+        let mut state = self.shared.lock();
+        state.sealed = true;
+        state.lanes.values().filter_map(|e| e.handle.as_ref()).for_each(LaneHandle::cancel);
+    }
+
     /// Ends everything and waits for the threads: nothing writes the memory after this. Blocks.
     pub(crate) fn finish(&self) {
-        self.seal();
-        let threads: Vec<_> = {
-            let mut state = self.shared.lock();
-            state
-                .lanes
-                .values()
-                .filter_map(|entry| entry.handle.as_ref())
-                .for_each(LaneHandle::cancel);
-            state.lanes.values_mut().filter_map(|entry| entry.thread.take()).collect()
-        };
+        self.stop();
+        let threads: Vec<_> =
+            self.shared.lock().lanes.values_mut().filter_map(|entry| entry.thread.take()).collect();
         for thread in threads {
             // Its panics were caught and told.
             let _ = thread.join();

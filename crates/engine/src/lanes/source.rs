@@ -154,10 +154,15 @@ impl SourceLanes {
         }
     }
 
-    /// Ends everything and waits for the threads: nothing reads guest memory after this. Blocks.
-    pub(crate) fn finish(&self) {
+    /// No lane begins any more, and those there are end.
+    pub(crate) fn stop(&self) {
         self.shared.lock().stopped = true;
         self.hang_up();
+    }
+
+    /// Ends everything and waits for the threads: nothing reads guest memory after this. Blocks.
+    pub(crate) fn finish(&self) {
+        self.stop();
         let threads: Vec<_> =
             self.shared.lock().lanes.values_mut().filter_map(|entry| entry.thread.take()).collect();
         for thread in threads {

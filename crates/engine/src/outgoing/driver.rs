@@ -15,7 +15,7 @@ use whimbrel_protocol::{
 use super::Happened;
 use super::account::Account;
 use super::hands::{Hands, Job};
-use crate::ended::Ended;
+use crate::ended::{Ended, HungGuest, Returned};
 use crate::journal::SharedJournal;
 use crate::lanes::{LaneEvent, SourceLanes};
 use crate::link::{Connection, Link, LinkEvent, LinkNumber};
@@ -324,27 +324,42 @@ impl Driver {
             Outcome::Aborted(_) => Job::Retreat,
             Outcome::Completed { .. } | Outcome::InDoubt { .. } => Job::LetGo,
         };
-        let Self { hands, lanes, subject, journal, link, .. } = self;
+        let Self { hands, lanes, subject, journal, link, options, .. } = self;
+        lanes.stop();
         let verified = match outcome {
             Outcome::Completed { .. } => lanes.pages_known(),
             Outcome::Aborted(_) | Outcome::InDoubt { .. } => PageCount::ZERO,
         };
         let report = account.close(verified, subject.layout.bytes());
-        let given = tokio::task::spawn_blocking(move || {
-            lanes.finish();
-            hands.finish(last)
-        });
-        let given = given.await.expect("the hands do not panic");
+        let mut returned = hands.finish(last);
+        let back = tokio::time::timeout(options.return_timeout, &mut returned).await;
         if let Some(link) = link {
             link.close().await;
         }
-        let outcome = match (outcome, given.stuck) {
-            (Outcome::Aborted(failure), Some(stuck)) => {
-                let why = format!("{}; and then {}", failure.why, stuck.why);
-                Outcome::Aborted(Failure::new(stuck.fault, why))
-            }
-            (outcome, _) => outcome,
+        let Ok(back) = back else {
+            let hung = Some(HungGuest(returned));
+            let outcome = but(outcome, &hangs(options.return_timeout));
+            return Ended { outcome, guest: None, hung, journal: journal.lend(), report };
         };
-        Ended { outcome, guest: Some(given.guest), journal: journal.take_back(), report }
+        let Returned { guest, stuck, .. } = back.expect("panics of a job are caught");
+        let outcome = stuck.iter().fold(outcome, but);
+        let journal = journal.take_back();
+        Ended { outcome, guest: Some(guest), hung: None, journal, report }
     }
+}
+
+/// What went wrong when the guest was to be given back after `outcome`.
+fn but(outcome: Outcome, stuck: &Failure) -> Outcome {
+    match outcome {
+        Outcome::Aborted(failure) => {
+            let why = format!("{}; and then {}", failure.why, stuck.why);
+            Outcome::Aborted(Failure::new(stuck.fault, why))
+        }
+        other => other,
+    }
+}
+
+fn hangs(within: Duration) -> Failure {
+    let why = format!("the guest did not answer for {within:?}; it runs on when it does");
+    Failure::new(Fault::Guest, why)
 }

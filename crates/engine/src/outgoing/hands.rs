@@ -2,16 +2,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
 use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError};
 use whimbrel_page::{CHUNK_PAGES, PageSet};
 use whimbrel_protocol::{Failure, Fault, Record, SourceEvent, Sums};
 
 use super::Happened;
+use crate::ended::Returned;
 use crate::guest::{Guest, GuestError, Throttle};
 use crate::journal::SharedJournal;
 use crate::lanes::{SourceLanes, panic_message};
@@ -48,34 +49,30 @@ const REACQUIRE_AGAIN: Duration = Duration::from_millis(5);
 /// under way at most.
 const JOBS_MAX: usize = 64;
 
-/// The thread, and the way to it.
+/// The way to the thread. It ends when this is dropped.
 pub(super) struct Hands {
     jobs: mpsc::SyncSender<Job>,
-    thread: JoinHandle<Given>,
-}
-
-/// What the hands give back: the guest, and why it does not run where it should.
-pub(super) struct Given {
-    pub(super) guest: Box<dyn Guest>,
-    pub(super) stuck: Option<Failure>,
+    last: mpsc::SyncSender<Job>,
+    returned: oneshot::Receiver<Returned>,
 }
 
 impl Hands {
     /// Starts the thread. If it cannot be started the guest comes back (museum M6).
     pub(super) fn start(work: Work) -> Result<Self, (std::io::Error, Box<dyn Guest>)> {
         let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
+        let (last, farewell) = mpsc::sync_channel(1);
+        let (give_back, returned) = oneshot::channel();
         let (handover, given) = mpsc::sync_channel::<Work>(1);
         let started = std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
             let mut work: Work = given.recv().expect("the work is handed over at once");
-            while let Ok(job) = todo.recv() {
-                work.guarded(job);
-            }
-            Given { guest: work.guest, stuck: work.stuck }
+            todo.iter().chain(farewell).for_each(|job| work.guarded(job));
+            // Who does not want it any more drops it.
+            let _ = give_back.send(work.give_back());
         });
         match started {
-            Ok(thread) => {
+            Ok(_) => {
                 handover.send(work).expect("the thread waits for it");
-                Ok(Self { jobs, thread })
+                Ok(Self { jobs, last, returned })
             }
             Err(error) => Err((error, work.guest)),
         }
@@ -88,11 +85,12 @@ impl Hands {
         self.jobs.try_send(job).is_ok()
     }
 
-    /// Has one last job done after those that were given, and takes the guest back. Blocks.
-    pub(super) fn finish(self, last: Job) -> Given {
-        let _ = self.jobs.send(last);
-        drop(self.jobs);
-        self.thread.join().expect("panics of a job are caught")
+    /// Has one last job done after those that were given. The guest comes back when that and the
+    /// lanes have ended.
+    pub(super) fn finish(self, last: Job) -> oneshot::Receiver<Returned> {
+        // There is room for it, and a thread that is gone is found missing by who waits for it.
+        let _ = self.last.try_send(last);
+        self.returned
     }
 }
 
@@ -127,6 +125,12 @@ impl Work {
     fn tell(&self, event: SourceEvent) {
         // The driver is gone only when nobody wants to know any more.
         let _ = self.happened.blocking_send(Happened::Machine(event));
+    }
+
+    /// The end: nothing reads guest memory after this.
+    fn give_back(self) -> Returned {
+        self.lanes.finish();
+        Returned { guest: self.guest, runs: !self.parked, stuck: self.stuck }
     }
 
     /// A panic in the guest's code is the guest's failure, and the guest is kept (museum M6).

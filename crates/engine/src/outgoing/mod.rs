@@ -13,13 +13,15 @@ mod account;
 mod driver;
 mod hands;
 
+use std::future::Future;
+
 use tokio::sync::{mpsc, watch};
 use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError, open, probe};
 use whimbrel_page::PageSet;
 use whimbrel_protocol::{Failure, Fault, Outcome, SourceEvent, Subject};
 
 use crate::Journal;
-use crate::ended::{Cancel, Ended};
+use crate::ended::{Cancel, Ended, Ending};
 use crate::guest::Guest;
 use crate::journal::SharedJournal;
 use crate::lanes::{EVENTS_MAX, SourceLanes};
@@ -37,6 +39,7 @@ pub struct Outgoing {
     options: OutgoingOptions,
     progress: watch::Sender<Progress>,
     cancel: (Cancel, mpsc::Receiver<String>),
+    ending: Ending,
 }
 
 /// What may wait for a driver; whoever has more to say waits with it.
@@ -66,7 +69,8 @@ impl Outgoing {
         options: OutgoingOptions,
     ) -> Self {
         let (progress, _) = watch::channel(Progress::default());
-        Self { guest, journal, destination, options, progress, cancel: Cancel::new() }
+        let (cancel, ending) = (Cancel::new(), Ending::new());
+        Self { guest, journal, destination, options, progress, cancel, ending }
     }
 
     /// Follows the migration; the newest look is always there.
@@ -81,8 +85,25 @@ impl Outgoing {
         self.cancel.0.clone()
     }
 
-    /// Moves the guest. Comes back when the outcome is decided, with everything it was given.
-    pub async fn run(self) -> Ended {
+    /// Where the end is left if the future of [`Outgoing::run`] is dropped.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        self.ending.clone()
+    }
+
+    /// Moves the guest. Comes back when the outcome is decided, with everything it was given. The
+    /// migration begins at once and is a task of its own: dropping the future neither ends it nor
+    /// loses the guest, if somebody holds the [`Outgoing::ending`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn run(self) -> impl Future<Output = Ended> + Send {
+        let ending = self.ending();
+        ending.begin(self.drive());
+        async move { ending.take().await.expect("nobody else took what is still awaited here") }
+    }
+
+    async fn drive(self) -> Ended {
         let memory = self.guest.memory();
         let tracker = match open_tracker(&memory, &self.options) {
             Ok(tracker) => tracker,
@@ -92,12 +113,14 @@ impl Outgoing {
         let (lane_events, lanes_say) = mpsc::channel(EVENTS_MAX);
         let lanes = SourceLanes::new(memory.clone(), self.options.lanes.clone(), lane_events);
         let description = self.guest.describe();
+        let state_size = self.guest.state_size_hint().unwrap_or_default();
         let subject = Subject {
             guest: description.uuid,
             name: description.name,
             kind: description.kind,
             state_version: description.state_version,
             layout: memory.layout().clone(),
+            state_size,
             term: self.options.term,
             host: self.options.host,
         };
@@ -133,7 +156,7 @@ impl Ended {
     /// A migration that could not begin; the guest was not touched.
     fn unbegun(failure: Failure, guest: Box<dyn Guest>, journal: Box<dyn Journal>) -> Self {
         let outcome = Outcome::Aborted(failure);
-        Self { outcome, guest: Some(guest), journal, report: Report::default() }
+        Self { outcome, guest: Some(guest), hung: None, journal, report: Report::default() }
     }
 }
 

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, Throttle};
 use whimbrel_engine::protocol::GuestUuid;
 use whimbrel_memory::GuestMemory;
-use whimbrel_memory::page::Layout;
+use whimbrel_memory::page::{ByteCount, Layout};
 
 use super::config::{StressConfig, VCPUS_MAX};
 use super::monitor::StressMonitor;
 use super::plan::Plan;
 use super::shared::Shared;
-use super::state::{STATE_VERSION, SavedState};
+use super::state::{self, STATE_VERSION, SavedState};
 use super::vcpu;
 
 /// What a stress guest says its kind is.
@@ -178,6 +178,10 @@ impl Guest for StressGuest {
 
     fn memory(&self) -> GuestMemory {
         self.shared.memory.clone()
+    }
+
+    fn state_size_hint(&self) -> Option<ByteCount> {
+        self.shared.plan.get().map(|plan| state::size(plan.schedules.len()))
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {

@@ -51,10 +51,15 @@ pub(crate) struct SavedState {
     pub(crate) writes: Vec<u64>,
 }
 
+/// How many bytes the state of a guest with so many vCPUs has.
+pub(crate) const fn size(vcpus: usize) -> ByteCount {
+    ByteCount((HEAD + vcpus * 8) as u64)
+}
+
 impl SavedState {
     pub(crate) fn encode(&self) -> Bytes {
         let spec = self.config.spec();
-        let mut bytes = BytesMut::with_capacity(HEAD + self.writes.len() * 8);
+        let mut bytes = BytesMut::with_capacity(size(self.writes.len()).0 as usize);
         bytes.put_u16_le(STATE_VERSION as u16);
         bytes.put_u8(spec.pattern.code());
         bytes.put_u8(spec.fill.code());
@@ -177,7 +182,7 @@ mod tests {
     #[test]
     fn the_bytes_are_as_the_page_above_says() {
         let bytes = state().encode();
-        assert_eq!(bytes.len(), HEAD + 3 * 8);
+        assert_eq!(size(3), ByteCount(bytes.len() as u64));
         assert_eq!(bytes[..6], [1, 0, 1, 3, 3, 0]);
         assert_eq!(bytes[6..14], (100u64 << 20).to_le_bytes());
         assert_eq!(bytes[22..30], [4, 3, 2, 1, 0, 0, 0, 0]);

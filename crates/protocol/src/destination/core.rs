@@ -88,6 +88,16 @@ impl Core {
         self.now.after(self.options.greeting_timeout)
     }
 
+    pub(super) const fn after_step(&self) -> Now {
+        self.now.after(self.options.step_timeout)
+    }
+
+    /// A step of this host was not done in time.
+    pub(super) fn step_hangs(&mut self, what: &str) -> Phase {
+        let within = self.options.step_timeout.as_millis();
+        self.abort_by(Fault::Guest, format!("{what} did not come about within {within} ms"))
+    }
+
     pub(super) const fn linked(&self) -> bool {
         self.link
     }

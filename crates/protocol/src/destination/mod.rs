@@ -51,6 +51,9 @@ pub struct DestinationOptions {
     pub silence_timeout: Duration,
     /// How long a lost link may take to come back.
     pub resume_window: Duration,
+    /// For each step of this host: reserving memory, making the guest and recording that it may
+    /// own it, loading the state, running the guest. What takes longer hangs.
+    pub step_timeout: Duration,
     /// How long to wait, prepared, for a grant that does not come; then the guest is refused.
     pub doubt_timeout: Duration,
 }
@@ -165,8 +168,11 @@ impl Phase {
             Self::Prepared(phase) => Some(phase.deadline()),
             Self::Running(phase) => Some(phase.deadline),
             Self::Refusing(phase) => Some(phase.deadline),
-            Self::Reserving(_) | Self::Receiving(_) | Self::Preparing(_) => None,
-            Self::Starting(_) | Self::Ended => None,
+            Self::Reserving(phase) => Some(phase.deadline),
+            Self::Receiving(phase) => phase.deadline(),
+            Self::Preparing(phase) => Some(phase.deadline),
+            Self::Starting(phase) => Some(phase.deadline),
+            Self::Ended => None,
         }
     }
 

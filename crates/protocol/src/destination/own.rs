@@ -12,6 +12,7 @@ use whimbrel_page::Root;
 /// The last pages land, the roots are compared, the state is loaded.
 #[derive(Clone, Debug)]
 pub(super) struct Preparing {
+    pub(super) deadline: Now,
     prepare: Prepare,
     /// The root of what has landed, once everything has.
     landed: Option<Root>,
@@ -20,7 +21,7 @@ pub(super) struct Preparing {
 impl Preparing {
     pub(super) fn start(core: &mut Core, prepare: Prepare) -> Phase {
         core.act(DestinationAction::AwaitCounts(prepare.term, prepare.sent.clone()));
-        Phase::Preparing(Self { prepare, landed: None })
+        Phase::Preparing(Self { deadline: core.after_step(), prepare, landed: None })
     }
 
     pub(super) const fn term(&self) -> Term {
@@ -44,6 +45,9 @@ impl Preparing {
             DestinationEvent::LinkLost(_) => {
                 core.act(DestinationAction::Release);
                 Phase::Receiving(Receiving::back(Some(term)))
+            }
+            DestinationEvent::Tick if core.now >= self.deadline => {
+                core.step_hangs("a guest with its last pages and its state")
             }
             DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => Phase::Preparing(self),
             DestinationEvent::Tick | DestinationEvent::Answered(..) => Phase::Preparing(self),
@@ -167,6 +171,7 @@ impl Prepared {
 /// The term is granted; the guest is being run.
 #[derive(Clone, Debug)]
 pub(super) struct Starting {
+    pub(super) deadline: Now,
     term: Term,
 }
 
@@ -174,7 +179,7 @@ impl Starting {
     fn start(core: &mut Core, term: Term) -> Phase {
         // wire.md S12: noted before the guest runs.
         core.record(Standing::Running, term);
-        Phase::Starting(Self { term })
+        Phase::Starting(Self { deadline: core.after_step(), term })
     }
 
     pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
@@ -191,9 +196,18 @@ impl Starting {
             }
             // It did not run and now never will: the guest is granted back.
             DestinationEvent::Failed(failure) => core.abort(failure),
+            DestinationEvent::Tick if core.now >= self.deadline => self.hangs(core),
             // The grant may be said twice; the rest waits for the guest to run.
             _ => Phase::Starting(self),
         }
+    }
+
+    /// It may run at any moment, so that it can neither be refused nor be said to run.
+    fn hangs(self, core: &mut Core) -> Phase {
+        let within = core.options.step_timeout.as_millis();
+        let why =
+            format!("the guest hangs: it was granted and told to run, and did not in {within} ms");
+        core.finish(Outcome::InDoubt { term: self.term, why })
     }
 }
 

@@ -64,13 +64,15 @@ impl Planning {
         }
         core.lanes_wanted = plan.lanes;
         core.act(DestinationAction::Reserve(plan));
-        Phase::Reserving(Reserving)
+        Phase::Reserving(Reserving { deadline: core.after_step() })
     }
 }
 
 /// Until the memory is there.
 #[derive(Clone, Debug)]
-pub(super) struct Reserving;
+pub(super) struct Reserving {
+    pub(super) deadline: Now,
+}
 
 impl Reserving {
     pub(super) fn handle(self, core: &mut Core, event: DestinationEvent) -> Phase {
@@ -80,10 +82,13 @@ impl Reserving {
                 let lanes = core.issue(core.lanes_wanted);
                 let resume_token = core.options.resume_token;
                 core.send(Message::Accepted(Accepted { lanes, resume_token }));
-                Phase::Receiving(Receiving { announced: None, created: false })
+                Phase::Receiving(Receiving { announced: None, created: false, ready_by: None })
             }
             DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
             DestinationEvent::LinkLost(why) => core.abort_by(Fault::Link, why),
+            DestinationEvent::Tick if core.now >= self.deadline => {
+                core.step_hangs("the memory for the guest")
+            }
             DestinationEvent::Tick => Phase::Reserving(self),
             other => core.unexpected(Phase::Reserving(self), &other),
         }
@@ -97,12 +102,18 @@ pub(super) struct Receiving {
     announced: Option<(Term, bool)>,
     /// Whether the parked guest was made; `None` of it before the first announcement.
     created: bool,
+    /// When all that an announcement asks for has to be done, while it is not.
+    ready_by: Option<Now>,
 }
 
 impl Receiving {
     /// Back from an attempt that did not come through; the parked guest stays.
     pub(super) fn back(announced: Option<Term>) -> Self {
-        Self { announced: announced.map(|term| (term, true)), created: true }
+        Self { announced: announced.map(|term| (term, true)), created: true, ready_by: None }
+    }
+
+    pub(super) const fn deadline(&self) -> Option<Now> {
+        self.ready_by
     }
 
     pub(super) fn handle(mut self, core: &mut Core, event: DestinationEvent) -> Phase {
@@ -133,6 +144,9 @@ impl Receiving {
             }
             // What an attempt that was given up still reports.
             DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => {}
+            DestinationEvent::Tick if self.ready_by.is_some_and(|by| core.now >= by) => {
+                return core.step_hangs("a guest and a record for the announced term");
+            }
             DestinationEvent::LinkLost(_) | DestinationEvent::Tick => {}
             DestinationEvent::Answered(..) => {}
             other => return core.unexpected(Phase::Receiving(self), &other),
@@ -155,12 +169,14 @@ impl Receiving {
             None => {}
         }
         self.announced = Some((term, false));
+        self.ready_by = Some(core.after_step());
         core.may_own = Some(term);
         core.record(Standing::MayOwn, term);
     }
 
-    fn try_ready(&self, core: &mut Core) {
+    fn try_ready(&mut self, core: &mut Core) {
         if let (Some((term, true)), true) = (self.announced, self.created) {
+            self.ready_by = None;
             core.send(Message::Ready(term));
         }
     }

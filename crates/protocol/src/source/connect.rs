@@ -208,9 +208,10 @@ impl Relinking {
         resumed.lanes.into_iter().for_each(|ticket| core.open_lane(ticket));
         core.announce_again();
         core.ping_now();
+        let copying = self.copying.relinked(core);
         match self.held {
-            Some(event) => self.copying.handle(core, event),
-            None => Phase::Copying(self.copying),
+            Some(event) => copying.handle(core, event),
+            None => Phase::Copying(copying),
         }
     }
 }

@@ -21,49 +21,57 @@ pub(super) struct Copying {
 
 #[derive(Clone, Debug)]
 enum Stage {
-    /// The tracker is being armed.
-    Arming,
-    /// The cursor is passing over what was pending at that time.
+    /// The tracker is being armed, and has to be by then.
+    Arming(Now),
+    /// The cursor is passing over what was pending at that time. Each lane has deadlines of its
+    /// own for that.
     Round(Now),
-    /// The dirty log is being fetched, after a round of so many bytes and so long.
-    Harvesting(ByteCount, Duration),
+    /// The dirty log is being fetched, and has to be by then, after a round of so many bytes and
+    /// so long.
+    Harvesting(Now, ByteCount, Duration),
     /// It is time to switch over, and the announcement must come through by then.
     Waiting(Now),
 }
 
+impl Stage {
+    fn harvest(core: &mut Core, bytes: ByteCount, took: Duration) -> Self {
+        core.act(SourceAction::Harvest);
+        Self::Harvesting(core.after(core.options.harvest_timeout), bytes, took)
+    }
+}
+
 impl Copying {
     pub(super) fn arming(core: &mut Core) -> Self {
-        Self { round: 0, harvested: core.now, stage: Stage::Arming }
+        let by = core.after(core.options.harvest_timeout);
+        Self { round: 0, harvested: core.now, stage: Stage::Arming(by) }
     }
 
     /// Goes on after a pause, or after a repair, with a fresh look at what is dirty.
     pub(super) fn afresh(core: &mut Core, round: u32) -> Self {
-        core.act(SourceAction::Harvest);
-        let stage = Stage::Harvesting(ByteCount::ZERO, Duration::ZERO);
+        let stage = Stage::harvest(core, ByteCount::ZERO, Duration::ZERO);
         Self { round, harvested: core.now, stage }
     }
 
     pub(super) const fn deadline(&self) -> Option<Now> {
         match self.stage {
-            Stage::Waiting(until) => Some(until),
-            _ => None,
+            Stage::Arming(by) | Stage::Harvesting(by, ..) | Stage::Waiting(by) => Some(by),
+            Stage::Round(_) => None,
         }
     }
 
     pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
-        let Some(event) = background(core, event) else { return self.announced(core) };
+        let Some(event) = background(core, event) else { return self.goes_on(core) };
         match (event, &self.stage) {
             (SourceEvent::LinkLost(why), _) => return Relinking::start(core, &why, self),
-            (SourceEvent::Armed, Stage::Arming) => {
+            (SourceEvent::Armed, Stage::Arming(_)) => {
                 self.start_round(core, 0);
                 // By the time the first round is over, nobody has to wait for a disk any more.
                 core.announce();
             }
             (SourceEvent::RoundTaken(bytes), Stage::Round(began)) => {
-                self.stage = Stage::Harvesting(bytes, core.now.since(*began));
-                core.act(SourceAction::Harvest);
+                self.stage = Stage::harvest(core, bytes, core.now.since(*began));
             }
-            (SourceEvent::Harvested { pending, took }, Stage::Harvesting(bytes, sent_in)) => {
+            (SourceEvent::Harvested { pending, took }, Stage::Harvesting(_, bytes, sent_in)) => {
                 let open = core.now.since(self.harvested);
                 let (bytes, sent_in) = (*bytes, *sent_in);
                 self.harvested = core.now;
@@ -107,18 +115,34 @@ impl Copying {
         Phase::Copying(self)
     }
 
-    /// The announcement may have come through: where nothing else is to do, look once more.
-    fn announced(mut self, core: &mut Core) -> Phase {
-        let Stage::Waiting(until) = self.stage else { return Phase::Copying(self) };
-        if !core.both_announced() && core.now >= until {
+    /// Time has passed, or the announcement has come through: where it was waited for, look once
+    /// more.
+    fn goes_on(mut self, core: &mut Core) -> Phase {
+        if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
+            self.stage = Stage::harvest(core, ByteCount::ZERO, Duration::ZERO);
+        }
+        if self.deadline().is_some_and(|by| core.now >= by) {
+            return self.overdue(core);
+        }
+        Phase::Copying(self)
+    }
+
+    /// The link is back: what was waited for had no way to come.
+    pub(super) fn relinked(mut self, core: &Core) -> Self {
+        if let Stage::Waiting(_) = self.stage {
+            self.stage = Stage::Waiting(core.after(core.options.greeting_timeout));
+        }
+        self
+    }
+
+    fn overdue(&self, core: &mut Core) -> Phase {
+        if let Stage::Waiting(_) = self.stage {
             let why = "the destination did not say in time that it may own the guest";
             return core.abort_by(Fault::Peer, why);
         }
-        if core.both_announced() {
-            self.stage = Stage::Harvesting(ByteCount::ZERO, Duration::ZERO);
-            core.act(SourceAction::Harvest);
-        }
-        Phase::Copying(self)
+        let within = core.options.harvest_timeout.as_millis();
+        let why = format!("the dirty tracker hangs: it did not answer within {within} ms");
+        core.abort_by(Fault::Memory, why)
     }
 
     fn quiesce(self, core: &mut Core) -> Phase {

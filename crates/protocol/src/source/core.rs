@@ -63,8 +63,10 @@ pub(super) struct Core {
 
 impl Core {
     pub(super) fn new(now: Now, subject: Subject, token: Token, options: SourceOptions) -> Self {
+        let mut forecast = Forecast::new(options.convergence, subject.layout.pages());
+        forecast.state_size(subject.state_size);
         Self {
-            forecast: Forecast::new(options.convergence, subject.layout.pages()),
+            forecast,
             term: subject.term,
             options,
             subject,

@@ -51,6 +51,11 @@ pub struct SourceOptions {
     pub pause_budget: Duration,
     /// How often that may happen before the migration is given up.
     pub pauses_max: u32,
+    /// How long the guest may take to be parked and to save its state. One that takes longer
+    /// hangs: the attempt is over, and the guest runs on as soon as it answers.
+    pub pause_timeout: Duration,
+    /// How long the dirty tracker may take to be armed, and for each harvest.
+    pub harvest_timeout: Duration,
     /// How long to ask for the answer to a grant before the source says that it is in doubt.
     pub doubt_timeout: Duration,
 }
@@ -69,6 +74,8 @@ impl Default for SourceOptions {
             retry_delay: Duration::from_millis(200),
             pause_budget: Duration::from_secs(2),
             pauses_max: 5,
+            pause_timeout: Duration::from_secs(10),
+            harvest_timeout: Duration::from_secs(60),
             doubt_timeout: Duration::from_secs(30),
         }
     }
@@ -87,6 +94,8 @@ pub struct Subject {
     pub state_version: u32,
     /// Its regions.
     pub layout: Layout,
+    /// How large its saved state is expected to be; 0 where nobody knows.
+    pub state_size: ByteCount,
     /// The last term that was burned for it.
     pub term: Term,
     /// The host that burns the next ones.
@@ -248,7 +257,8 @@ impl Phase {
             Self::Granted(phase) => Some(phase.deadline()),
             Self::Repairing(phase) => Some(phase.deadline),
             Self::Copying(phase) => phase.deadline(),
-            Self::Pausing(_) | Self::Ended => None,
+            Self::Pausing(phase) => Some(phase.deadline),
+            Self::Ended => None,
         }
     }
 

@@ -61,6 +61,7 @@ impl Paused {
 /// The guest is being parked.
 #[derive(Clone, Debug)]
 pub(super) struct Pausing {
+    pub(super) deadline: Now,
     round: u32,
     /// Why the link was lost meanwhile.
     unlinked: Option<String>,
@@ -70,11 +71,14 @@ impl Pausing {
     pub(super) fn start(core: &mut Core, round: u32) -> Phase {
         core.paused = true;
         core.act(SourceAction::Pause);
-        Phase::Pausing(Self { round, unlinked: None })
+        let deadline = core.after(core.options.pause_timeout);
+        Phase::Pausing(Self { deadline, round, unlinked: None })
     }
 
     pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
-        let Some(event) = background(core, event) else { return Phase::Pausing(self) };
+        let Some(event) = background(core, event) else {
+            return if core.now >= self.deadline { self.hangs(core) } else { Phase::Pausing(self) };
+        };
         match event {
             SourceEvent::Paused { pending, state } => self.paused(core, pending, state),
             SourceEvent::LinkLost(why) => {
@@ -83,6 +87,13 @@ impl Pausing {
             }
             other => core.unexpected(Phase::Pausing(self), &other),
         }
+    }
+
+    /// Nothing was promised to anybody: the guest is the source's, and is told to run on.
+    fn hangs(self, core: &mut Core) -> Phase {
+        let within = core.options.pause_timeout.as_millis();
+        let why = format!("the guest hangs: it was told to pause and did not within {within} ms");
+        core.abort_by(Fault::Guest, why)
     }
 
     fn paused(self, core: &mut Core, pending: PageCount, state: Bytes) -> Phase {

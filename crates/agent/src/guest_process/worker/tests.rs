@@ -1,7 +1,11 @@
 //! What a guest process may do with its guest in each phase, without an agent around it.
 
+use bytes::Bytes;
 use tempfile::TempDir;
+use whimbrel_engine::guest::GuestError;
 use whimbrel_engine::page::Layout;
+use whimbrel_engine::protocol::Token;
+use whimbrel_engine::{DestinationAddress, Outgoing, OutgoingOptions};
 use whimbrel_guest::stress::StressSpec;
 
 use super::*;
@@ -209,4 +213,68 @@ async fn what_does_not_fit_the_phase_is_refused() {
     assert!(cancel.message().contains("not moving"), "{cancel}");
     world.worker.stop(false).unwrap();
     world.worker.ended().await;
+}
+
+/// A guest that does not answer when its throttle is taken off, until it is told to.
+struct Hanging(Box<dyn Guest>, std::sync::mpsc::Receiver<()>);
+
+impl Guest for Hanging {
+    fn describe(&self) -> whimbrel_engine::guest::GuestDescription {
+        self.0.describe()
+    }
+
+    fn memory(&self) -> GuestMemory {
+        self.0.memory()
+    }
+
+    fn pause(&mut self) -> Result<(), GuestError> {
+        self.0.pause()
+    }
+
+    fn resume(&mut self) -> Result<(), GuestError> {
+        self.0.resume()
+    }
+
+    fn save_state(&mut self) -> Result<Bytes, GuestError> {
+        self.0.save_state()
+    }
+
+    fn load_state(&mut self, state: &Bytes) -> Result<(), GuestError> {
+        self.0.load_state(state)
+    }
+
+    fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
+        let _ = self.1.recv();
+        self.0.throttle(throttle)
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_hangs_is_neither_moved_nor_stopped_and_is_here_when_it_answers() {
+    let (world, mut held) = World::new(Standing::Owner);
+    held.guest.resume().unwrap();
+    world.worker.set_phase(Phase::Moving);
+    let (answer, waits) = std::sync::mpsc::channel();
+    let nobody = DestinationAddress { address: ([127, 0, 0, 1], 1).into(), token: Token(1) };
+    let options =
+        OutgoingOptions { return_timeout: Duration::from_millis(20), ..OutgoingOptions::default() };
+    let guest = Box::new(Hanging(held.guest, waits));
+    let ended = Outgoing::new(guest, held.journal, nobody, options).run().await;
+    Arc::clone(&world.worker).sent(ended, None).await;
+    let seen = world.worker.status();
+    let (guest, migration) = (seen.guest.unwrap(), world.worker.watch().borrow().clone());
+    assert_eq!(guest.state(), GuestState::Paused);
+    assert!(guest.state_reason.contains("hangs"), "{}", guest.state_reason);
+    assert_eq!(migration.outcome(), api::Outcome::Aborted);
+    assert!(migration.reason.contains("did not answer"), "{}", migration.reason);
+    let refused = world.worker.stop(false).unwrap_err();
+    assert!(refused.message().contains("hangs"), "{refused}");
+    let refused = world.worker.give_way("it runs elsewhere".to_owned()).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    answer.send(()).unwrap();
+    let mut looks = tokio::time::interval(Duration::from_millis(1));
+    while world.state() != GuestState::Running {
+        looks.tick().await;
+    }
+    assert!(world.runs());
 }

@@ -1,0 +1,207 @@
+//! Guests that do not answer: every wait has an end, and what follows is decided by who owns.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
+use whimbrel_engine::memory::GuestMemory;
+use whimbrel_engine::page::Layout;
+use whimbrel_engine::protocol::Standing;
+use whimbrel_engine::{
+    Ended, Fault, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions, VolatileJournal,
+};
+
+use crate::scribe::{Scribe, ScribeFactory};
+use crate::{TOKEN, assert_writes, options, standing};
+
+const SOON: Duration = Duration::from_millis(200);
+const PAGES: u64 = 256;
+
+/// The calls in which a guest can hang here.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Pause,
+    LoadState,
+    Resume,
+}
+
+/// Hangs in the first call of one kind, until it is told to go on.
+struct Hanging {
+    guest: Box<dyn Guest>,
+    call: Call,
+    waits: Arc<Mutex<Receiver<()>>>,
+}
+
+impl Hanging {
+    fn enter(&self, call: Call) {
+        if call == self.call {
+            let _ = self.waits.lock().expect("no panics").recv();
+        }
+    }
+}
+
+impl Guest for Hanging {
+    fn describe(&self) -> GuestDescription {
+        self.guest.describe()
+    }
+
+    fn memory(&self) -> GuestMemory {
+        self.guest.memory()
+    }
+
+    fn pause(&mut self) -> Result<(), GuestError> {
+        self.enter(Call::Pause);
+        self.guest.pause()
+    }
+
+    fn resume(&mut self) -> Result<(), GuestError> {
+        self.enter(Call::Resume);
+        self.guest.resume()
+    }
+
+    fn save_state(&mut self) -> Result<Bytes, GuestError> {
+        self.guest.save_state()
+    }
+
+    fn load_state(&mut self, state: &Bytes) -> Result<(), GuestError> {
+        self.enter(Call::LoadState);
+        self.guest.load_state(state)
+    }
+
+    fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
+        self.guest.throttle(throttle)
+    }
+}
+
+/// Makes guests that hang.
+struct HangingFactory(ScribeFactory, Call, Arc<Mutex<Receiver<()>>>);
+
+impl GuestFactory for HangingFactory {
+    fn check(&self, guest: &GuestDescription, layout: &Layout) -> Result<(), String> {
+        self.0.check(guest, layout)
+    }
+
+    fn create(
+        &mut self,
+        guest: &GuestDescription,
+        memory: GuestMemory,
+    ) -> Result<Box<dyn Guest>, GuestError> {
+        let guest = self.0.create(guest, memory)?;
+        Ok(Box::new(Hanging { guest, call: self.1, waits: self.2.clone() }))
+    }
+}
+
+/// A way to let a guest go on, and where it waits for that.
+fn leash() -> (Sender<()>, Arc<Mutex<Receiver<()>>>) {
+    let (release, waits) = channel();
+    (release, Arc::new(Mutex::new(waits)))
+}
+
+fn hurried() -> OutgoingOptions {
+    let mut options = options(Duration::from_secs(1));
+    options.source.pause_timeout = SOON;
+    options.source.doubt_timeout = SOON;
+    options.return_timeout = SOON;
+    options
+}
+
+async fn migrate(source: Box<dyn Guest>, factory: Box<dyn GuestFactory>) -> (Ended, Ended) {
+    let options =
+        IncomingOptions { step_timeout: SOON, return_timeout: SOON, ..IncomingOptions::default() };
+    let anywhere = ([127, 0, 0, 1], 0).into();
+    let journal = Box::<VolatileJournal>::default();
+    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, options).expect("a port");
+    let to = whimbrel_engine::DestinationAddress { address: incoming.address(), token: TOKEN };
+    let outgoing = Outgoing::new(source, Box::<VolatileJournal>::default(), to, hurried());
+    let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
+    (source, destination.expect("a destination"))
+}
+
+fn aborted(ended: &Ended) -> &whimbrel_engine::Failure {
+    let Outcome::Aborted(failure) = &ended.outcome else { panic!("{ended:?}") };
+    failure
+}
+
+/// The guest comes back, and it runs.
+async fn comes_back(ended: Ended) -> Ended {
+    let Ended { hung, journal, outcome, report, .. } = ended;
+    let back = hung.expect("a guest to wait for").back();
+    let back = tokio::time::timeout(Duration::from_secs(60), back).await.expect("it answers");
+    let back = back.expect("it is not lost");
+    assert!(back.runs, "{back:?}");
+    assert_writes(back.guest).await;
+    Ended { hung: None, guest: None, journal, outcome, report }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_hangs_in_its_pause_stays_and_runs_when_it_answers() {
+    let (release, waits) = leash();
+    let guest = Box::new(Scribe::filled(PAGES, 8));
+    let guest = Box::new(Hanging { guest, call: Call::Pause, waits });
+    let (source, destination) = migrate(guest, Box::new(ScribeFactory::default())).await;
+    let failure = aborted(&source);
+    assert_eq!(failure.fault, Fault::Guest);
+    assert!(failure.why.contains("the guest hangs"), "{failure}");
+    assert!(failure.why.contains("it runs on when it does"), "{failure}");
+    assert!(source.guest.is_none());
+    assert!(matches!(destination.outcome, Outcome::Aborted(_)), "{destination:?}");
+    assert_eq!(standing(&destination), Some(Standing::Refused));
+    assert_eq!(standing(&source), Some(Standing::Owner), "noted before it is told to run on");
+    release.send(()).expect("it waits");
+    let source = comes_back(source).await;
+    assert_eq!(standing(&source), Some(Standing::Owner));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_hangs_over_its_state_keeps_nobody_waiting() {
+    let (release, waits) = leash();
+    let factory = Box::new(HangingFactory(ScribeFactory::default(), Call::LoadState, waits));
+    let (source, destination) = migrate(Box::new(Scribe::filled(PAGES, 8)), factory).await;
+    let failure = aborted(&source);
+    assert!(failure.why.contains("did not come about within 200 ms"), "{failure}");
+    assert_eq!(standing(&source), Some(Standing::Owner));
+    assert_writes(source.guest.expect("back")).await;
+    assert_eq!(&aborted(&destination).why, &failure.why);
+    assert!(destination.guest.is_none() && destination.hung.is_none(), "nobody wants it");
+    assert_eq!(standing(&destination), Some(Standing::MayOwn), "nothing could be recorded");
+    release.send(()).expect("it waits");
+    let refused = async {
+        while standing(&destination) != Some(Standing::Refused) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), refused).await.expect("it never ran here");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_hangs_when_it_is_run_is_in_doubt_until_it_answers() {
+    let (release, waits) = leash();
+    let factory = ScribeFactory { busy_pages: 8, ..ScribeFactory::default() };
+    let factory = Box::new(HangingFactory(factory, Call::Resume, waits));
+    let (source, destination) = migrate(Box::new(Scribe::filled(PAGES, 8)), factory).await;
+    // It was granted: neither side may run it, and neither may say that the other will not.
+    assert!(matches!(source.outcome, Outcome::InDoubt { .. }), "{source:?}");
+    assert_eq!(standing(&source), Some(Standing::Granted));
+    let Outcome::InDoubt { why, .. } = &destination.outcome else { panic!("{destination:?}") };
+    assert!(why.contains("the guest hangs"), "{why}");
+    assert_eq!(standing(&destination), Some(Standing::Running));
+    release.send(()).expect("it waits");
+    let destination = comes_back(destination).await;
+    assert_eq!(standing(&destination), Some(Standing::Owner), "now it can be said");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_nobody_awaits_goes_on_and_its_end_is_kept() {
+    let (incoming, address) = crate::incoming(ScribeFactory::default(), IncomingOptions::default());
+    let source = crate::outgoing(Scribe::filled(4096, 0), address, options(Duration::from_secs(1)));
+    let (left, right) = (source.ending(), incoming.ending());
+    assert!(left.take().await.is_none(), "nothing has begun");
+    // Begun, and dropped at once.
+    drop((source.run(), incoming.run()));
+    let source = left.take().await.expect("the end");
+    let destination = right.take().await.expect("the end").expect("a destination");
+    crate::assert_moved_whole(source, destination);
+    assert!(left.take().await.is_none(), "it was taken");
+}
