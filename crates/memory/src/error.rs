@@ -60,6 +60,27 @@ pub enum MemoryError {
         /// Small pages in a huge one.
         granule: PageCount,
     },
+    /// The memory that an embedder brings is not what its layout says.
+    #[error("{region} has {size}; {found} were brought for it: bring as many, at a page's start")]
+    Adopted {
+        /// The region that was to be made of it.
+        region: RegionId,
+        /// Its size.
+        size: ByteCount,
+        /// The size of what was brought.
+        found: ByteCount,
+    },
+    /// The number of regions brought is another than that of the layout, or their kinds differ.
+    #[error(
+        "memory was brought for {found} regions and the layout has {expected}, or some of it \
+             is shared and some private: bring one kind, for each region"
+    )]
+    AdoptedRegions {
+        /// The regions of the layout.
+        expected: usize,
+        /// The regions that were brought.
+        found: usize,
+    },
     /// The operating system refused an operation on memory that exists.
     #[error("the host could not {what}: {source}")]
     Os {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_page::{ByteCount, Layout, PageSet, RegionId, Run};
 
-use crate::sys::{self, Mapping};
+use crate::sys::{self, AdoptedRegion, Mapping};
 use crate::write_log::{Logged, WriteLog};
 use crate::{MemoryError, TrackerKind};
 
@@ -84,17 +84,39 @@ impl GuestMemory {
     ) -> Result<Self, MemoryError> {
         let regions = layout.regions().iter();
         let mappings = regions.map(|region| Mapping::allocate(*region, backing, huge));
-        Ok(Self {
-            shared: Arc::new(Shared {
-                layout: layout.clone(),
-                backing,
-                huge,
-                mappings: mappings.collect::<Result<_, _>>()?,
-                log: WriteLog::new(layout),
-                owner: Mutex::new(None),
-                refuses_kernel: AtomicBool::new(false),
-            }),
-        })
+        Ok(Self::of(layout, backing, huge, mappings.collect::<Result<_, _>>()?))
+    }
+
+    /// Takes memory that the caller has mapped itself, one piece for each region, in the layout's
+    /// order, all of it private or all of it shared. Writes through that mapping are tracked as
+    /// those through this handle are; discards have to go through this handle.
+    ///
+    /// # Errors
+    /// [`MemoryError::Adopted`] or [`MemoryError::AdoptedRegions`] says what does not fit.
+    pub fn adopt(layout: &Layout, pieces: Vec<AdoptedRegion>) -> Result<Self, MemoryError> {
+        let (expected, found) = (layout.regions().len(), pieces.len());
+        let shared = pieces.iter().filter(|piece| piece.is_shared()).count();
+        if found != expected || (shared != 0 && shared != found) {
+            return Err(MemoryError::AdoptedRegions { expected, found });
+        }
+        let backing = if shared == 0 { Backing::Private } else { Backing::Shared };
+        let pieces = layout.regions().iter().zip(pieces);
+        let mappings = pieces.map(|(region, piece)| Mapping::adopt(*region, piece));
+        let mappings = mappings.collect::<Result<_, _>>()?;
+        Ok(Self::of(layout, backing, HugePages::HostDefault, mappings))
+    }
+
+    fn of(layout: &Layout, backing: Backing, huge: HugePages, mappings: Vec<Mapping>) -> Self {
+        let shared = Shared {
+            layout: layout.clone(),
+            backing,
+            huge,
+            mappings,
+            log: WriteLog::new(layout),
+            owner: Mutex::new(None),
+            refuses_kernel: AtomicBool::new(false),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// The shape of the memory.

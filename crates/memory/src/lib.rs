@@ -31,5 +31,6 @@ pub use error::MemoryError;
 pub use guest_memory::{Backing, GuestMemory, HugePages};
 pub use landing::Landing;
 pub use probe::{Candidate, Probe, probe, probe_host};
+pub use sys::AdoptedRegion;
 pub use tracker::{DirtyTracker, KernelWrites, NoSuchTracker, TrackerKind, open};
 pub use whimbrel_page as page;

@@ -1,7 +1,6 @@
 //! The leaves of all pages of a guest, with their sums kept up to date as they change.
 
 use alloc::boxed::Box;
-use alloc::vec;
 use alloc::vec::Vec;
 
 use crate::{Layout, Leaf, LeafSum, PageCount, PageIndex, RegionId};
@@ -32,17 +31,78 @@ impl Root {
 }
 
 /// What is known of every page of a guest. All pages are [`Leaf::Zero`] at first, as fresh memory
-/// is; a chunk's leaves take memory (8 KiB) once one of them differs from that.
+/// is; a chunk's leaves take memory (8 KiB) once one of them differs from that, and so does the
+/// directory of chunks (8 KiB for 512 MiB of the guest).
 #[derive(Debug)]
 pub struct LeafTable {
-    regions: Vec<(RegionId, PageCount, Vec<Chunk>)>,
+    regions: Vec<Region>,
     root: Root,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
+struct Region {
+    id: RegionId,
+    pages: PageCount,
+    blocks: Vec<Option<Box<Block>>>,
+}
+
+/// Chunks that get their place in the directory together.
+const BLOCK_CHUNKS: usize = 256;
+type Block = [Chunk; BLOCK_CHUNKS];
+
+#[derive(Debug, Default)]
 struct Chunk {
     sum: LeafSum,
     leaves: Option<Box<[u128; CHUNK_PAGES as usize]>>,
+}
+
+impl Region {
+    fn new(id: RegionId, pages: PageCount) -> Self {
+        let blocks = pages.0.div_ceil(CHUNK_PAGES * BLOCK_CHUNKS as u64);
+        Self { id, pages, blocks: (0..blocks).map(|_| None).collect() }
+    }
+
+    /// A chunk that has a place; one that has none is all zero.
+    ///
+    /// # Panics
+    /// If the region has no such chunk.
+    fn chunk(&self, index: ChunkIndex) -> Option<&Chunk> {
+        let Self { id, pages, blocks } = self;
+        let known = index.0.checked_mul(CHUNK_PAGES).is_some_and(|first| first < pages.0);
+        assert!(known, "chunk {} of {id}, which has {pages}", index.0);
+        let (block, place) = place(index);
+        blocks[block].as_deref().map(|chunks| &chunks[place])
+    }
+
+    fn chunk_mut(&mut self, index: ChunkIndex) -> &mut Chunk {
+        let (block, place) = place(index);
+        let fresh = || Box::new(core::array::from_fn(|_| Chunk::default()));
+        &mut self.blocks[block].get_or_insert_with(fresh)[place]
+    }
+
+    fn leaf(&self, page: PageIndex) -> Leaf {
+        let leaves = self.chunk(chunk_of(page)).and_then(|chunk| chunk.leaves.as_deref());
+        leaves.map_or(Leaf::Zero, |leaves| loaded(leaves[(page.0 % CHUNK_PAGES) as usize]))
+    }
+
+    /// The chunks that may differ from fresh memory.
+    fn used(&self) -> impl Iterator<Item = (ChunkIndex, &Chunk)> {
+        let blocks = self.blocks.iter().enumerate();
+        let chunks = blocks.flat_map(|(number, block)| {
+            let first = number * BLOCK_CHUNKS;
+            let chunks = block.iter().flat_map(|chunks| chunks.iter());
+            chunks.enumerate().map(move |(at, chunk)| (ChunkIndex((first + at) as u64), chunk))
+        });
+        chunks.filter(|(_, chunk)| chunk.leaves.is_some())
+    }
+}
+
+const fn chunk_of(page: PageIndex) -> ChunkIndex {
+    ChunkIndex(page.0 / CHUNK_PAGES)
+}
+
+const fn place(chunk: ChunkIndex) -> (usize, usize) {
+    (chunk.0 as usize / BLOCK_CHUNKS, chunk.0 as usize % BLOCK_CHUNKS)
 }
 
 /// Zero and unknown as stored digests. XXH3 gives one of them for 2 contents in 2¹²⁸: such a page
@@ -70,11 +130,9 @@ impl LeafTable {
     /// A table over the pages of `layout`, all of them zero.
     #[must_use]
     pub fn new(layout: &Layout) -> Self {
-        let chunks =
-            |pages: PageCount| vec![Chunk::default(); pages.0.div_ceil(CHUNK_PAGES) as usize];
         let regions = layout.regions().iter();
         Self {
-            regions: regions.map(|r| (r.id, r.pages(), chunks(r.pages()))).collect(),
+            regions: regions.map(|r| Region::new(r.id, r.pages())).collect(),
             root: Root::default(),
         }
     }
@@ -85,10 +143,9 @@ impl LeafTable {
     /// If the guest has no such page.
     #[must_use]
     pub fn get(&self, region: RegionId, page: PageIndex) -> Leaf {
-        let (_, pages, chunks) = self.region(region);
-        assert!(page.0 < pages.0, "{page} of {region}, which has {pages}");
-        let leaves = &chunks[(page.0 / CHUNK_PAGES) as usize].leaves;
-        leaves.as_ref().map_or(Leaf::Zero, |l| loaded(l[(page.0 % CHUNK_PAGES) as usize]))
+        let found = self.region(region);
+        assert!(page.0 < found.pages.0, "{page} of {region}, which has {}", found.pages);
+        found.leaf(page)
     }
 
     /// Replaces what is known of a page and returns what was.
@@ -96,13 +153,13 @@ impl LeafTable {
     /// # Panics
     /// If the guest has no such page.
     pub fn set(&mut self, region: RegionId, page: PageIndex, leaf: Leaf) -> Leaf {
-        let found = self.regions.iter_mut().find(|(id, ..)| *id == region);
-        let (_, pages, chunks) = found.expect("a page of a region of this guest");
-        assert!(page.0 < pages.0, "{page} of {region}, which has {pages}");
-        let chunk = &mut chunks[(page.0 / CHUNK_PAGES) as usize];
-        if chunk.leaves.is_none() && matches!(leaf, Leaf::Zero) {
+        let found = self.regions.iter_mut().find(|found| found.id == region);
+        let found = found.expect("a page of a region of this guest");
+        assert!(page.0 < found.pages.0, "{page} of {region}, which has {}", found.pages);
+        if matches!(leaf, Leaf::Zero) && matches!(found.leaf(page), Leaf::Zero) {
             return Leaf::Zero;
         }
+        let chunk = found.chunk_mut(chunk_of(page));
         let leaves =
             chunk.leaves.get_or_insert_with(|| Box::new([STORED_ZERO; CHUNK_PAGES as usize]));
         let slot = &mut leaves[(page.0 % CHUNK_PAGES) as usize];
@@ -128,8 +185,7 @@ impl LeafTable {
     /// # Panics
     /// If the guest has no such region.
     pub fn chunk_sums(&self, region: RegionId) -> impl Iterator<Item = (ChunkIndex, LeafSum)> {
-        let used = self.region(region).2.iter().enumerate().filter(|(_, c)| c.leaves.is_some());
-        used.map(|(index, chunk)| (ChunkIndex(index as u64), chunk.sum))
+        self.region(region).used().map(|(index, chunk)| (index, chunk.sum))
     }
 
     /// The sum of one chunk.
@@ -138,7 +194,7 @@ impl LeafTable {
     /// If the guest has no such chunk.
     #[must_use]
     pub fn chunk_sum(&self, region: RegionId, chunk: ChunkIndex) -> LeafSum {
-        self.region(region).2[chunk.0 as usize].sum
+        self.region(region).chunk(chunk).map_or(LeafSum::ZERO, |chunk| chunk.sum)
     }
 
     /// The pages of one chunk with their leaves, in ascending order.
@@ -150,15 +206,15 @@ impl LeafTable {
         region: RegionId,
         chunk: ChunkIndex,
     ) -> impl Iterator<Item = (PageIndex, Leaf)> {
-        let pages = self.region(region).1;
+        let pages = self.region(region).pages;
         let first = chunk.0 * CHUNK_PAGES;
         assert!(first < pages.0, "chunk {} of {region}, which has {pages}", chunk.0);
         let end = pages.0.min(first + CHUNK_PAGES);
         (first..end).map(move |page| (PageIndex(page), self.get(region, PageIndex(page))))
     }
 
-    fn region(&self, region: RegionId) -> &(RegionId, PageCount, Vec<Chunk>) {
-        let found = self.regions.iter().find(|(id, ..)| *id == region);
+    fn region(&self, region: RegionId) -> &Region {
+        let found = self.regions.iter().find(|found| found.id == region);
         found.expect("a region of this guest")
     }
 }
@@ -211,6 +267,33 @@ mod tests {
             assert!(matches!(table.get(R, PageIndex(digest as u64)), Leaf::Known(_)));
         }
         assert_eq!(table.root().unknown, PageCount::ZERO);
+    }
+
+    #[test]
+    fn chunks_far_apart_have_their_places() {
+        let blocks = BLOCK_CHUNKS as u64;
+        let mut table = table(CHUNK_PAGES * (2 * blocks + 1));
+        let ends = [0, blocks - 1, blocks, 2 * blocks].map(|chunk| chunk * CHUNK_PAGES + 5);
+        for page in ends {
+            assert!(matches!(table.set(R, PageIndex(page), Leaf::Known(9)), Leaf::Zero));
+        }
+        let named: Vec<_> =
+            table.chunk_sums(R).map(|(chunk, _)| chunk.0 * CHUNK_PAGES + 5).collect();
+        assert_eq!(named, ends);
+        assert_eq!(table.chunk_sum(R, ChunkIndex(1)), LeafSum::ZERO);
+        for page in ends {
+            assert!(matches!(table.get(R, PageIndex(page)), Leaf::Known(9)));
+            let chunk = chunk_of(PageIndex(page));
+            assert_eq!(table.chunk_sum(R, chunk), Leaf::Known(9).mix(R, PageIndex(page)));
+            table.set(R, PageIndex(page), Leaf::Zero);
+        }
+        assert!(table.root().agrees(Root::default()));
+    }
+
+    #[test]
+    #[should_panic(expected = "chunk 1 of")]
+    fn a_chunk_that_is_not_there_is_no_zero_chunk() {
+        let _ = table(CHUNK_PAGES).chunk_sum(R, ChunkIndex(1));
     }
 
     #[test]

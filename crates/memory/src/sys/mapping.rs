@@ -6,9 +6,9 @@ use std::ops::Range;
 use std::sync::OnceLock;
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
-use whimbrel_page::{PAGE_SIZE, PageCount, RegionLayout};
+use whimbrel_page::{ByteCount, PAGE_SIZE, PageCount, RegionLayout};
 
-use super::{copy, os};
+use super::{AdoptedRegion, copy, os};
 use crate::{Backing, HugePages, MemoryError};
 
 /// A mapped region. Every access is checked against its size and panics past it: callers check
@@ -16,14 +16,50 @@ use crate::{Backing, HugePages, MemoryError};
 pub(crate) struct Mapping {
     /// Made when pages are first to be protected. Goes before the mapping does.
     guard: OnceLock<os::Guard>,
-    raw: MmapRaw,
+    raw: Raw,
     /// The memory file behind a shared mapping.
     file: Option<File>,
     /// What the host hands out, protects and takes back at once.
     granule: PageCount,
 }
 
+/// Whose mapping it is.
+enum Raw {
+    Own(MmapRaw),
+    Adopted(AdoptedRegion),
+}
+
+impl Raw {
+    fn at(&self) -> *mut u8 {
+        match self {
+            Self::Own(own) => own.as_mut_ptr(),
+            Self::Adopted(adopted) => adopted.at(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(own) => own.len(),
+            Self::Adopted(adopted) => adopted.len(),
+        }
+    }
+}
+
 impl Mapping {
+    /// Takes memory that somebody else has mapped, and keeps.
+    pub(crate) fn adopt(
+        region: RegionLayout,
+        mut adopted: AdoptedRegion,
+    ) -> Result<Self, MemoryError> {
+        let (id, size) = (region.id, region.size);
+        let found = ByteCount(adopted.len() as u64);
+        if found != size || !adopted.at().addr().is_multiple_of(PAGE_SIZE) {
+            return Err(MemoryError::Adopted { region: id, size, found });
+        }
+        let (guard, file) = (OnceLock::new(), adopted.take_file());
+        Ok(Self { guard, raw: Raw::Adopted(adopted), file, granule: PageCount(1) })
+    }
+
     pub(crate) fn allocate(
         region: RegionLayout,
         backing: Backing,
@@ -58,22 +94,8 @@ impl Mapping {
             None if reserved => options.huge(Some(HUGE_PAGE_BITS)).map_anon()?.into(),
             None => options.map_anon()?.into(),
         };
-        let mapping = Self { guard: OnceLock::new(), raw, file, granule };
-        mapping.advise(huge)?;
-        Ok(mapping)
-    }
-
-    fn advise(&self, huge: HugePages) -> io::Result<()> {
-        let advice = match (&self.file, huge) {
-            (_, HugePages::Reserved) | (None, HugePages::HostDefault) => return Ok(()),
-            (None, HugePages::Transparent) => Advice::HugePage,
-            (Some(_), _) => Advice::NoHugePage,
-        };
-        match self.raw.advise(advice) {
-            // A kernel without transparent huge pages: there is nothing to advise.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            other => other,
-        }
+        advise(&raw, file.is_some(), huge)?;
+        Ok(Self { guard: OnceLock::new(), raw: Raw::Own(raw), file, granule })
     }
 
     /// Its size in bytes.
@@ -178,7 +200,7 @@ impl Mapping {
 
     /// Where the mapping is.
     pub(super) fn addresses(&self) -> Range<usize> {
-        let start = self.raw.as_mut_ptr().expose_provenance();
+        let start = self.raw.at().expose_provenance();
         start..start + self.raw.len()
     }
 
@@ -199,12 +221,25 @@ impl Mapping {
     fn at(&self, offset: u64, len: usize) -> *mut u8 {
         let end = offset.checked_add(len as u64);
         assert!(end.is_some_and(|end| end <= self.size()), "{len} bytes at {offset}");
-        self.raw.as_mut_ptr().wrapping_add(offset as usize)
+        self.raw.at().wrapping_add(offset as usize)
     }
 
     fn word_at(&self, offset: u64) -> *mut u8 {
         assert!(offset.is_multiple_of(8), "a word at {offset}");
         self.at(offset, 8)
+    }
+}
+
+fn advise(raw: &MmapRaw, shared: bool, huge: HugePages) -> io::Result<()> {
+    let advice = match (shared, huge) {
+        (_, HugePages::Reserved) | (false, HugePages::HostDefault) => return Ok(()),
+        (false, HugePages::Transparent) => Advice::HugePage,
+        (true, _) => Advice::NoHugePage,
+    };
+    match raw.advise(advice) {
+        // A kernel without transparent huge pages: there is nothing to advise.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        other => other,
     }
 }
 

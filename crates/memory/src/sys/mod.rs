@@ -4,6 +4,7 @@
 //! Each operating system has one module with the same face.
 #![allow(unsafe_code)]
 
+mod adopted;
 mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -14,6 +15,7 @@ use std::sync::atomic::AtomicU64;
 #[cfg(target_os = "linux")]
 use linux as os;
 
+pub use adopted::AdoptedRegion;
 pub(crate) use mapping::Mapping;
 pub(crate) use os::{Mprotect, Userfaultfd, is_fault, writes_behind_the_mmu};
 

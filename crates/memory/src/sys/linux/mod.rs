@@ -1,5 +1,7 @@
 //! Linux.
 
+#[cfg(test)]
+mod adopting;
 mod extents;
 mod fault;
 mod guarded;

@@ -3,7 +3,9 @@
 
 use std::fs;
 
-use whimbrel_page::{ByteCount, Layout, PAGE_SIZE, PageCount, PageSet, RegionId, Run};
+use whimbrel_page::{
+    ByteCount, Layout, Leaf, LeafTable, PAGE_SIZE, PageCount, PageIndex, PageSet, RegionId, Run,
+};
 
 use super::own_process;
 use crate::{Backing, DirtyTracker, GuestMemory, MemoryError, TrackerKind, open};
@@ -28,6 +30,7 @@ fn a_sparse_guest_costs_what_it_touches() {
         for backing in [Backing::Private, Backing::Shared] {
             TrackerKind::ALL.iter().for_each(|kind| check(*kind, backing));
         }
+        check_leaves();
         return;
     };
     print!("{}", String::from_utf8_lossy(&output.stdout));
@@ -62,6 +65,21 @@ fn check(kind: TrackerKind, backing: Backing) {
     harvest(&mut *tracker, &layout);
     tracker.disarm().expect("disarmed");
     assert_eq!(memory.touched().expect("listed").runs().collect::<Vec<_>>(), runs);
+}
+
+/// What is known of the pages of a huge guest costs what is known.
+fn check_leaves() {
+    const KIB_MAX: u64 = 2 << 10;
+    let layout = Layout::single(ByteCount(1 << 40)).expect("valid");
+    let before = Usage::now();
+    let mut table = LeafTable::new(&layout);
+    for page in (0..layout.pages().0).step_by(1 << 22) {
+        table.set(R, PageIndex(page), Leaf::Unknown);
+    }
+    assert_eq!(table.root().unknown, PageCount(64));
+    let grown = Usage::now().resident.saturating_sub(before.resident);
+    println!("{grown} KiB for 64 leaves of 1 TiB");
+    assert!(grown <= KIB_MAX, "{grown} KiB for 64 leaves");
 }
 
 fn clumps() -> Vec<Run> {

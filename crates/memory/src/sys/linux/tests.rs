@@ -22,10 +22,15 @@ fn usable(kind: TrackerKind, backing: Backing) -> bool {
     let Err(error @ crate::MemoryError::Unsupported { .. }) = open(kind, &full(backing)) else {
         return true;
     };
-    let strict = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|all| all == "all");
-    assert!(!strict, "{kind} cannot be tested: {error}");
-    println!("SKIPPED: {error}");
+    skipped(&error);
     false
+}
+
+/// Says what cannot be tested here, or fails where everything must be.
+pub(super) fn skipped(error: &crate::MemoryError) {
+    let strict = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|all| all == "all");
+    assert!(!strict, "it cannot be tested: {error}");
+    println!("SKIPPED: {error}");
 }
 
 const BACKINGS: [Backing; 2] = [Backing::Private, Backing::Shared];
