@@ -413,3 +413,19 @@ fn a_lane_lost_before_the_grant_does_not_end_a_connection_made_after_it() {
     let world = world.run();
     assert_eq!(world.outcomes, completed(FIRST), "{:#?}", world.log);
 }
+
+#[test]
+fn the_first_estimate_counts_a_state_that_was_never_saved() {
+    let estimate = |state_size| {
+        let mut world = World::new();
+        let subject = Subject { state_size, ..subject() };
+        world.source = Source::new(world.now, subject, TOKEN, SourceOptions::default());
+        while world.source.phase() != "pausing" {
+            assert!(world.step(), "it comes to its pause");
+        }
+        world.source.forecast().downtime(PageCount::ZERO).expect("a round was sent")
+    };
+    // The model's lanes carry a mebibyte in 100 ms.
+    let grown = estimate(ByteCount::mib(8)) - estimate(ByteCount::ZERO);
+    assert_eq!(grown.as_millis(), 800);
+}

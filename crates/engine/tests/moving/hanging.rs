@@ -159,7 +159,7 @@ async fn a_guest_that_hangs_over_its_state_keeps_nobody_waiting() {
     let (release, waits) = leash();
     let factory = Box::new(HangingFactory(ScribeFactory::default(), Call::LoadState, waits));
     let (source, destination) = migrate(Box::new(Scribe::filled(PAGES, 8)), factory).await;
-    let failure = aborted(&source);
+    let failure = aborted(&source).clone();
     assert!(failure.why.contains("did not come about within 200 ms"), "{failure}");
     assert_eq!(standing(&source), Some(Standing::Owner));
     assert_writes(source.guest.expect("back")).await;

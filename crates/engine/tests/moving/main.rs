@@ -222,15 +222,15 @@ fn page_tables_kib() -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_huge_guest_costs_what_it_has_touched() {
     const GIB: u64 = 1 << 30;
-    // 64 MiB in 256 pieces, all over 256 GiB.
-    let pieces = (0..256).map(|piece| piece * (GIB / 4096));
+    // 64 MiB in 256 pieces, all over a tebibyte.
+    let pieces = (0..256).map(|piece| piece * (4 * GIB / 4096));
     let pages: Vec<u64> = pieces.flat_map(|first| first..first + 64).collect();
     let before = page_tables_kib();
-    let guest = Scribe::running(ByteCount(256 * GIB), pages.iter().copied(), 0);
+    let guest = Scribe::running(ByteCount(1024 * GIB), pages.iter().copied(), 0);
     let limit = options(Duration::from_secs(1));
     let (source, destination) = migrate(guest, ScribeFactory::default(), limit).await;
     assert!(matches!(source.outcome, Outcome::Completed { .. }), "{source:?}");
-    assert_eq!(source.report.pages_verified.0, 256 * GIB / 4096);
+    assert_eq!(source.report.pages_verified.0, 1024 * GIB / 4096);
     let content = pages.len() as u64 * 4096;
     let wire = source.report.progress.bytes_on_wire.0;
     assert!(wire < content + content / 20, "{wire} bytes for {content}");
