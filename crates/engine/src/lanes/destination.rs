@@ -147,13 +147,14 @@ impl DestinationLanes {
 
     /// From now on nothing is written in place: the memory is about to belong to a guest that
     /// runs. Batches that are just being written are waited for; it takes as long as a copy of
-    /// one. Returns the root of what is there.
+    /// one. Returns the root of what is there; a batch that is stuck leaves it with unknown leaves.
     pub(crate) fn seal(&self) -> Root {
         let mut state = self.shared.lock();
         state.sealed = true;
         let landing = |state: &mut State| state.lanes.values().any(|entry| entry.landing);
-        let state = self.shared.settled.wait_while(state, landing);
-        state.unwrap_or_else(PoisonError::into_inner).leaves.root()
+        let within = self.shared.options.stall_timeout;
+        let waited = self.shared.settled.wait_timeout_while(state, within, landing);
+        waited.unwrap_or_else(PoisonError::into_inner).0.leaves.root()
     }
 
     /// The sums of all chunks that may not be zero, in messages; the last one says that it is.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc;
@@ -30,6 +30,9 @@ pub(crate) enum LaneEvent {
     /// its pages stay in flight until [`SourceLanes::close`]. Not said of lanes that were hung up
     /// or closed.
     Failed(LaneId, String),
+    /// A lane that was to be closed does not end: it is stuck in guest memory, and what becomes of
+    /// its pages cannot be said.
+    Stuck(LaneId),
     /// Everything the round had was taken and sent.
     RoundTaken(RoundTally),
     /// What [`SourceLanes::quiesce`] asked for: nothing is in flight and no lane takes.
@@ -48,6 +51,8 @@ pub(super) struct Shared {
     pub(super) options: LaneOptions,
     events: mpsc::Sender<LaneEvent>,
     state: Mutex<State>,
+    /// A sender has ended.
+    settled: Condvar,
 }
 
 pub(super) struct State {
@@ -91,7 +96,8 @@ impl SourceLanes {
     ) -> Self {
         let ledger = Ledger::new(memory.layout());
         let state = State { ledger, lanes: BTreeMap::new(), stopped: false };
-        Self { shared: Arc::new(Shared { memory, options, events, state: Mutex::new(state) }) }
+        let (state, settled) = (Mutex::new(state), Condvar::new());
+        Self { shared: Arc::new(Shared { memory, options, events, state, settled }) }
     }
 
     // --- lanes -----------------------------------------------------------------------------
@@ -123,7 +129,8 @@ impl SourceLanes {
 
     /// Counts what a lane sent up to `mark` as landed, and gives the rest back to be sent on
     /// another. Call this when the destination has said how far the lane came. A sender that still
-    /// runs is stopped first, and waited for: a round that begins after this has its pages.
+    /// runs is stopped first, and waited for: a round that begins after this has its pages. Of one
+    /// that does not end in time [`LaneEvent::Stuck`] tells.
     pub(crate) fn close(&self, mark: LaneMark) {
         let mut state = self.shared.lock();
         let Some(entry) = state.lanes.get_mut(&mark.lane) else { return };
@@ -132,10 +139,12 @@ impl SourceLanes {
             Stage::Running => {
                 entry.mark = Some(mark);
                 entry.cancel();
-                let thread = entry.thread.take();
-                drop(state);
-                // Its panics were caught and told.
-                thread.map(JoinHandle::join);
+                let within = self.shared.options.stall_timeout;
+                let runs = |state: &mut State| state.stage(mark.lane) == Some(Stage::Running);
+                let waited = self.shared.settled.wait_timeout_while(state, within, runs);
+                if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
+                    self.shared.tell(LaneEvent::Stuck(mark.lane));
+                }
             }
             Stage::Ended => self.shared.settle(&mut state, mark),
             Stage::Closed => {}
@@ -358,6 +367,7 @@ impl Shared {
         let entry = state.lanes.get_mut(&lane).expect("entries stay");
         entry.stage = Stage::Ended;
         entry.idle = false;
+        self.settled.notify_all();
         match entry.mark.take() {
             Some(mark) => self.settle(&mut state, mark),
             None if !entry.quiet => self.tell(LaneEvent::Failed(lane, why)),
@@ -379,6 +389,10 @@ impl State {
     /// The lane found nothing to take and will wait; or it goes on.
     pub(super) fn set_idle(&mut self, lane: LaneId, idle: bool) {
         self.lanes.get_mut(&lane).expect("entries stay").idle = idle;
+    }
+
+    fn stage(&self, lane: LaneId) -> Option<Stage> {
+        self.lanes.get(&lane).map(|entry| entry.stage)
     }
 
     fn wake_idle(&self) {

@@ -196,6 +196,10 @@ impl Driver {
             LaneEvent::Up(lane) => SourceEvent::LaneUp(lane),
             LaneEvent::Failed(lane, why) => SourceEvent::LaneFailed(lane, why),
             LaneEvent::Quiesced => SourceEvent::Quiesced,
+            LaneEvent::Stuck(lane) => {
+                let why = format!("lane {} does not end: it hangs in guest memory", lane.0);
+                SourceEvent::Failed(Failure::new(Fault::Memory, why))
+            }
             LaneEvent::RoundTaken(tally) if tally.number.0 != self.pass => return None,
             LaneEvent::RoundTaken(tally) => {
                 account.round_taken(&tally);

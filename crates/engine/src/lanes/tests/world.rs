@@ -203,6 +203,7 @@ impl World {
                     self.replace(lane);
                 }
                 LaneEvent::Up(_) | LaneEvent::RoundTaken(_) => {}
+                LaneEvent::Stuck(lane) => panic!("lane {} is stuck", lane.0),
             }
         }
     }
