@@ -10,6 +10,8 @@ use whimbrel_engine::protocol::{
 };
 use whimbrel_engine::{Failure, Fault, LaneReport, Outcome, Progress, Report, RoundReport};
 
+use crate::deadlines::MigrationDeadlines;
+
 /// The hyphenated form, as people write it.
 pub(crate) fn parse_uuid(text: &str) -> Option<GuestUuid> {
     let uuid = uuid::Uuid::try_parse(text).ok()?;
@@ -92,9 +94,13 @@ pub(crate) fn answer(response: &api::AskResponse) -> Answer {
     }
 }
 
-/// The source's settings, from what was asked and the engine's defaults.
-pub(crate) fn source_options(asked: &api::MigrationOptions) -> Result<SourceOptions, Status> {
+/// The source's settings, from what was asked, the agent's deadlines and the engine's defaults.
+pub(crate) fn source_options(
+    asked: &api::MigrationOptions,
+    deadlines: &MigrationDeadlines,
+) -> Result<SourceOptions, Status> {
     let mut options = SourceOptions::default();
+    deadlines.set_source(&mut options);
     if let Some(lanes) = asked.lanes {
         let lanes = u16::try_from(lanes).ok().filter(|lanes| (1..=128).contains(lanes));
         options.lanes = lanes.ok_or_else(|| invalid("the number of lanes", "1 to 128"))?;
@@ -260,6 +266,8 @@ mod tests {
     #[test]
     fn settings_that_make_no_sense_are_refused() {
         let asked = api::MigrationOptions::default();
+        let source_options =
+            |asked: &api::MigrationOptions| source_options(asked, &MigrationDeadlines::default());
         assert_eq!(source_options(&asked).unwrap(), SourceOptions::default());
         for lanes in [0, 129, 70_000] {
             let asked = api::MigrationOptions { lanes: Some(lanes), ..asked.clone() };

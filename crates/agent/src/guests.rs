@@ -17,8 +17,8 @@ use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::GuestUuid;
 
 use crate::convert::parse_uuid;
+use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
-use crate::options::Deadlines;
 use crate::os::ProcessIdentity;
 use crate::process_api::{GuestFile, ProcessFile};
 use crate::process_link::{self, ProcessLink};

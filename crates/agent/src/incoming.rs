@@ -112,6 +112,7 @@ impl Core {
             port_first: ports.first.into(),
             port_last: ports.last.into(),
             host_id: self.folder.host(),
+            deadlines: Some(self.options.deadlines.migration.into()),
         })
         .await
     }

@@ -15,6 +15,7 @@
 mod admission;
 mod agent;
 mod convert;
+mod deadlines;
 mod folder;
 mod following;
 pub mod guest_process;
@@ -36,8 +37,9 @@ mod stub_process;
 mod watching;
 
 pub use agent::{Agent, AgentError};
+pub use deadlines::{Deadlines, MigrationDeadlines};
 pub use folder::FolderError;
-pub use options::{AgentOptions, Deadlines, Limits, PortRange};
+pub use options::{AgentOptions, Limits, PortRange};
 pub use os::{Device, HostFacts, Overcommit, asked_to_end, host_facts, told_to_end};
 pub use whimbrel_engine::page::ByteCount;
 

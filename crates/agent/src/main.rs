@@ -44,7 +44,6 @@ fn parse(arguments: Vec<String>) -> Result<AgentOptions, Box<dyn Error>> {
     let mut options = AgentOptions::new("", ([127, 0, 0, 1], 0).into());
     for argument in arguments {
         let (key, value) = argument.split_once('=').ok_or("arguments are KEY=VALUE")?;
-        let millis = || value.parse().map(Duration::from_millis);
         match key {
             "data" => options.data = value.into(),
             "listen" => options.listen = value.parse()?,
@@ -55,13 +54,14 @@ fn parse(arguments: Vec<String>) -> Result<AgentOptions, Box<dyn Error>> {
             "migrations" => options.limits.migrations = value.parse()?,
             "memory" => options.limits.memory = Some(ByteCount(value.parse()?)),
             "remembered" => options.limits.remembered = value.parse()?,
-            "process_call_ms" => options.deadlines.process_call = millis()?,
-            "process_stop_ms" => options.deadlines.process_stop = millis()?,
-            "abandon_ms" => options.deadlines.abandon = millis()?,
-            "settle_ms" => options.deadlines.settle = millis()?,
-            "collect_ms" => options.deadlines.collect = millis()?,
-            "ask_pause_ms" => options.deadlines.ask_pause = millis()?,
-            _ => return Err(format!("no argument is called {key}").into()),
+            _ => {
+                let name = key.strip_suffix("_ms").map(|name| name.replace('_', "-"));
+                let deadline =
+                    name.and_then(|name| options.deadlines.named(&name).map(|it| it as _));
+                let deadline: &mut Duration =
+                    deadline.ok_or_else(|| format!("no argument is called {key}"))?;
+                *deadline = Duration::from_millis(value.parse()?);
+            }
         }
     }
     Ok(options)

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use whimbrel_control::AgentAddress;
 use whimbrel_engine::page::ByteCount;
+
+use crate::deadlines::Deadlines;
 
 /// Settings of one agent.
 #[derive(Clone, Debug)]
@@ -81,53 +82,5 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { guests: 64, migrations: 2, memory: None, overcommit: false, remembered: 64 }
-    }
-}
-
-/// How long an agent waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadlines {
-    /// For a guest process to come up.
-    pub process_start: Duration,
-    /// For a guest process to answer.
-    pub process_call: Duration,
-    /// For a guest process to end after it was told to; then it is killed.
-    pub process_stop: Duration,
-    /// For a guest to check its whole memory.
-    pub check: Duration,
-    /// For another agent to be reached.
-    pub peer_connect: Duration,
-    /// For another agent to answer; it starts a process for some answers.
-    pub peer_call: Duration,
-    /// For the destination's half of a report.
-    pub collect: Duration,
-    /// Between questions about a guest in doubt: at first, and doubling from there.
-    pub ask_pause: Duration,
-    /// Between questions about a guest in doubt: at most.
-    pub ask_pause_max: Duration,
-    /// How long a destination is asked for a guest whose process has died here, before it is told
-    /// that the guest will not come. By then it has noticed that the link is lost, so that it
-    /// runs the guest or never can.
-    pub abandon: Duration,
-    /// How long an outcome in doubt is held back while it may still be settled.
-    pub settle: Duration,
-}
-
-impl Default for Deadlines {
-    fn default() -> Self {
-        let secs = Duration::from_secs;
-        Self {
-            process_start: secs(10),
-            process_call: secs(5),
-            process_stop: secs(10),
-            check: secs(600),
-            peer_connect: secs(5),
-            peer_call: secs(20),
-            collect: secs(10),
-            ask_pause: Duration::from_millis(500),
-            ask_pause_max: secs(30),
-            abandon: secs(8),
-            settle: secs(15),
-        }
     }
 }

@@ -32,7 +32,7 @@ impl Core {
             .parse()
             .map_err(|error| Status::invalid_argument(format!("the destination {error}")))?;
         let options = request.options.unwrap_or_default();
-        convert::source_options(&options)?;
+        convert::source_options(&options, &self.options.deadlines.migration)?;
         let guest = self.guests.find(&request.guest)?;
         let migration = self.begin_outgoing(&guest, &destination)?;
         if let Err(status) = self.hand_out(&guest, &migration, &destination, options).await {
@@ -105,6 +105,7 @@ impl Core {
             token: expected.token,
             host_id: self.folder.host(),
             options: Some(options),
+            deadlines: Some(self.options.deadlines.migration.into()),
         });
         if let Err(status) = begun.await {
             self.take_back(migration, destination).await;

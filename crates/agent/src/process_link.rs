@@ -17,9 +17,9 @@ use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
+use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
 use crate::guest_process::{COMMAND, READY, TOKEN_KEY};
-use crate::options::Deadlines;
 use crate::os::{self, BootId, ProcessIdentity};
 use crate::process_api::process_client::ProcessClient;
 use crate::process_api::{self as process, ProcessFile, VERSIONS};

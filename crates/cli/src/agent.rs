@@ -44,6 +44,7 @@ fn options(args: AgentArgs) -> AgentOptions {
         insecure: args.insecure,
         die_with_parent: args.die_with_parent,
         ports: args.ports.unwrap_or(PortRange::ANY),
+        deadlines: args.deadlines.unwrap_or_default(),
         limits: Limits {
             guests: args.guests.unwrap_or(defaults.guests),
             migrations: args.migrations.unwrap_or(defaults.migrations),

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use whimbrel_agent::PortRange;
+use whimbrel_agent::{Deadlines, PortRange};
 use whimbrel_control::{AgentAddress, api};
 
 use crate::exit;
-use crate::parse::{ListenAddress, Rate, Size, duration, guest_name, ports};
+use crate::parse::{ListenAddress, Rate, Size, deadlines, duration, guest_name, ports};
 
 /// Moves running guests from one host to another while they keep running.
 #[derive(Debug, Parser)]
@@ -149,6 +149,9 @@ pub(crate) struct AgentArgs {
     /// Take guests although this host could not back all the memory they are promised.
     #[arg(long)]
     pub(crate) overcommit: bool,
+    /// How long to wait for what, as silence=2s,doubt=10s; the guide lists all names.
+    #[arg(long, value_name = "NAME=TIME,...", value_parser = deadlines)]
+    pub(crate) deadlines: Option<Deadlines>,
     /// Listen beyond this host, though nothing checks who is calling.
     #[arg(long)]
     pub(crate) insecure: bool,

@@ -22,6 +22,7 @@ use whimbrel_guest::stress::StressFactory;
 use super::expected::Expected;
 use super::peer::PeerAgent;
 use super::worker::{Held, Phase, Worker};
+use crate::deadlines::MigrationDeadlines;
 use crate::os::{self, Usage};
 use crate::{convert, process_api as process, stress};
 
@@ -36,11 +37,13 @@ impl Worker {
     ) -> Result<process::MigrateResponse, Status> {
         let destination = destination(&request)?;
         let asked = request.options.unwrap_or_default();
+        let deadlines = MigrationDeadlines::from(request.deadlines);
         let mut options = OutgoingOptions {
-            source: convert::source_options(&asked)?,
-            lanes: lanes(asked.congestion),
+            source: convert::source_options(&asked, &deadlines)?,
+            lanes: lanes(asked.congestion, &deadlines),
+            reacquire_timeout: deadlines.reacquire,
             tracker: tracker(asked.tracker.as_deref())?,
-            ask: PeerAgent::at(&request.peer),
+            ask: PeerAgent::at(&request.peer, deadlines.ask),
             peer: request.peer,
             host: request.host_id,
             ..OutgoingOptions::default()
@@ -106,17 +109,19 @@ impl Worker {
         ip: IpAddr,
         request: &process::ReceiveRequest,
     ) -> Result<(Incoming, Token), Status> {
+        let deadlines = MigrationDeadlines::from(request.deadlines);
         let mut refused = None;
         for port in ports(request)? {
             let token = random_token()?;
             let factory = StressFactory::default();
             let monitors = factory.monitors();
-            let options = IncomingOptions {
-                ask: PeerAgent::at(&request.peer),
+            let mut options = IncomingOptions {
+                ask: PeerAgent::at(&request.peer, deadlines.ask),
                 peer: request.peer.clone(),
                 memory_max: ByteCount(self.config().memory_bytes),
                 ..IncomingOptions::default()
             };
+            deadlines.set_incoming(&mut options);
             let journal = Box::new(self.open_journal()?);
             let address = SocketAddr::new(ip, port);
             let factory = Box::new(Expected::new(factory, self.config()));
@@ -302,8 +307,9 @@ fn destination(request: &process::MigrateRequest) -> Result<DestinationAddress, 
     Ok(DestinationAddress { address, token: Token::from_bytes(token) })
 }
 
-fn lanes(congestion: Option<String>) -> LaneOptions {
+fn lanes(congestion: Option<String>, deadlines: &MigrationDeadlines) -> LaneOptions {
     let mut options = LaneOptions::default();
+    deadlines.set_lanes(&mut options);
     if let Some(name) = congestion {
         options.tuning.congestion = Congestion::Named(name);
     }

@@ -2,6 +2,7 @@
 //! what is right.
 
 mod address;
+mod deadlines;
 mod duration;
 mod name;
 mod ports;
@@ -9,6 +10,7 @@ mod rate;
 mod size;
 
 pub(crate) use address::ListenAddress;
+pub(crate) use deadlines::deadlines;
 pub(crate) use duration::duration;
 pub(crate) use name::guest_name;
 pub(crate) use ports::ports;
