@@ -1,0 +1,114 @@
+//! The commands: which there are, what each takes, and what every one of them is checked for.
+
+mod collections;
+mod connection;
+mod keys;
+mod lists;
+mod server;
+mod strings;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use super::arena::{Arena, At};
+use super::head;
+use super::number;
+use super::reply::{Refusal, Reply};
+use super::store::{Found, Kind, Store};
+use table::Command;
+
+type Outcome = Result<(), Refusal>;
+
+/// What the store knows of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) name: Vec<u8>,
+    /// It speaks RESP3.
+    pub(crate) third: bool,
+    /// It wants no more than the replies that are on their way.
+    pub(crate) leaving: bool,
+}
+
+/// One command that is carried out.
+pub(crate) struct Call<'a> {
+    pub(crate) store: &'a mut Store,
+    pub(crate) client: &'a mut Client,
+    pub(crate) reply: &'a mut Reply,
+    /// The command's name and what follows it.
+    pub(crate) arguments: &'a [&'a [u8]],
+}
+
+impl Call<'_> {
+    fn arena(&self) -> &Arena {
+        self.store.arena()
+    }
+
+    fn integer(&self, index: usize) -> Result<i64, Refusal> {
+        number::parse(self.arguments[index]).ok_or(Refusal::NotAnInteger)
+    }
+
+    fn key(&self) -> &[u8] {
+        self.arguments[1]
+    }
+
+    /// What the first argument names, if it is there and of this kind.
+    fn reads(&self, kind: Kind) -> Result<Option<At>, Refusal> {
+        of_kind(self.store.read(self.key()), kind)
+    }
+
+    /// As [`Call::reads`], for a command that changes it.
+    fn changes(&self, kind: Kind) -> Result<Option<At>, Refusal> {
+        of_kind(self.store.look_up(self.key()), kind)
+    }
+
+    /// The collection that the first argument names; a new one if there is none.
+    fn collection(&self, kind: Kind) -> Result<At, Refusal> {
+        match self.changes(kind)? {
+            Some(value) => Ok(value),
+            None => Ok(self.store.add_collection(self.key(), kind)?),
+        }
+    }
+
+    /// What follows the key.
+    fn rest(&self) -> Vec<&[u8]> {
+        self.arguments[2..].to_vec()
+    }
+}
+
+fn of_kind(found: Option<Found>, kind: Kind) -> Result<Option<At>, Refusal> {
+    match found {
+        Some(found) if found.kind != kind => Err(Refusal::WrongType),
+        found => Ok(found.map(|found| found.value)),
+    }
+}
+
+/// Carries out one command, which has at least a name.
+pub(crate) fn execute(
+    store: &mut Store,
+    client: &mut Client,
+    reply: &mut Reply,
+    arguments: &[&[u8]],
+) {
+    reply.third = client.third;
+    store.arena().add(head::COMMANDS, 1);
+    let start = reply.bytes.len();
+    let carried_out = table::find(arguments).and_then(|command| {
+        make_room(store, command, arguments)?;
+        (command.run)(&mut Call { store, client, reply, arguments })
+    });
+    store.heap.reserve(0);
+    if let Err(refusal) = carried_out {
+        reply.bytes.truncate(start);
+        reply.refusal(&refusal);
+    }
+}
+
+/// A command that takes memory begins only if there is enough for all of it.
+fn make_room(store: &mut Store, command: &Command, arguments: &[&[u8]]) -> Outcome {
+    if !command.takes_memory() {
+        return Ok(());
+    }
+    let more = (command.grows)(store, arguments);
+    Ok(store.make_room(arguments.iter().map(|argument| argument.len() as u64), more)?)
+}

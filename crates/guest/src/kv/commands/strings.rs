@@ -1,0 +1,193 @@
+//! Strings, and numbers in them.
+
+use super::super::buffer::{self, STRING_HEAD};
+use super::super::number;
+use super::super::reply::Refusal;
+use super::super::store::{Kind, Store};
+use super::keys::{Unit, moment};
+use super::{Call, Outcome};
+
+/// The longest string there can be.
+const STRING_MAX: u64 = 512 << 20;
+
+pub(super) fn get(call: &mut Call<'_>) -> Outcome {
+    let value = call.reads(Kind::String)?.map(|at| buffer::string(call.arena(), at));
+    call.reply.bulk_or_null(value.as_deref());
+    Ok(())
+}
+
+/// What the options of a SET ask for.
+#[derive(Default)]
+struct SetOptions {
+    only_new: bool,
+    only_old: bool,
+    keep_end: bool,
+    get: bool,
+    /// Which argument says when it ends, and how.
+    end: Option<(usize, Unit, bool)>,
+}
+
+impl SetOptions {
+    fn parse(call: &Call<'_>) -> Result<Self, Refusal> {
+        let mut options = Self::default();
+        let mut index = 3;
+        while let Some(word) = call.arguments.get(index) {
+            let word = word.to_ascii_uppercase();
+            let has_end = options.end.is_some();
+            let more = index + 1 < call.arguments.len();
+            match word.as_slice() {
+                b"NX" if !options.only_old => options.only_new = true,
+                b"XX" if !options.only_new => options.only_old = true,
+                b"GET" => options.get = true,
+                b"KEEPTTL" if !has_end => options.keep_end = true,
+                b"EX" | b"PX" | b"EXAT" | b"PXAT" if !has_end && !options.keep_end && more => {
+                    let unit = if word[0] == b'E' { Unit::Seconds } else { Unit::Milliseconds };
+                    options.end = Some((index + 1, unit, word.ends_with(b"AT")));
+                    index += 1;
+                }
+                _ => return Err(Refusal::Syntax),
+            }
+            index += 1;
+        }
+        Ok(options)
+    }
+}
+
+pub(super) fn set(call: &mut Call<'_>) -> Outcome {
+    let options = SetOptions::parse(call)?;
+    let end = match options.end {
+        None => 0,
+        Some((index, unit, absolute)) => {
+            let base = if absolute { 0 } else { call.store.now_ms };
+            let given = call.integer(index)?;
+            let end = if given > 0 { moment(given, unit, base) } else { None };
+            let end = end.ok_or_else(|| Refusal::err("invalid expire time in 'set' command"))?;
+            end.unsigned_abs()
+        }
+    };
+    let old = match options.get {
+        true => call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at)),
+        false => None,
+    };
+    let there = call.store.look_up(call.key()).is_some();
+    let stays = if there { options.only_new } else { options.only_old };
+    if !stays {
+        let [_, key, value, ..] = call.arguments else { return Err(Refusal::Syntax) };
+        let entry = call.store.set(key, value, options.keep_end)?;
+        if end != 0 {
+            call.store.set_end(entry, end);
+        }
+    }
+    match (options.get, stays) {
+        (true, _) => call.reply.bulk_or_null(old.as_deref()),
+        (false, true) => call.reply.null(),
+        (false, false) => call.reply.ok(),
+    }
+    Ok(())
+}
+
+pub(super) fn setnx(call: &mut Call<'_>) -> Outcome {
+    let new = call.store.look_up(call.key()).is_none();
+    if new {
+        call.store.set(call.key(), call.arguments[2], false)?;
+    }
+    call.reply.flag(new);
+    Ok(())
+}
+
+pub(super) fn getset(call: &mut Call<'_>) -> Outcome {
+    let old = call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at));
+    call.store.set(call.key(), call.arguments[2], false)?;
+    call.reply.bulk_or_null(old.as_deref());
+    Ok(())
+}
+
+pub(super) fn mget(call: &mut Call<'_>) -> Outcome {
+    call.reply.array(call.arguments.len() - 1);
+    for key in &call.arguments[1..] {
+        let found = call.store.read(key).filter(|found| found.kind == Kind::String);
+        let value = found.map(|found| buffer::string(call.store.arena(), found.value));
+        call.reply.bulk_or_null(value.as_deref());
+    }
+    Ok(())
+}
+
+pub(super) fn mset(call: &mut Call<'_>) -> Outcome {
+    let pairs = call.arguments[1..].chunks_exact(2);
+    if !pairs.remainder().is_empty() {
+        return Err(Refusal::wrong_number("mset"));
+    }
+    for pair in pairs {
+        call.store.set(pair[0], pair[1], false)?;
+    }
+    call.reply.ok();
+    Ok(())
+}
+
+/// What the string at the key will need once the argument is appended to it.
+pub(super) fn appended(store: &Store, arguments: &[&[u8]]) -> u64 {
+    let old = store.look_up(arguments[1]).filter(|found| found.kind == Kind::String);
+    let len = old.map_or(0, |found| buffer::string_len(store.arena(), found.value));
+    STRING_HEAD + len + arguments[2].len() as u64
+}
+
+pub(super) fn append(call: &mut Call<'_>) -> Outcome {
+    let more = call.arguments[2];
+    let Some(found) = call.store.look_up(call.key()) else {
+        call.store.set(call.key(), more, false)?;
+        call.reply.count(more.len() as u64);
+        return Ok(());
+    };
+    if found.kind != Kind::String {
+        return Err(Refusal::WrongType);
+    }
+    let len = buffer::string_len(call.arena(), found.value) + more.len() as u64;
+    if len > STRING_MAX {
+        let words = "string exceeds maximum allowed size (proto-max-bulk-len)";
+        return Err(Refusal::err(words));
+    }
+    let at = buffer::append_string(&call.store.heap, found.value, more)?;
+    found.entry.set_value(call.arena(), at);
+    call.reply.count(len);
+    Ok(())
+}
+
+pub(super) fn strlen(call: &mut Call<'_>) -> Outcome {
+    let len = call.reads(Kind::String)?.map_or(0, |at| buffer::string_len(call.arena(), at));
+    call.reply.count(len);
+    Ok(())
+}
+
+pub(super) fn incr(call: &mut Call<'_>) -> Outcome {
+    change(call, 1)
+}
+
+pub(super) fn decr(call: &mut Call<'_>) -> Outcome {
+    change(call, -1)
+}
+
+pub(super) fn incrby(call: &mut Call<'_>) -> Outcome {
+    let by = call.integer(2)?;
+    change(call, by)
+}
+
+pub(super) fn decrby(call: &mut Call<'_>) -> Outcome {
+    let by = call.integer(2)?.checked_neg();
+    change(call, by.ok_or_else(|| Refusal::err("decrement would overflow"))?)
+}
+
+fn change(call: &mut Call<'_>, by: i64) -> Outcome {
+    let old = match call.changes(Kind::String)? {
+        None => 0,
+        // No number is longer; a long string is not read to find that out.
+        Some(at) if buffer::string_len(call.arena(), at) > 20 => return Err(Refusal::NotAnInteger),
+        Some(at) => {
+            number::parse(&buffer::string(call.arena(), at)).ok_or(Refusal::NotAnInteger)?
+        }
+    };
+    let new = old.checked_add(by);
+    let new = new.ok_or_else(|| Refusal::err("increment or decrement would overflow"))?;
+    call.store.set(call.key(), new.to_string().as_bytes(), true)?;
+    call.reply.integer(new);
+    Ok(())
+}

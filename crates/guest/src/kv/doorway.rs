@@ -1,0 +1,233 @@
+//! Where the executor waits: for events, for the time to look at the clock, and while the guest is
+//! parked. A pause waits for the command that is being carried out, and for nothing else.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use whimbrel_engine::guest::Throttle;
+
+use super::machine::Event;
+use super::port::{RelayId, ToGuest};
+
+/// Bytes of clients that may wait here; relays that keep to their credit come nowhere near it.
+const WAITING_MAX: usize = 64 << 20;
+/// What an event counts for beside its bytes.
+const EVENT_SIZE: usize = 64;
+/// Events of one turn, so that relays hear in between.
+const TURN_MAX: usize = 256;
+
+#[derive(Default)]
+struct State {
+    paused: bool,
+    /// Those who want memory to stand still for a moment.
+    holds: u32,
+    ended: bool,
+    /// The executor may be writing.
+    inside: bool,
+    alive: bool,
+    events: VecDeque<Event>,
+    /// What they count for.
+    waiting: usize,
+    throttle: Throttle,
+    /// The throttle keeps the executor out until then.
+    stands_until: Option<Instant>,
+}
+
+impl State {
+    const fn open(&self) -> bool {
+        !self.paused && self.holds == 0 && !self.ended
+    }
+}
+
+/// The doorway of one guest; closed at first.
+pub(crate) struct Doorway {
+    state: Mutex<State>,
+    /// A copy of [`State::open`] that is looked at between commands.
+    open: AtomicBool,
+    /// The executor waits here.
+    wake: Condvar,
+    /// Whoever closed the doorway waits here.
+    quiet: Condvar,
+}
+
+/// A relay has sent more than it was allowed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the relay sends more than the guest has allowed it to")]
+pub struct Overrun;
+
+impl Doorway {
+    pub(crate) fn new() -> Self {
+        Self {
+            state: Mutex::new(State { paused: true, ..State::default() }),
+            open: AtomicBool::new(false),
+            wake: Condvar::new(),
+            quiet: Condvar::new(),
+        }
+    }
+
+    /// Whether the executor may go on to its next command.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.lock().paused
+    }
+
+    pub(crate) fn throttle(&self) -> Throttle {
+        self.lock().throttle
+    }
+
+    pub(crate) fn set_throttle(&self, throttle: Throttle) {
+        self.change(|state| {
+            state.throttle = throttle;
+            state.stands_until = None;
+        });
+    }
+
+    /// Brings an event that is not a relay's word.
+    pub(crate) fn bring(&self, event: Event) {
+        self.change(|state| state.events.push_back(event));
+    }
+
+    /// Brings what a relay has said.
+    pub(crate) fn hear(&self, relay: RelayId, said: Vec<ToGuest>) -> Result<(), Overrun> {
+        let size: usize = said.iter().map(size_of).sum();
+        let mut state = self.lock();
+        if state.waiting + size > WAITING_MAX {
+            return Err(Overrun);
+        }
+        state.waiting += size;
+        state.events.extend(said.into_iter().map(|said| Event::FromRelay(relay, said)));
+        self.wake.notify_all();
+        Ok(())
+    }
+
+    /// Waits until the executor may go in, and there is an event or `wait` is over; `None` at the
+    /// end of the guest. The executor is inside then.
+    pub(crate) fn enter(&self, wait: Duration) -> Option<Vec<Event>> {
+        let deadline = Instant::now() + wait;
+        let mut state = self.lock();
+        loop {
+            if state.ended {
+                return None;
+            }
+            let until = state.stands_until.unwrap_or(deadline);
+            let left = until.saturating_duration_since(Instant::now());
+            let due = left.is_zero() || state.stands_until.is_none() && !state.events.is_empty();
+            if !state.open() {
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else if due {
+                break;
+            } else {
+                let waited = self.wake.wait_timeout(state, left);
+                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            }
+        }
+        (state.stands_until, state.inside) = (None, true);
+        let count = state.events.len().min(TURN_MAX);
+        let events: Vec<_> = state.events.drain(..count).collect();
+        let size: usize = events.iter().map(event_size).sum();
+        state.waiting -= size;
+        Some(events)
+    }
+
+    /// Comes out after `worked`, with the events that it did not get to.
+    pub(crate) fn leave(&self, left: Vec<Event>, worked: Duration) {
+        let mut state = self.lock();
+        state.waiting += left.iter().map(event_size).sum::<usize>();
+        left.into_iter().rev().for_each(|event| state.events.push_front(event));
+        state.inside = false;
+        let percent = u32::from(state.throttle.as_percent());
+        if percent > 0 {
+            state.stands_until = Some(Instant::now() + worked * percent / (100 - percent));
+        }
+        if !state.open() {
+            self.quiet.notify_all();
+        }
+    }
+
+    /// The executor begins, or has ended.
+    pub(crate) fn set_alive(&self, alive: bool) {
+        let mut state = self.lock();
+        (state.alive, state.inside) = (alive, false);
+        self.quiet.notify_all();
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.lock().alive
+    }
+
+    /// Closes the doorway for the guest; `false` if the executor did not come out within `within`,
+    /// and then it is as open as before.
+    pub(crate) fn pause(&self, within: Duration) -> bool {
+        self.close(within, |state| state.paused = true, |state| state.paused = false)
+    }
+
+    pub(crate) fn resume(&self) {
+        self.change(|state| state.paused = false);
+    }
+
+    /// Keeps memory still for a moment, whether or not the guest is parked.
+    pub(crate) fn hold(&self, within: Duration) -> Option<Hold<'_>> {
+        let held = self.close(within, |state| state.holds += 1, |state| state.holds -= 1);
+        held.then_some(Hold { doorway: self })
+    }
+
+    /// Tells the executor to end, and relays that the guest is not here: their outlets are dropped.
+    pub(crate) fn end(&self, within: Duration) -> bool {
+        self.change(|state| {
+            state.ended = true;
+            state.events.clear();
+        });
+        self.falls_quiet(within, |state| !state.alive)
+    }
+
+    fn close(&self, within: Duration, close: fn(&mut State), undo: fn(&mut State)) -> bool {
+        self.change(close);
+        let quiet = self.falls_quiet(within, |state| !state.inside);
+        if !quiet {
+            self.change(undo);
+        }
+        quiet
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        self.open.store(state.open(), Ordering::Relaxed);
+        self.wake.notify_all();
+    }
+
+    fn falls_quiet(&self, within: Duration, quiet: fn(&State) -> bool) -> bool {
+        let waited = self.quiet.wait_timeout_while(self.lock(), within, |state| !quiet(state));
+        quiet(&waited.unwrap_or_else(PoisonError::into_inner).0)
+    }
+
+    /// Every change of the state is whole: a panic elsewhere does not spoil it.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn size_of(said: &ToGuest) -> usize {
+    let bytes = if let ToGuest::Bytes(_, _, bytes) = said { bytes.len() } else { 0 };
+    EVENT_SIZE + bytes
+}
+
+fn event_size(event: &Event) -> usize {
+    if let Event::FromRelay(_, said) = event { size_of(said) } else { 0 }
+}
+
+/// Keeps the guest's memory still until it is dropped.
+pub(crate) struct Hold<'a> {
+    doorway: &'a Doorway,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.doorway.change(|state| state.holds -= 1);
+    }
+}

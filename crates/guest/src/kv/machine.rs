@@ -1,0 +1,307 @@
+//! The guest's one processor: it takes what relays say, carries commands out, and says what came
+//! of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::arena::Arena;
+use super::connections::{Record, RelayRecord};
+use super::head::{self, NoStore};
+use super::port::{ConnectionId, FromGuest, Outlet, Position, RelayId, Said, ToGuest};
+use super::session::{Rest, Session};
+use super::store::Store;
+
+/// Parts of what is dead that are taken off in one turn.
+const DIG_STEPS: u64 = 256;
+/// Looks for ended keys in one turn, at most.
+const REAPS_MAX: usize = 16;
+/// Clients at a time, over all relays.
+const CLIENTS_MAX: u64 = 10_000;
+/// Bytes of replies after which the next ones go into another message to a relay.
+const SAID_MAX: usize = 512 << 10;
+/// How far apart looks at the clock are while nothing else happens, in microseconds.
+pub(crate) const BEAT_US: u64 = 2000;
+
+/// What comes through the doorway.
+pub(crate) enum Event {
+    /// A relay that holds these connections, whose replies it has delivered up to there.
+    Attach(RelayId, Vec<(ConnectionId, Position)>, Box<dyn Outlet>),
+    FromRelay(RelayId, ToGuest),
+    /// A move begins: the gaps that a user feels are counted from here on.
+    BeginMove,
+}
+
+/// A connection, whichever relay it comes through.
+type Key = (u64, ConnectionId);
+
+struct Attachment {
+    run: u64,
+    outlet: Box<dyn Outlet>,
+    /// Connections about which the relay is to hear.
+    news: BTreeSet<ConnectionId>,
+    /// What it is to hear about connections that are not there.
+    notes: Vec<FromGuest>,
+}
+
+/// The store and the connections to it.
+pub(crate) struct Machine {
+    store: Store,
+    sessions: BTreeMap<Key, Session>,
+    attached: BTreeMap<u64, Attachment>,
+    /// Connections with commands that are all there.
+    ready: BTreeSet<Key>,
+}
+
+impl Machine {
+    /// What memory holds, with no relay attached.
+    pub(crate) fn open(arena: Arena) -> Result<Self, NoStore> {
+        let store = Store::open(arena, now_ms())?;
+        let arena = store.arena();
+        let records = Record::all(arena);
+        let keyed = records.map(|record| ((record.relay(arena).host, record.id(arena)), record));
+        let sessions: BTreeMap<_, _> =
+            keyed.map(|(key, record)| (key, Session::open(arena, record))).collect();
+        let ready = sessions.keys().copied().collect();
+        Ok(Self { store, sessions, attached: BTreeMap::new(), ready })
+    }
+
+    /// Whether there is work that waits for nobody.
+    pub(crate) fn is_busy(&self) -> bool {
+        let mut attached = self.attached.values();
+        attached.any(|relay| !relay.news.is_empty() && relay.outlet.has_room())
+            || !self.ready.is_empty()
+            || self.store.arena().load(head::GRAVES) != 0
+    }
+
+    /// One event.
+    pub(crate) fn handle(&mut self, event: Event, open: &dyn Fn() -> bool) {
+        match event {
+            Event::Attach(relay, held, outlet) => self.attach(relay, &held, outlet),
+            Event::FromRelay(relay, said) => {
+                // The word of a relay that has been replaced since.
+                if self.attached.get(&relay.host).is_some_and(|known| known.run == relay.run) {
+                    self.hear(relay, said, open);
+                }
+            }
+            Event::BeginMove => {
+                let arena = self.store.arena();
+                arena.store(head::LONGEST_GAP_US, 0);
+                arena.store(head::LOST_US, 0);
+            }
+        }
+    }
+
+    fn attach(
+        &mut self,
+        relay: RelayId,
+        held: &[(ConnectionId, Position)],
+        outlet: Box<dyn Outlet>,
+    ) {
+        let attachment =
+            Attachment { run: relay.run, outlet, news: BTreeSet::new(), notes: Vec::new() };
+        self.attached.insert(relay.host, attachment);
+        // Connections of an older run, and those the relay has forgotten, have no client any more.
+        let delivered: BTreeMap<_, _> = held.iter().copied().collect();
+        let of_host = (relay.host, ConnectionId(0))..=(relay.host, ConnectionId(u64::MAX));
+        let known: Vec<_> = self.sessions.range(of_host).map(|(key, _)| *key).collect();
+        for key in known {
+            let session = &self.sessions[&key];
+            let same = session.record.relay(self.store.arena()).run == relay.run;
+            if !same || !delivered.contains_key(&key.1) {
+                self.end(key);
+            }
+        }
+        for (connection, position) in held {
+            let key = (relay.host, *connection);
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.deliver(&self.store, *position);
+                session.say_again(self.store.arena());
+                self.ready.insert(key);
+                self.tell(key);
+            } else {
+                self.open_connection(relay, *connection);
+            }
+        }
+    }
+
+    fn hear(&mut self, relay: RelayId, said: ToGuest, open: &dyn Fn() -> bool) {
+        let id = match &said {
+            ToGuest::Open(id) | ToGuest::Bytes(id, ..) => *id,
+            ToGuest::Delivered(id, _) | ToGuest::Ended(id, _) | ToGuest::Closed(id) => *id,
+        };
+        let key = (relay.host, id);
+        if matches!(said, ToGuest::Open(_)) && !self.sessions.contains_key(&key) {
+            self.open_connection(relay, id);
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(&key) else {
+            self.note(relay.host, FromGuest::Gone(id));
+            return;
+        };
+        match said {
+            ToGuest::Open(_) => (),
+            ToGuest::Bytes(_, from, bytes) => {
+                session.take(from, &bytes);
+                self.run(key, open);
+            }
+            ToGuest::Delivered(_, position) => {
+                session.deliver(&self.store, position);
+                self.ready.insert(key);
+                self.tell(key);
+            }
+            ToGuest::Ended(_, total) => {
+                session.end_at(total);
+                self.run(key, open);
+            }
+            ToGuest::Closed(_) => {
+                self.end(key);
+                self.note(relay.host, FromGuest::Gone(id));
+            }
+        }
+    }
+
+    /// A connection that has not been here yet; one that was is over.
+    fn open_connection(&mut self, relay: RelayId, id: ConnectionId) {
+        let heap = &self.store.heap;
+        let arena = heap.arena();
+        let counted = RelayRecord::of(heap, relay);
+        if let Ok(counted) = counted
+            && counted.highest(arena) >= id
+        {
+            self.note(relay.host, FromGuest::Gone(id));
+            return;
+        }
+        if let Ok(counted) = counted {
+            counted.set_highest(arena, id);
+        }
+        let room = arena.load(head::CONNECTION_COUNT) < CLIENTS_MAX;
+        let added =
+            if room { counted.and_then(|_| Record::add(heap, relay, id)).ok() } else { None };
+        match added {
+            Some(record) => {
+                let key = (relay.host, id);
+                self.sessions.insert(key, Session::open(arena, record));
+                self.tell(key);
+            }
+            None => self.note(relay.host, turned_away(id)),
+        }
+    }
+
+    /// Carries out what a connection has of commands.
+    fn run(&mut self, key: Key, open: &dyn Fn() -> bool) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        self.store.now_ms = now_ms();
+        match session.run(&mut self.store, open) {
+            Rest::Commands => self.ready.insert(key),
+            Rest::Nothing => self.ready.remove(&key),
+        };
+        self.tell(key);
+    }
+
+    /// Its client has gone.
+    fn end(&mut self, key: Key) {
+        if let Some(session) = self.sessions.remove(&key) {
+            session.record.remove(&self.store.heap);
+        }
+        self.ready.remove(&key);
+        if let Some(attachment) = self.attached.get_mut(&key.0) {
+            attachment.news.remove(&key.1);
+        }
+    }
+
+    fn tell(&mut self, key: Key) {
+        if let Some(attachment) = self.attached.get_mut(&key.0) {
+            attachment.news.insert(key.1);
+        }
+    }
+
+    fn note(&mut self, host: u64, said: FromGuest) {
+        if let Some(attachment) = self.attached.get_mut(&host) {
+            attachment.notes.push(said);
+        }
+    }
+
+    /// The end of a turn: what was left lying is gone on with, and relays hear the news.
+    pub(crate) fn turn(&mut self, open: &dyn Fn() -> bool) {
+        for key in std::mem::take(&mut self.ready) {
+            if open() {
+                self.run(key, open);
+            } else {
+                self.ready.insert(key);
+            }
+        }
+        self.store.now_ms = now_ms();
+        self.store.dig(DIG_STEPS);
+        for _ in 0..REAPS_MAX {
+            if !open() || !self.store.reap() {
+                break;
+            }
+        }
+        self.beat();
+        self.speak();
+    }
+
+    /// The guest looks at the clock. It is the host's, so a gap spans a move as a user feels it.
+    fn beat(&self) {
+        let (arena, now) = (self.store.arena(), now_us());
+        let last = arena.load(head::LAST_BEAT_US);
+        arena.store(head::LAST_BEAT_US, now);
+        arena.add(head::BEATS, 1);
+        if last == 0 || now <= last {
+            return;
+        }
+        let gap = now - last;
+        if gap > arena.load(head::LONGEST_GAP_US) {
+            arena.store(head::LONGEST_GAP_US, gap);
+        }
+        arena.add(head::LOST_US, gap.saturating_sub(BEAT_US));
+    }
+
+    fn speak(&mut self) {
+        let (arena, sessions) = (self.store.arena(), &mut self.sessions);
+        self.attached.retain(|host, attachment| {
+            if attachment.news.is_empty() && attachment.notes.is_empty() {
+                return true;
+            }
+            if !attachment.outlet.has_room() {
+                // It is told when it has confirmed something, or in the next turn.
+                return true;
+            }
+            let mut said = std::mem::take(&mut attachment.notes);
+            let (mut size, mut unfinished) = (0, Vec::new());
+            while size < SAID_MAX
+                && let Some(id) = attachment.news.pop_first()
+            {
+                let Some(session) = sessions.get_mut(&(*host, id)) else { continue };
+                let (news, more) = session.said(arena, id);
+                size += if let FromGuest::Said(said) = &news { said.bytes.len() } else { 0 };
+                said.push(news);
+                if more {
+                    unfinished.push(id);
+                }
+            }
+            attachment.news.extend(unfinished);
+            attachment.outlet.give(said)
+        });
+    }
+}
+
+fn turned_away(connection: ConnectionId) -> FromGuest {
+    FromGuest::Said(Said {
+        connection,
+        taken: Position(0),
+        credit: Position(0),
+        from: Position(0),
+        bytes: b"-ERR max number of clients reached\r\n".as_slice().into(),
+        last: true,
+    })
+}
+
+fn now_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+pub(crate) fn now_ms() -> u64 {
+    now_us() / 1000
+}

@@ -1,0 +1,144 @@
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use whimbrel_engine::guest::Guest;
+use whimbrel_engine::protocol::GuestUuid;
+use whimbrel_guest::kv::{
+    ConnectionId, FromGuest, KvGuest, KvMonitor, Outlet, Position, RelayId, Said, ToGuest,
+};
+use whimbrel_memory::page::{ByteCount, Layout};
+use whimbrel_memory::{Backing, GuestMemory};
+
+/// Longer than anything takes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn memory(size: ByteCount) -> GuestMemory {
+    let layout = Layout::single(size).expect("whole pages");
+    GuestMemory::allocate(&layout, Backing::Private).expect("memory")
+}
+
+/// A running guest.
+pub fn guest(size: ByteCount) -> KvGuest {
+    let mut guest = KvGuest::new(GuestUuid(9), "kv", memory(size)).expect("made");
+    guest.resume().expect("it has a store");
+    guest
+}
+
+struct Channel(SyncSender<Vec<FromGuest>>);
+
+impl Outlet for Channel {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn give(&mut self, said: Vec<FromGuest>) -> bool {
+        self.0.send(said).is_ok()
+    }
+}
+
+/// A relay with one client.
+pub struct Relay {
+    pub id: RelayId,
+    pub connection: ConnectionId,
+    monitor: KvMonitor,
+    from_guest: Receiver<Vec<FromGuest>>,
+    /// What the client has said, and what it has heard.
+    pub said: Vec<u8>,
+    pub heard: Vec<u8>,
+    pub taken: Position,
+    pub credit: Position,
+    pub last: bool,
+    pub gone: bool,
+}
+
+impl Relay {
+    /// Attaches a new run of a relay to a guest and connects its client.
+    pub fn new(monitor: &KvMonitor, host: u64, run: u64) -> Self {
+        let id = RelayId { host, run };
+        let from_guest = attach(monitor, id, Vec::new());
+        let relay = Self {
+            id,
+            connection: ConnectionId(1),
+            monitor: monitor.clone(),
+            from_guest,
+            said: Vec::new(),
+            heard: Vec::new(),
+            taken: Position(0),
+            credit: Position(0),
+            last: false,
+            gone: false,
+        };
+        relay.tell(ToGuest::Open(relay.connection));
+        relay
+    }
+
+    /// The guest lives elsewhere now.
+    pub fn attach(&mut self, monitor: &KvMonitor) {
+        let held = vec![(self.connection, Position(self.heard.len() as u64))];
+        self.from_guest = attach(monitor, self.id, held);
+        self.monitor = monitor.clone();
+    }
+
+    pub fn tell(&self, said: ToGuest) {
+        self.monitor.hear(self.id, vec![said]).expect("within its credit");
+    }
+
+    pub fn say(&mut self, bytes: &[u8]) {
+        let from = Position(self.said.len() as u64);
+        self.said.extend_from_slice(bytes);
+        self.tell(ToGuest::Bytes(self.connection, from, bytes.to_vec().into()));
+    }
+
+    /// Says again what was not taken.
+    pub fn say_again(&self) {
+        let rest = self.said[self.taken.0 as usize..].to_vec();
+        self.tell(ToGuest::Bytes(self.connection, self.taken, rest.into()));
+    }
+
+    /// Waits until `enough` is so.
+    #[track_caller]
+    pub fn listen(&mut self, enough: impl Fn(&Self) -> bool) {
+        while !enough(self) {
+            let said = self.from_guest.recv_timeout(PATIENCE).expect("the guest says more");
+            said.into_iter().for_each(|said| self.hear(said));
+        }
+    }
+
+    fn hear(&mut self, said: FromGuest) {
+        match said {
+            FromGuest::Gone(connection) => self.gone |= connection == self.connection,
+            FromGuest::Said(Said { taken, credit, from, bytes, last, .. }) => {
+                assert_eq!(from.0, self.heard.len() as u64, "a reply is lost, or comes twice");
+                self.heard.extend_from_slice(&bytes);
+                (self.taken, self.credit, self.last) = (taken, credit, last);
+            }
+        }
+    }
+
+    /// Says something and waits for exactly this reply.
+    #[track_caller]
+    pub fn hears(&mut self, bytes: &[u8], reply: &[u8]) {
+        let start = self.heard.len();
+        self.say(bytes);
+        self.listen(|relay| relay.heard.len() >= start + reply.len());
+        assert_eq!(
+            self.heard[start..].escape_ascii().to_string(),
+            reply.escape_ascii().to_string()
+        );
+    }
+
+    pub fn confirm(&self) {
+        let heard = Position(self.heard.len() as u64);
+        self.tell(ToGuest::Delivered(self.connection, heard));
+    }
+}
+
+fn attach(
+    monitor: &KvMonitor,
+    id: RelayId,
+    held: Vec<(ConnectionId, Position)>,
+) -> Receiver<Vec<FromGuest>> {
+    let (give, from_guest) = sync_channel(1 << 16);
+    assert!(monitor.attach(id, held, Box::new(Channel(give))));
+    from_guest
+}

@@ -1,0 +1,5 @@
+//! The key-value guest from outside: relays that attach, pause, move, and die.
+
+mod common;
+mod moving;
+mod serving;

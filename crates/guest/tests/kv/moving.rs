@@ -1,0 +1,100 @@
+use whimbrel_engine::guest::{Guest, GuestFactory};
+use whimbrel_guest::kv::{KvFactory, KvGuest, KvMonitor, Position, ToGuest};
+use whimbrel_memory::GuestMemory;
+use whimbrel_memory::page::{ByteCount, Run};
+
+use crate::common::{Relay, guest, memory};
+
+const SIZE: ByteCount = ByteCount::mib(8);
+
+/// A guest that was made by a factory, as the engine gives it back.
+struct Moved {
+    guest: Box<dyn Guest>,
+    monitor: KvMonitor,
+}
+
+/// What a migration does, without one: memory and state, and nothing else, become another guest,
+/// which is still parked.
+fn moved(mut source: KvGuest) -> Moved {
+    source.pause().expect("it comes to a stand");
+    let state = source.save_state().expect("parked");
+    let copied = copy(&source.memory());
+    let description = source.describe();
+    drop(source);
+    let mut factory = KvFactory::default();
+    factory.check(&description, copied.layout()).expect("it can live here");
+    let mut guest = factory.create(&description, copied).expect("made");
+    guest.load_state(&state).expect("its memory is here");
+    let monitor = factory.monitors().get().expect("one was made");
+    Moved { guest, monitor }
+}
+
+fn copy(from: &GuestMemory) -> GuestMemory {
+    let to = memory(SIZE);
+    let region = to.layout().regions()[0];
+    let mut page = vec![0; 4096];
+    for index in 0..region.pages().0 {
+        let run = Run::new(region.id, index, 1);
+        from.copy_run(run, &mut page).expect("a page");
+        if page.iter().any(|byte| *byte != 0) {
+            to.write(region.id, run.first.offset(), &page).expect("a page");
+        }
+    }
+    to
+}
+
+#[test]
+fn half_a_command_and_undelivered_replies_move_with_the_guest() {
+    let source = guest(SIZE);
+    let mut relay = Relay::new(&source.monitor(), 1, 1);
+    relay.hears(b"SET a 1\r\n", b"+OK\r\n");
+    relay.confirm();
+    relay.hears(b"INCR a\r\n", b":2\r\n");
+    relay.say(b"*2\r\n$4\r\nINCR\r\n$1\r");
+    relay.listen(|relay| relay.taken.0 == relay.said.len() as u64);
+    // The last reply is said, but as far as the guest knows the client does not have it.
+    relay.heard.truncate(5);
+    let mut moved = moved(source);
+    relay.attach(&moved.monitor);
+    moved.guest.resume().expect("it has a state");
+    relay.listen(|relay| relay.heard == b"+OK\r\n:2\r\n");
+    relay.hears(b"\na\r\n", b":3\r\n");
+}
+
+#[test]
+fn what_comes_while_it_is_parked_is_not_lost_and_not_twice() {
+    let mut source = guest(SIZE);
+    let mut relay = Relay::new(&source.monitor(), 1, 1);
+    relay.hears(b"INCR a\r\n", b":1\r\n");
+    source.pause().expect("it comes to a stand");
+    // It waits at the doorway, and the doorway does not move.
+    relay.say(b"INCR a\r\n");
+    let mut moved = moved(source);
+    relay.attach(&moved.monitor);
+    moved.guest.resume().expect("it has a state");
+    relay.say_again();
+    relay.say_again();
+    relay.listen(|relay| relay.heard == b":1\r\n:2\r\n");
+    relay.hears(b"GET a\r\n", b"$1\r\n2\r\n");
+}
+
+#[test]
+fn a_connection_that_is_over_is_not_begun_again() {
+    let source = guest(SIZE);
+    let mut relay = Relay::new(&source.monitor(), 1, 1);
+    relay.hears(b"INCR a\r\nQUIT\r\n", b":1\r\n+OK\r\n");
+    relay.tell(ToGuest::Closed(relay.connection));
+    relay.listen(|relay| relay.gone);
+    relay.gone = false;
+    let mut moved = moved(source);
+    // The relay has not heard that it is gone, and says everything again.
+    relay.attach(&moved.monitor);
+    moved.guest.resume().expect("it has a state");
+    relay.taken = Position(0);
+    relay.say_again();
+    relay.listen(|relay| relay.gone);
+    let mut other = Relay::new(&moved.monitor, 2, 1);
+    other.hears(b"GET a\r\n", b"$1\r\n1\r\n");
+    let check = moved.monitor.self_check().expect("still");
+    assert_eq!((check.damage, check.keys), (None, 1));
+}

@@ -1,0 +1,121 @@
+use whimbrel_guest::kv::{Position, ToGuest};
+use whimbrel_memory::page::ByteCount;
+
+use crate::common::{Relay, guest};
+
+#[test]
+fn commands_come_in_any_pieces_and_replies_in_order() {
+    let guest = guest(ByteCount::mib(8));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    relay.hears(b"PING\r\n", b"+PONG\r\n");
+    let bytes = b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$5\r\nhello\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
+    for piece in 1..9 {
+        let start = relay.heard.len();
+        bytes.chunks(piece).for_each(|piece| relay.say(piece));
+        let reply = b"+OK\r\n$5\r\nhello\r\n";
+        relay.listen(|relay| relay.heard.len() >= start + reply.len());
+        assert_eq!(&relay.heard[start..], reply);
+    }
+    relay.listen(|relay| relay.taken.0 == relay.said.len() as u64);
+}
+
+#[test]
+fn a_large_value_goes_in_and_out() {
+    let guest = guest(ByteCount::mib(64));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    let value: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
+    relay.say(format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n", value.len()).as_bytes());
+    for piece in value.chunks(60_000) {
+        relay.say(piece);
+        relay.listen(|relay| relay.taken.0 == relay.said.len() as u64);
+    }
+    relay.hears(b"\r\n", b"+OK\r\n");
+    relay.confirm();
+    let start = relay.heard.len();
+    relay.say(b"GET a\r\nPING\r\n");
+    // More than may wait: what follows comes as the client reads.
+    while relay.heard.len() < start + value.len() + 10 + 2 + 7 {
+        let have = relay.heard.len();
+        relay.listen(|relay| relay.heard.len() > have);
+        relay.confirm();
+    }
+    assert!(relay.heard.ends_with(b"\r\n+PONG\r\n"));
+    assert_eq!(&relay.heard[start + 10..start + 10 + value.len()], &value);
+}
+
+#[test]
+fn a_wrong_word_is_answered_and_the_connection_closed() {
+    let guest = guest(ByteCount::mib(8));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    relay.say(&[b"SET a ".as_slice(), &[b'v'; 70_000], b"\r\nPING\r\n"].concat());
+    relay.listen(|relay| relay.last);
+    assert_eq!(relay.heard, b"-ERR Protocol error: too big inline request\r\n");
+    relay.tell(ToGuest::Closed(relay.connection));
+    relay.listen(|relay| relay.gone);
+    assert_eq!(guest.monitor().report().expect("there").clients, 0);
+    assert_eq!(guest.monitor().self_check().expect("it stands still").damage, None);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_waited_for() {
+    let guest = guest(ByteCount::mib(32));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    relay.say(
+        format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$100000\r\n{}\r\n", "v".repeat(100_000)).as_bytes(),
+    );
+    relay.listen(|relay| relay.heard == b"+OK\r\n");
+    // Two megabytes of replies, which nobody confirms, and a word after them.
+    relay.say(&b"GET a\r\n".repeat(20));
+    relay.say(b"SET done 1\r\n");
+    relay.listen(|relay| relay.credit == relay.taken);
+    let mut other = Relay::new(&guest.monitor(), 2, 1);
+    other.hears(b"EXISTS done\r\n", b":0\r\n");
+    let all = 5 + 20 * (9 + 100_000 + 2) + 5;
+    while relay.heard.len() < all {
+        relay.confirm();
+        let have = relay.heard.len();
+        relay.listen(|relay| relay.heard.len() > have);
+    }
+    assert!(relay.heard.ends_with(b"v\r\n+OK\r\n"));
+    other.hears(b"EXISTS done\r\n", b":1\r\n");
+}
+
+#[test]
+fn what_a_client_said_last_is_carried_out() {
+    let guest = guest(ByteCount::mib(8));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    relay.say(b"SET last word\r\nQUIT\r\nSET never said\r\n");
+    relay.listen(|relay| relay.last);
+    assert_eq!(relay.heard, b"+OK\r\n+OK\r\n");
+    relay.tell(ToGuest::Closed(relay.connection));
+    relay.listen(|relay| relay.gone);
+    let mut other = Relay::new(&guest.monitor(), 1, 2);
+    other.hears(b"GET last\r\n", b"$4\r\nword\r\n");
+    other.hears(b"EXISTS never\r\n", b":0\r\n");
+}
+
+#[test]
+fn a_client_that_says_no_more_still_hears_its_replies() {
+    let guest = guest(ByteCount::mib(8));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    relay.say(b"PING\r\nECHO bye\r\nECHO never");
+    relay.tell(ToGuest::Ended(relay.connection, Position(relay.said.len() as u64)));
+    relay.listen(|relay| relay.last);
+    assert_eq!(relay.heard, b"+PONG\r\n$3\r\nbye\r\n");
+    relay.tell(ToGuest::Closed(relay.connection));
+    relay.listen(|relay| relay.gone);
+}
+
+#[test]
+fn a_new_run_of_a_relay_ends_the_old_ones_clients() {
+    let guest = guest(ByteCount::mib(8));
+    let mut first = Relay::new(&guest.monitor(), 1, 1);
+    first.hears(b"CLIENT SETNAME first\r\n", b"+OK\r\n");
+    let mut elsewhere = Relay::new(&guest.monitor(), 2, 1);
+    elsewhere.hears(b"CLIENT SETNAME other\r\n", b"+OK\r\n");
+    let mut second = Relay::new(&guest.monitor(), 1, 2);
+    let list = b"id=2 name=other db=0 resp=2\nid=3 name= db=0 resp=2\n";
+    let reply = [b"$51\r\n".as_slice(), list, b"\r\n"].concat();
+    second.hears(b"CLIENT LIST\r\n", &reply);
+    elsewhere.hears(b"PING\r\n", b"+PONG\r\n");
+}
