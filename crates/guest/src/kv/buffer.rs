@@ -107,7 +107,7 @@ impl Buffer {
         Ok(())
     }
 
-    /// Takes the first `count` bytes away; a buffer that is empty again keeps at most a small block.
+    /// Takes the first `count` bytes away; an empty buffer keeps at most a small block.
     pub(crate) fn consume(self, heap: &Heap, count: u64) {
         let (block, start, end) = self.parts(heap.arena());
         assert!(count <= end - start, "more is consumed than there is");
@@ -193,7 +193,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_buffer_is_a_queue_of_bytes(steps in proptest::collection::vec((0_usize..5000, 0_usize..5000), 1..60)) {
+        fn a_buffer_is_a_queue_of_bytes(
+            steps in proptest::collection::vec((0_usize..5000, 0_usize..5000), 1..60)
+        ) {
             let heap = heap();
             let buffer = Buffer(heap.allocate(24).expect("room"));
             heap.arena().store_words(buffer.0, [0; 3]);

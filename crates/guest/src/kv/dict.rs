@@ -433,7 +433,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_table_is_a_map(steps in proptest::collection::vec((0_u64..300, any::<bool>()), 1..1500)) {
+        fn a_table_is_a_map(
+            steps in proptest::collection::vec((0_u64..300, any::<bool>()), 1..1500)
+        ) {
             let heap = heap(ByteCount::mib(1));
             let dict = Dict::new(&heap, 0).expect("room");
             let mut model = BTreeMap::new();

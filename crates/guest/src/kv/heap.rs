@@ -250,7 +250,9 @@ mod tests {
     proptest! {
         /// Blocks do not overlap, hold what was written, and what `has` promises is there.
         #[test]
-        fn blocks_are_apart(steps in proptest::collection::vec((0_u64..2000, any::<u8>()), 1..300)) {
+        fn blocks_are_apart(
+            steps in proptest::collection::vec((0_u64..2000, any::<u8>()), 1..300)
+        ) {
             let heap = heap(ByteCount::kib(64));
             let mut live: Vec<(At, u64, u8)> = Vec::new();
             for (len, mark) in steps {
@@ -279,7 +281,10 @@ mod tests {
 
         /// As long as one block has the sum of what is asked, in any order it is there.
         #[test]
-        fn a_reserve_never_fails(lens in proptest::collection::vec(0_u64..3000, 1..12), used in 0_u64..40) {
+        fn a_reserve_never_fails(
+            lens in proptest::collection::vec(0_u64..3000, 1..12),
+            used in 0_u64..40,
+        ) {
             let heap = heap(ByteCount::kib(256));
             for n in 0..used {
                 let _ = heap.allocate(n * 37 % 900);

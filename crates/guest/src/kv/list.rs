@@ -184,7 +184,8 @@ mod tests {
                 let first = len.min(count);
                 let mut found = Vec::new();
                 if first < count {
-                    list.range(heap.arena(), first as u64, count as u64, |b| found.push(b.to_vec()));
+                    let (first, end) = (first as u64, count as u64);
+                    list.range(heap.arena(), first, end, |bytes| found.push(bytes.to_vec()));
                 }
                 prop_assert_eq!(&found, &model.iter().skip(first).cloned().collect::<Vec<_>>());
             }

@@ -10,15 +10,15 @@ use whimbrel_memory::page::{ByteCount, Layout};
 use whimbrel_memory::{Backing, GuestMemory};
 
 /// Longer than anything takes.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn memory(size: ByteCount) -> GuestMemory {
+pub(crate) fn memory(size: ByteCount) -> GuestMemory {
     let layout = Layout::single(size).expect("whole pages");
     GuestMemory::allocate(&layout, Backing::Private).expect("memory")
 }
 
 /// A running guest.
-pub fn guest(size: ByteCount) -> KvGuest {
+pub(crate) fn guest(size: ByteCount) -> KvGuest {
     let mut guest = KvGuest::new(GuestUuid(9), "kv", memory(size)).expect("made");
     guest.resume().expect("it has a store");
     guest
@@ -37,23 +37,23 @@ impl Outlet for Channel {
 }
 
 /// A relay with one client.
-pub struct Relay {
-    pub id: RelayId,
-    pub connection: ConnectionId,
+pub(crate) struct Relay {
+    pub(crate) id: RelayId,
+    pub(crate) connection: ConnectionId,
     monitor: KvMonitor,
     from_guest: Receiver<Vec<FromGuest>>,
     /// What the client has said, and what it has heard.
-    pub said: Vec<u8>,
-    pub heard: Vec<u8>,
-    pub taken: Position,
-    pub credit: Position,
-    pub last: bool,
-    pub gone: bool,
+    pub(crate) said: Vec<u8>,
+    pub(crate) heard: Vec<u8>,
+    pub(crate) taken: Position,
+    pub(crate) credit: Position,
+    pub(crate) last: bool,
+    pub(crate) gone: bool,
 }
 
 impl Relay {
     /// Attaches a new run of a relay to a guest and connects its client.
-    pub fn new(monitor: &KvMonitor, host: u64, run: u64) -> Self {
+    pub(crate) fn new(monitor: &KvMonitor, host: u64, run: u64) -> Self {
         let id = RelayId { host, run };
         let from_guest = attach(monitor, id, Vec::new());
         let relay = Self {
@@ -73,31 +73,31 @@ impl Relay {
     }
 
     /// The guest lives elsewhere now.
-    pub fn attach(&mut self, monitor: &KvMonitor) {
+    pub(crate) fn attach(&mut self, monitor: &KvMonitor) {
         let held = vec![(self.connection, Position(self.heard.len() as u64))];
         self.from_guest = attach(monitor, self.id, held);
         self.monitor = monitor.clone();
     }
 
-    pub fn tell(&self, said: ToGuest) {
+    pub(crate) fn tell(&self, said: ToGuest) {
         self.monitor.hear(self.id, vec![said]).expect("within its credit");
     }
 
-    pub fn say(&mut self, bytes: &[u8]) {
+    pub(crate) fn say(&mut self, bytes: &[u8]) {
         let from = Position(self.said.len() as u64);
         self.said.extend_from_slice(bytes);
         self.tell(ToGuest::Bytes(self.connection, from, bytes.to_vec().into()));
     }
 
     /// Says again what was not taken.
-    pub fn say_again(&self) {
+    pub(crate) fn say_again(&self) {
         let rest = self.said[self.taken.0 as usize..].to_vec();
         self.tell(ToGuest::Bytes(self.connection, self.taken, rest.into()));
     }
 
     /// Waits until `enough` is so.
     #[track_caller]
-    pub fn listen(&mut self, enough: impl Fn(&Self) -> bool) {
+    pub(crate) fn listen(&mut self, enough: impl Fn(&Self) -> bool) {
         while !enough(self) {
             let said = self.from_guest.recv_timeout(PATIENCE).expect("the guest says more");
             said.into_iter().for_each(|said| self.hear(said));
@@ -117,7 +117,7 @@ impl Relay {
 
     /// Says something and waits for exactly this reply.
     #[track_caller]
-    pub fn hears(&mut self, bytes: &[u8], reply: &[u8]) {
+    pub(crate) fn hears(&mut self, bytes: &[u8], reply: &[u8]) {
         let start = self.heard.len();
         self.say(bytes);
         self.listen(|relay| relay.heard.len() >= start + reply.len());
@@ -127,7 +127,7 @@ impl Relay {
         );
     }
 
-    pub fn confirm(&self) {
+    pub(crate) fn confirm(&self) {
         let heard = Position(self.heard.len() as u64);
         self.tell(ToGuest::Delivered(self.connection, heard));
     }
