@@ -41,6 +41,16 @@ pub fn faults(text: &str, guest_ram: u64) -> Vec<String> {
     if account["throughput_mib_s"].as_f64().is_none_or(|rate| rate <= 0.0) {
         faults.push(format!("throughput_mib_s is {}", account["throughput_mib_s"]));
     }
+    if account["verify"] != "digest" && account["verify"] != "full" {
+        faults.push(format!("verify is {}", account["verify"]));
+    }
+    // Nothing writes a demo's memory behind its tracker.
+    if number(&account, "pages_missed") != Some(0) {
+        faults.push(format!("pages_missed is {}", account["pages_missed"]));
+    }
+    if account["downtime_parts"]["verify_us"].as_u64().is_none() {
+        faults.push(format!("downtime_parts is {}", account["downtime_parts"]));
+    }
     faults.extend(entries(&account, "rounds", &ROUND));
     faults.extend(entries(&account, "lanes", &LANE));
     faults.extend(contradictions(&account, guest_ram));
@@ -67,6 +77,8 @@ fn contradictions(account: &Value, guest_ram: u64) -> Vec<String> {
         let entries = account[list].as_array().into_iter().flatten();
         entries.filter_map(|entry| number(entry, field)).sum::<u64>()
     };
+    let full = account["verify"] == "full";
+    let digested = number(&account["downtime_parts"], "verify_us").is_some_and(|time| time > 0);
     let in_order = account["rounds"].as_array().into_iter().flatten().enumerate();
     let in_order =
         in_order.into_iter().all(|(at, round)| number(round, "round") == Some(at as u64));
@@ -77,6 +89,7 @@ fn contradictions(account: &Value, guest_ram: u64) -> Vec<String> {
             of("downtime_us") <= of("total_ms").saturating_add(1) * 1000,
             "downtime exceeds the total",
         ),
+        (full == digested, "the price of verifying is not that of what was verified"),
         (in_order, "rounds are not numbered from 0"),
         (sum("lanes", "bytes") <= of("bytes_on_wire"), "lanes carried more than went on the wire"),
         (sum("rounds", "pages") > 0, "no round had a page"),
@@ -97,7 +110,8 @@ mod tests {
             "blackout_us": 1200, "lost_us": 0, "bytes_on_wire": 9_000_000,
             "guest_ram_bytes": RAM, "pages_verified": 2048, "cpu_source_ms": 9,
             "cpu_destination_ms": 9, "peak_rss_source_bytes": 1, "peak_rss_destination_bytes": 1,
-            "throughput_mib_s": 400.5,
+            "throughput_mib_s": 400.5, "verify": "digest", "pages_missed": 0,
+            "downtime_parts": {"verify_us": 0, "grant_us": 900},
             "rounds": [{"round": 0, "pages": 2048, "bytes": 8, "duration_us": 1, "dirty_after": 0}],
             "lanes": [{"lane": 1, "bytes": 8_000_000, "pages": 2048, "open": true}],
         })
@@ -131,6 +145,9 @@ mod tests {
             ("lanes", json!([])),
             ("rounds", json!([{"round": 0, "pages": 1}])),
             ("bytes_on_wire", json!(1000)),
+            ("verify", json!("full")),
+            ("pages_missed", json!(1)),
+            ("downtime_parts", json!({"verify_us": 5})),
         ];
         for (field, lie) in lies {
             let mut account = good();

@@ -8,7 +8,7 @@ use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::{
     Answer, GuestUuid, Policy, Question, SourceOptions, Standing, Term,
 };
-use whimbrel_engine::{Failure, Fault, LaneReport, Outcome, Progress, Report, RoundReport};
+use whimbrel_engine::{Failure, Fault, LaneReport, Outcome, Progress, Report, RoundReport, Verify};
 
 use crate::deadlines::MigrationDeadlines;
 
@@ -121,6 +121,10 @@ pub(crate) fn source_options(
         api::Policy::Wait => Policy::Wait,
         api::Policy::GiveUp => Policy::GiveUp,
     };
+    options.verify = match asked.verify() {
+        api::Verify::Unspecified | api::Verify::Digest => Verify::Digest,
+        api::Verify::Full => Verify::Full,
+    };
     if let Some(window) = asked.resume_window_ms {
         options.resume_window = Duration::from_millis(window);
     }
@@ -187,13 +191,23 @@ pub(crate) fn report_of(report: &Report) -> api::MigrationReport {
             last_pages_us: micros(downtime.last_pages),
             prepared_us: micros(downtime.prepared),
             grant_us: micros(downtime.grant),
+            verify_us: micros(downtime.verify),
         }),
         downtime_estimate_us: report.downtime_estimate.map(micros),
         bytes_on_wire: report.progress.bytes_on_wire.0,
         guest_ram_bytes: report.guest_ram.0,
         pages_verified: report.pages_verified.0,
+        verify: verify(report.verify).into(),
+        pages_missed: report.progress.pages_missed.0,
         throughput_mib_s: mib_per_s(report.progress.bytes_on_wire, moving),
         ..Default::default()
+    }
+}
+
+const fn verify(verify: Verify) -> api::Verify {
+    match verify {
+        Verify::Digest => api::Verify::Digest,
+        Verify::Full => api::Verify::Full,
     }
 }
 
@@ -275,5 +289,16 @@ mod tests {
         }
         let asked = api::MigrationOptions { throttle_limit_percent: Some(100), ..asked };
         assert!(source_options(&asked).is_err());
+    }
+
+    #[test]
+    fn how_to_verify_is_what_was_asked() {
+        for (asked, meant) in
+            [(api::Verify::Full, Verify::Full), (api::Verify::Digest, Verify::Digest)]
+        {
+            let options = api::MigrationOptions { verify: asked.into(), ..Default::default() };
+            assert_eq!(source_options(&options).unwrap().verify, meant);
+            assert_eq!(verify(meant), asked);
+        }
     }
 }

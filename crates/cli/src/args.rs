@@ -105,8 +105,9 @@ pub(crate) struct MoveArgs {
     /// How many connections carry the memory, 1 to 128 [default: the agent's].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(crate) lanes: Option<u32>,
-    /// How long the guest may stand still, as 300ms.
-    #[arg(long, default_value = "300ms", value_name = "TIME", value_parser = duration)]
+    /// How long the guest may stand still, as 300ms; 5s unless said where all is verified.
+    #[arg(long, default_value = "300ms", default_value_if("verify", "full", "5s"),
+          value_name = "TIME", value_parser = duration)]
     pub(crate) downtime: Duration,
     /// When a guest writes faster than the link carries: slow it down, switch over anyway,
     /// wait until it converges, or leave it where it is.
@@ -115,6 +116,10 @@ pub(crate) struct MoveArgs {
     /// How far the guest may be slowed down, in percent [default: the agent's].
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=99))]
     pub(crate) throttle_limit: Option<u32>,
+    /// What is compared before the guest runs there: what was sent with what landed, or both
+    /// memories themselves while it stands still, which finds writes that were not tracked.
+    #[arg(long, value_enum, default_value_t = Verify::Digest, value_name = "HOW")]
+    pub(crate) verify: Verify,
     /// How writes are tracked; `whimbrel doctor` lists the ways [default: the best there is].
     #[arg(long, value_name = "NAME")]
     pub(crate) tracker: Option<String>,
@@ -324,6 +329,12 @@ pub(crate) enum Policy {
     GiveUp,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Verify {
+    Digest,
+    Full,
+}
+
 impl From<Fill> for api::Fill {
     fn from(fill: Fill) -> Self {
         match fill {
@@ -353,6 +364,15 @@ impl From<Policy> for api::Policy {
             Policy::Switch => Self::Switch,
             Policy::Wait => Self::Wait,
             Policy::GiveUp => Self::GiveUp,
+        }
+    }
+}
+
+impl From<Verify> for api::Verify {
+    fn from(verify: Verify) -> Self {
+        match verify {
+            Verify::Digest => Self::Digest,
+            Verify::Full => Self::Full,
         }
     }
 }

@@ -21,7 +21,9 @@ struct Object<'a> {
     lost_us: Option<u64>,
     bytes_on_wire: Option<u64>,
     guest_ram_bytes: Option<u64>,
+    verify: Option<&'static str>,
     pages_verified: Option<u64>,
+    pages_missed: Option<u64>,
     cpu_source_ms: Option<u64>,
     cpu_destination_ms: Option<u64>,
     peak_rss_source_bytes: Option<u64>,
@@ -43,6 +45,7 @@ struct Parts {
     last_pages_us: u64,
     prepared_us: u64,
     grant_us: u64,
+    verify_us: u64,
 }
 
 #[derive(Serialize)]
@@ -100,7 +103,9 @@ pub(crate) fn object(account: &Account) -> String {
         lost_us: account.lost.map(us),
         bytes_on_wire: account.bytes_on_wire,
         guest_ram_bytes: account.guest_ram,
+        verify: account.verify,
         pages_verified: account.pages_verified,
+        pages_missed: account.pages_missed,
         cpu_source_ms: account.at_source.cpu.map(ms),
         cpu_destination_ms: account.at_destination.cpu.map(ms),
         peak_rss_source_bytes: account.at_source.peak_rss,
@@ -152,6 +157,7 @@ fn parts(downtime: crate::view::state::Downtime) -> Parts {
         last_pages_us: us(downtime.last_pages),
         prepared_us: us(downtime.prepared),
         grant_us: us(downtime.grant),
+        verify_us: us(downtime.verify),
     }
 }
 
@@ -177,7 +183,7 @@ mod tests {
     use crate::view::state::Downtime;
 
     /// The fields that scripts rely on, as the design lists them.
-    const CONTRACT: [&str; 17] = [
+    const CONTRACT: [&str; 19] = [
         "outcome",
         "reason",
         "total_ms",
@@ -195,6 +201,8 @@ mod tests {
         "lanes",
         "lost_us",
         "downtime_parts",
+        "verify",
+        "pages_missed",
     ];
 
     fn parsed(account: &Account) -> Value {

@@ -61,6 +61,7 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
         tracker: args.tracker.clone(),
         congestion: args.congestion.clone(),
         resume_window_ms: None,
+        verify: api::Verify::from(args.verify).into(),
     })
 }
 
@@ -146,6 +147,18 @@ mod tests {
         assert_eq!(options.downtime_limit_us, Some(300_000));
         assert_eq!(options.policy(), api::Policy::Throttle);
         assert_eq!((options.lanes, options.tracker), (None, None));
+        assert_eq!(options.verify, i32::from(api::Verify::Digest));
+    }
+
+    #[test]
+    fn who_verifies_all_is_taken_to_allow_the_time_for_it() {
+        let limit = |options| {
+            let options = migration(&demo(options).movement).expect("allowed");
+            (options.verify(), options.downtime_limit_us.expect("a limit"))
+        };
+        assert_eq!(limit("--verify full"), (api::Verify::Full, 5_000_000));
+        assert_eq!(limit("--verify full --downtime 400ms"), (api::Verify::Full, 400_000));
+        assert_eq!(limit("--verify digest"), (api::Verify::Digest, 300_000));
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod digest;
 mod ended;
 pub mod guest;
 mod incoming;
@@ -31,5 +32,5 @@ pub use progress::{DowntimeParts, LaneReport, Progress, Report, RoundReport};
 pub use whimbrel_memory as memory;
 pub use whimbrel_page as page;
 pub use whimbrel_protocol as protocol;
-pub use whimbrel_protocol::{Failure, Fault, Outcome};
+pub use whimbrel_protocol::{Failure, Fault, Outcome, Verify};
 pub use whimbrel_transport::{Congestion, Tuning};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whimbrel_page::{ByteCount, PageCount};
-use whimbrel_protocol::{LaneId, SessionId};
+use whimbrel_protocol::{LaneId, SessionId, Verify};
 
 use crate::guest::Throttle;
 
@@ -30,6 +30,8 @@ pub struct Progress {
     pub throttle: Throttle,
     /// The downtime a switchover would have now, once there is enough to tell.
     pub downtime_forecast: Option<Duration>,
+    /// Pages that changed without the tracker seeing it, and were found.
+    pub pages_missed: PageCount,
     /// The rounds so far; the last one may still be going on.
     pub rounds: Vec<RoundReport>,
     /// The lanes, closed ones too.
@@ -75,9 +77,11 @@ pub struct DowntimeParts {
     pub harvest: Duration,
     /// Saving the state.
     pub state: Duration,
+    /// A full verification, on both sides; zero where there was none.
+    pub verify: Duration,
     /// Sending the last pages.
     pub last_pages: Duration,
-    /// From Prepare to Prepared.
+    /// From Prepare to Prepared, without what the destination spent on a full verification.
     pub prepared: Duration,
     /// From the grant to the receipt of Running.
     pub grant: Duration,
@@ -87,7 +91,7 @@ impl DowntimeParts {
     /// The downtime: from the source's pause to the receipt of Running, on the source's clock.
     #[must_use]
     pub fn total(&self) -> Duration {
-        let sending = self.harvest + self.state + self.last_pages;
+        let sending = self.harvest + self.state + self.verify + self.last_pages;
         self.pause + sending + self.prepared + self.grant
     }
 }
@@ -103,6 +107,8 @@ pub struct Report {
     pub downtime: DowntimeParts,
     /// The downtime that was expected just before the pause.
     pub downtime_estimate: Option<Duration>,
+    /// What was compared before the grant.
+    pub verify: Verify,
     /// Pages whose leaf agreed on both sides at the switchover.
     pub pages_verified: PageCount,
     /// Bytes of guest memory.

@@ -2,14 +2,17 @@
 //!
 //! With a link of `B` bytes a second, a round over `V` bytes lasts `V/B` and leaves what the guest
 //! wrote in that time. Rounds shrink as long as less is written than was sent. The downtime that
-//! can be offered is everything that happens while paused: parking, the last harvest, the last
-//! pages, the state, and 1.5 round trips for Prepare, Prepared and Grant.
+//! can be offered is everything that happens while paused: parking, the last harvest, a full
+//! verification if there is one, the last pages, the state, and 1.5 round trips for Prepare,
+//! Prepared and Grant.
 
 use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
 
 use whimbrel_page::{ByteCount, PageCount};
+
+use crate::verify::Cost;
 
 /// What to do with a guest that writes faster than it can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +91,7 @@ pub struct Forecast {
     harvest: Duration,
     round_trip: Duration,
     state: ByteCount,
+    verification: Cost,
 }
 
 impl Forecast {
@@ -104,6 +108,7 @@ impl Forecast {
             harvest: Duration::ZERO,
             round_trip: Duration::ZERO,
             state: ByteCount::ZERO,
+            verification: Cost::default(),
         }
     }
 
@@ -116,6 +121,33 @@ impl Forecast {
     /// Takes note of how large the guest's state is.
     pub const fn state_size(&mut self, bytes: ByteCount) {
         self.state = bytes;
+    }
+
+    /// Takes note of how much memory a full verification would read, and how long that takes here.
+    pub const fn digests_here(&mut self, memory: ByteCount, takes: Duration) {
+        self.verification.here(memory, takes);
+    }
+
+    /// Takes note of how long the destination took to digest so much.
+    pub fn digests_there(&mut self, digested: ByteCount, took: Duration) {
+        self.verification.there(digested, took);
+    }
+
+    /// Why no round will ever bring the downtime within its limit: the full verification alone
+    /// takes longer.
+    #[must_use]
+    pub fn hopeless(&self) -> Option<String> {
+        let takes = self.verification.time();
+        let most = self.settings.downtime_max;
+        (takes > most && self.settings.policy != Policy::SwitchOver).then(|| {
+            format!(
+                "verifying all {} MiB of memory in use would stop the guest for about {} ms, and \
+                 {} ms are allowed: allow more downtime, or verify by digest",
+                self.verification.memory().0 >> 20,
+                takes.as_millis(),
+                most.as_millis()
+            )
+        })
     }
 
     /// Bytes a second over all lanes, once a round was large enough to tell.
@@ -143,6 +175,7 @@ impl Forecast {
         let sending = Duration::try_from_secs_f64(bytes.0 as f64 / self.bandwidth?);
         // Parking and the state's way through both guests cost about as much as a harvest does.
         let fixed = self.harvest * 2 + self.round_trip * 3 / 2;
+        let fixed = fixed.saturating_add(self.verification.time());
         Some(sending.unwrap_or(Duration::MAX).saturating_add(fixed))
     }
 
@@ -295,6 +328,27 @@ mod tests {
             grown >= Some(Duration::from_millis(39)),
             "1.5 round trips and the state: {grown:?}"
         );
+        forecast.digests_here(ByteCount::mib(1000), Duration::from_millis(70));
+        forecast.digests_there(ByteCount::mib(10), Duration::from_millis(1));
+        let verified = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
+        let grown = verified.zip(more).map(|(verified, more)| verified - more);
+        let most = Some(Duration::from_millis(171));
+        assert!(
+            grown >= Some(Duration::from_millis(169)) && grown < most,
+            "both digests: {grown:?}"
+        );
+    }
+
+    #[test]
+    fn a_verification_that_takes_too_long_by_itself_is_hopeless() {
+        let mut forecast = forecast(Policy::Throttle { most: 99 }, 300);
+        forecast.digests_here(ByteCount::mib(8192), Duration::from_millis(140));
+        assert_eq!(forecast.hopeless(), None);
+        forecast.digests_there(ByteCount::mib(1), Duration::from_millis(1));
+        let why = forecast.hopeless().unwrap_or_default();
+        assert!(why.contains("8192 MiB") && why.contains("8332 ms, and 300 ms"), "{why}");
+        forecast.settings.policy = Policy::SwitchOver;
+        assert_eq!(forecast.hopeless(), None, "that policy takes what it gets");
     }
 
     #[test]

@@ -76,6 +76,14 @@ impl Ledger {
         self.pending.union_with(pages)
     }
 
+    /// As [`Ledger::merge`], for one run.
+    ///
+    /// # Panics
+    /// If the guest has no such pages.
+    pub fn merge_run(&mut self, run: Run) {
+        self.pending.insert(run);
+    }
+
     /// What the destination holds of these pages is not what was sent: they go again.
     ///
     /// # Panics
@@ -268,6 +276,17 @@ impl Ledger {
     #[must_use]
     pub fn committed(&self, region: RegionId, page: PageIndex) -> Leaf {
         self.committed.get(region, page)
+    }
+
+    /// What the destination is known to hold of a page that is not about to be sent: `None` if it
+    /// is pending or in flight.
+    ///
+    /// # Panics
+    /// If the guest has no such page.
+    #[must_use]
+    pub fn settled(&self, region: RegionId, page: PageIndex) -> Option<Leaf> {
+        let moving = self.pending.contains(region, page) || self.in_flight.contains(region, page);
+        (!moving).then(|| self.committed(region, page))
     }
 
     /// Everything the destination is known to hold.

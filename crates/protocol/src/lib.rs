@@ -23,6 +23,7 @@ mod message;
 mod outcome;
 mod ownership;
 mod source;
+mod verify;
 
 pub use codec::{DecodeError, PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
 pub use convergence::{Convergence, Decision, Forecast, Policy, Round};
@@ -37,3 +38,4 @@ pub use message::{
 pub use outcome::{Failure, Fault, Outcome, Violation};
 pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};
 pub use source::{Source, SourceAction, SourceEvent, SourceOptions, Subject};
+pub use verify::{VERIFY_FULL, Verify};

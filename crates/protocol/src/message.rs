@@ -3,9 +3,10 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 use bytes::Bytes;
-use whimbrel_page::{ChunkIndex, Layout, LeafSum, RegionId, Root};
+use whimbrel_page::{ByteCount, ChunkIndex, Layout, LeafSum, RegionId, Root};
 
 use crate::{BatchSeq, Epoch, GuestUuid, LaneId, SessionId, Term, Token};
 
@@ -58,6 +59,8 @@ pub enum Message {
     Refused(Term, String),
     /// The answer to [`Message::Ping`] with its number.
     Pong(u64),
+    /// So many bytes of memory were digested here in so long, at a rehearsal or for real.
+    Digested(ByteCount, Duration),
 }
 
 /// The first message on a control connection.
@@ -225,6 +228,7 @@ impl Message {
             Self::Running(_) => "Running",
             Self::Refused(..) => "Refused",
             Self::Pong(_) => "Pong",
+            Self::Digested(..) => "Digested",
         }
     }
 }

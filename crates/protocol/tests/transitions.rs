@@ -11,9 +11,9 @@ use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
     Accepted, Answer, BatchSeq, Destination, DestinationAction, DestinationEvent,
-    DestinationOptions, Failure, Fault, GuestUuid, Hello, LaneClosed, LaneId, LaneMark, Message,
-    Now, Offer, Plan, Prepare, Rejected, Resumed, SessionId, Source, SourceAction, SourceEvent,
-    SourceOptions, Standing, Subject, Sums, Term, Token,
+    DestinationOptions, Failure, Fault, Feature, GuestUuid, Hello, LaneClosed, LaneId, LaneMark,
+    Message, Now, Offer, Plan, Prepare, Rejected, Resumed, SessionId, Source, SourceAction,
+    SourceEvent, SourceOptions, Standing, Subject, Sums, Term, Token, VERIFY_FULL, Verify,
 };
 
 const T1: Term = Term { generation: 1, host: 5 };
@@ -48,7 +48,7 @@ fn check(file: &str, table: &str) {
 
 // --- the source ------------------------------------------------------------------------------
 
-fn source() -> Source {
+fn source(verify: Verify) -> Source {
     let subject = Subject {
         guest: GuestUuid(1),
         name: "g".into(),
@@ -59,7 +59,8 @@ fn source() -> Source {
         term: Term { generation: 0, host: 5 },
         host: 5,
     };
-    Source::new(Now::default(), subject, Token(7), SourceOptions::default())
+    let options = SourceOptions { verify, ..SourceOptions::default() };
+    Source::new(Now::default(), subject, Token(7), options)
 }
 
 fn drain(source: &mut Source) -> String {
@@ -84,7 +85,7 @@ fn messages_to_source() -> Vec<Message> {
             session: SessionId(9),
             version_min: 1,
             version_max: 1,
-            features: Vec::new(),
+            features: vec![Feature { name: VERIFY_FULL.into(), mandatory: false }],
             lanes_max: 4,
             batch_bytes_max: 1 << 18,
         }),
@@ -100,6 +101,7 @@ fn messages_to_source() -> Vec<Message> {
         Message::Running(T1),
         Message::Refused(T1, why()),
         Message::Pong(1),
+        Message::Digested(ByteCount::mib(1), Duration::from_millis(1)),
         Message::Grant(T1),
     ]
 }
@@ -120,6 +122,8 @@ fn source_events() -> Vec<SourceEvent> {
         SourceEvent::Harvested { pending: PageCount::ZERO, took: Duration::from_millis(1) },
         SourceEvent::Quiesced,
         SourceEvent::Paused { pending: PageCount(1), state: Bytes::new() },
+        SourceEvent::Rehearsed { memory: ByteCount::mib(1), takes: Duration::from_millis(1) },
+        SourceEvent::Verified,
         flushed(0),
         flushed(9),
         SourceEvent::Recorded(Standing::Switching),
@@ -139,7 +143,8 @@ fn source_events() -> Vec<SourceEvent> {
 
 /// One machine in each phase, reached the ordinary way.
 fn sources() -> Vec<(&'static str, Source)> {
-    let mut machine = source();
+    let mut machine = source(Verify::Digest);
+    let mut verifying = source(Verify::Full);
     let mut phases = Vec::new();
     let mut step = |machine: &mut Source, events: &[SourceEvent]| {
         drain(machine);
@@ -170,6 +175,12 @@ fn sources() -> Vec<(&'static str, Source)> {
     let mut repairing = preparing;
     step(&mut repairing, &of(&["Differs", "Quiesced"]));
     step(&mut repairing, &[]);
+    let way = ["LinkUp", "Offer", "Accepted", "LaneUp", "Armed", "RoundTaken", "Harvested"];
+    let rest = ["Recorded Switching", "Ready", "Harvested", "Quiesced", "Paused"];
+    for event in of(&way).into_iter().chain(of(&rest)) {
+        verifying.handle(Now::default(), event).expect("the ordinary way");
+    }
+    step(&mut verifying, &[]);
     let mut seen = Vec::new();
     phases.retain(|(phase, _)| {
         !seen.contains(phase) && {
@@ -253,12 +264,13 @@ fn a_source_that_is_left_alone_ends() {
 // --- the destination -------------------------------------------------------------------------
 
 fn destination() -> Destination {
+    let feature = Feature { name: VERIFY_FULL.into(), mandatory: false };
     let options = DestinationOptions {
         session: SessionId(9),
         token: Token(7),
         resume_token: Token(8),
         lane_tokens: (0..64).map(Token).collect(),
-        features: Vec::new(),
+        features: vec![feature],
         lanes_max: 4,
         batch_bytes_max: 1 << 18,
         greeting_timeout: Duration::from_secs(10),
@@ -330,6 +342,9 @@ fn destination_events() -> Vec<(&'static str, DestinationEvent)> {
         ("Created", DestinationEvent::Created),
         ("Landed", DestinationEvent::Landed(T1, ROOT)),
         ("Landed otherwise", DestinationEvent::Landed(T1, OTHER)),
+        ("Verified", DestinationEvent::Verified(T1, ROOT)),
+        ("Verified otherwise", DestinationEvent::Verified(T1, OTHER)),
+        ("Digested", DestinationEvent::Digested(ByteCount::mib(1), Duration::from_millis(1))),
         ("Loaded", DestinationEvent::Loaded(T1)),
         ("Ran", DestinationEvent::Ran(T1)),
         ("Recorded MayOwn", DestinationEvent::Recorded(Standing::MayOwn)),

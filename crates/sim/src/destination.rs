@@ -9,7 +9,7 @@ use whimbrel_protocol::{
 
 use crate::broken::Broken;
 use crate::journal::Journal;
-use crate::memory::Landing;
+use crate::memory::{Landing, leaf_of};
 use crate::plan::{Plan, Side};
 use crate::step::{Life, LinkId, Step};
 use crate::world::World;
@@ -102,6 +102,7 @@ impl World {
                 self.dst.awaited = Some((term, counts));
                 self.look_at_counts();
             }
+            DestinationAction::Verify(term) => self.verify_destination(term),
             DestinationAction::Load(term, state) => self.load(term, &state),
             DestinationAction::Run(term) => self.run_at_destination(term),
             DestinationAction::SendSums => self.send_sums(),
@@ -112,6 +113,16 @@ impl World {
             DestinationAction::Release | DestinationAction::Say(_) => {}
             DestinationAction::Finish(outcome) => self.dst.outcome = Some(outcome),
         }
+    }
+
+    /// What is known of each page is what is found in it.
+    fn verify_destination(&mut self, term: Term) {
+        let Landing { memory, table } = &mut self.dst.landing;
+        for place @ (region, page) in memory.places() {
+            table.set(region, page, leaf_of(memory.get(place)));
+        }
+        let root = table.root();
+        self.tell_destination(DestinationEvent::Verified(term, root));
     }
 
     fn load(&mut self, term: Term, state: &[u8]) {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use whimbrel_page::{ByteCount, Layout, PageCount, RegionId, RegionLayout};
 use whimbrel_protocol::{
-    Convergence, DestinationOptions, GuestUuid, Policy, SessionId, SourceOptions, Subject, Term,
-    Token,
+    Convergence, DestinationOptions, Feature, GuestUuid, Policy, SessionId, SourceOptions, Subject,
+    Term, Token, VERIFY_FULL, Verify,
 };
 
 use crate::broken::Broken;
@@ -209,8 +209,10 @@ fn subject(layout: Layout) -> Subject {
 fn source_options(random: &mut Random) -> SourceOptions {
     let policies =
         [Policy::Throttle { most: 99 }, Policy::SwitchOver, Policy::Wait, Policy::GiveUp];
+    let lanes = random.between(1, 4) as u16;
     SourceOptions {
-        lanes: random.between(1, 4) as u16,
+        lanes,
+        verify: if lanes == 3 { Verify::Full } else { Verify::Digest },
         convergence: Convergence {
             downtime_max: random.micros(500, 100_000),
             policy: random.pick(&policies),
@@ -233,7 +235,7 @@ fn destination_options() -> DestinationOptions {
         token: TOKEN,
         resume_token: RESUME_TOKEN,
         lane_tokens: (0..200).map(|lane| Token(1000 + lane)).collect(),
-        features: Vec::new(),
+        features: vec![Feature { name: VERIFY_FULL.into(), mandatory: false }],
         lanes_max: 4,
         batch_bytes_max: 64 << 10,
         greeting_timeout: Duration::from_secs(1),

@@ -12,7 +12,7 @@ use whimbrel_protocol::{
 
 use crate::broken::Broken;
 use crate::journal::Journal;
-use crate::memory::{Memory, Tracker};
+use crate::memory::{Memory, Tracker, leaf_of};
 use crate::plan::{Plan, Side, TOKEN};
 use crate::step::{Chore, Life, LinkId, Step};
 use crate::world::World;
@@ -136,6 +136,7 @@ impl World {
                 self.src.pausing = true;
                 self.chore(Chore::Pause, 2_000);
             }
+            SourceAction::Verify => self.verify_source(),
             SourceAction::Flush(number) => self.flush(number),
             SourceAction::Resume => self.resume(),
             SourceAction::Throttle(percent) => self.src.throttle = percent,
@@ -212,6 +213,18 @@ impl World {
         let pending = self.src.ledger.pending();
         let state = self.truth.bursts.to_le_bytes().to_vec().into();
         self.tell_source(SourceEvent::Paused { pending, state });
+    }
+
+    /// A page that the destination does not hold as it is, and that is not about to be sent, has
+    /// changed behind the tracker's back.
+    fn verify_source(&mut self) {
+        for place @ (region, page) in self.src.memory.places() {
+            let found = leaf_of(self.src.memory.get(place));
+            if self.src.ledger.settled(region, page).is_some_and(|there| !there.agrees(found)) {
+                self.src.ledger.merge_run(Run::new(region, page.0, 1));
+            }
+        }
+        self.tell_source(SourceEvent::Verified);
     }
 
     pub(crate) fn resume(&mut self) {

@@ -70,10 +70,20 @@ fn reported(account: Account, report: &api::MigrationReport) -> Account {
         bytes_on_wire: Some(report.bytes_on_wire),
         guest_ram: Some(report.guest_ram_bytes),
         throughput_mib_s: Some(report.throughput_mib_s),
+        verify: verify(report.verify()),
         pages_verified: Some(report.pages_verified),
+        pages_missed: Some(report.pages_missed),
         at_source: cost(report.cpu_source_ms, report.peak_rss_source_bytes),
         at_destination: cost(report.cpu_destination_ms, report.peak_rss_destination_bytes),
         ..account
+    }
+}
+
+const fn verify(verify: api::Verify) -> Option<&'static str> {
+    match verify {
+        api::Verify::Unspecified => None,
+        api::Verify::Digest => Some("digest"),
+        api::Verify::Full => Some("full"),
     }
 }
 
@@ -132,6 +142,7 @@ fn parts(parts: &api::DowntimeParts) -> Downtime {
         last_pages: us(parts.last_pages_us),
         prepared: us(parts.prepared_us),
         grant: us(parts.grant_us),
+        verify: us(parts.verify_us),
     }
 }
 
@@ -202,6 +213,8 @@ mod tests {
             cpu_destination_ms: Some(11),
             peak_rss_source_bytes: Some(12),
             peak_rss_destination_bytes: None,
+            verify: api::Verify::Full.into(),
+            pages_missed: 13,
         };
         let mut ended = status(api::Direction::Out, api::Outcome::Completed);
         ended.report = Some(report);
@@ -214,6 +227,7 @@ mod tests {
         assert_eq!((said.pages_verified, said.throughput_mib_s), (Some(8), Some(9.5)));
         assert_eq!(said.at_source, cost(Some(10), Some(12)));
         assert_eq!(said.at_destination, cost(Some(11), None));
+        assert_eq!((said.verify, said.pages_missed), (Some("full"), Some(13)));
         assert_eq!(said.reason, None);
     }
 }

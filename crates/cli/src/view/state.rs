@@ -95,7 +95,11 @@ pub(crate) struct Account {
     pub(crate) bytes_on_wire: Option<u64>,
     pub(crate) guest_ram: Option<u64>,
     pub(crate) throughput_mib_s: Option<f64>,
+    /// How it was verified: `digest` or `full`.
+    pub(crate) verify: Option<&'static str>,
     pub(crate) pages_verified: Option<u64>,
+    /// Pages that changed without the tracker seeing it, and were found.
+    pub(crate) pages_missed: Option<u64>,
     pub(crate) at_source: Cost,
     pub(crate) at_destination: Cost,
     pub(crate) throttle_percent: u32,
@@ -124,6 +128,7 @@ pub(crate) struct Downtime {
     pub(crate) last_pages: Duration,
     pub(crate) prepared: Duration,
     pub(crate) grant: Duration,
+    pub(crate) verify: Duration,
 }
 
 impl Account {

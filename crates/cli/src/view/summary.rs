@@ -108,6 +108,7 @@ fn parts(downtime: &Downtime) -> Vec<Line> {
         ("pause", downtime.pause),
         ("last look", downtime.harvest),
         ("state", downtime.state),
+        ("full digest", downtime.verify),
         ("last pages", downtime.last_pages),
         ("verify", downtime.prepared),
         ("hand over", downtime.grant),
@@ -144,6 +145,13 @@ fn checked(account: &Account) -> Vec<Line> {
     if let Some(pages) = account.pages_verified {
         let said = format!("{} agreed on both sides before it ran there", units::pages(pages));
         lines.push(entry("checked", said));
+        if account.verify == Some("full") {
+            lines.push(entry("", "both memories were read again while it stood still"));
+        }
+    }
+    if let Some(missed) = account.pages_missed.filter(|missed| *missed > 0) {
+        let said = format!("{} changed unseen by the tracker; sent again", units::pages(missed));
+        lines.push(entry("warning", said));
     }
     if let Some(check) = &account.check {
         let pages = units::pages(check.pages);
@@ -201,6 +209,7 @@ mod tests {
                 last_pages: us(900),
                 prepared: us(350),
                 grant: us(190),
+                verify: us(0),
             }),
             downtime_limit: Some(us(300_000)),
             downtime_forecast: Some(us(2_500)),
@@ -255,6 +264,16 @@ mod tests {
     #[test]
     fn a_completed_migration() {
         assert_eq!(text(&account()), COMPLETED);
+    }
+
+    #[test]
+    fn a_full_verification_shows_its_price_and_what_it_found() {
+        let parts = account().downtime_parts.map(|parts| Downtime { verify: us(91_000), ..parts });
+        let (verify, pages_missed) = (Some("full"), Some(3));
+        let shown = text(&Account { verify, pages_missed, downtime_parts: parts, ..account() });
+        assert!(shown.contains("full digest 91 ms"), "{shown}");
+        assert!(shown.contains("both memories were read again"), "{shown}");
+        assert!(shown.contains("  warning       3 pages changed unseen"), "{shown}");
     }
 
     #[test]

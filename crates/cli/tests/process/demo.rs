@@ -53,6 +53,24 @@ fn a_guest_moves_and_proves_itself() {
 }
 
 #[test]
+fn a_full_verification_tells_its_price() {
+    let folder = TempDir::new().unwrap();
+    let load = ["--memory", "32MiB", "--working-set", "4MiB", "--dirty-rate", "20MiB/s"];
+    let options = [&load[..], &["--verify", "full", "--json"]].concat();
+    let (out, err, status) = said(&demo(folder.path(), &options).output().unwrap());
+    assert_eq!(status, 0, "{out}{err}");
+    let account: Value = serde_json::from_str(&out).expect("one JSON object");
+    assert_eq!((&account["outcome"], &account["verify"]), (&"completed".into(), &"full".into()));
+    assert_eq!((&account["pages_missed"], &account["check"]["sound"]), (&0.into(), &true.into()));
+    let parts = account["downtime_parts"].as_object().expect("the parts");
+    assert!(parts["verify_us"].as_u64() > Some(0), "{account}");
+    let sum: u64 = parts.values().map(|part| part.as_u64().expect("a number")).sum();
+    let downtime = account["downtime_us"].as_u64().expect("a number");
+    assert!(downtime.abs_diff(sum) <= parts.len() as u64, "{account}");
+    assert!(is_empty(&folder));
+}
+
+#[test]
 fn a_person_reads_what_happened() {
     let folder = TempDir::new().unwrap();
     let options = ["--memory", "32MiB", "--dirty-rate", "10MiB/s"];

@@ -12,8 +12,8 @@ use whimbrel_protocol::batch::{LaneAnswer, LaneHello, LaneRefusal};
 use whimbrel_protocol::limits::{BATCH_PAYLOAD_MAX, LANES_MAX};
 use whimbrel_protocol::{
     BatchSeq, Destination, DestinationAction, DestinationEvent, DestinationOptions, Failure, Fault,
-    GuestUuid, Hello, LaneId, LaneMark, Message, Now, Outcome, Question, Record, Rejected,
-    Standing, Term, Token,
+    Feature, GuestUuid, Hello, LaneId, LaneMark, Message, Now, Outcome, Question, Record, Rejected,
+    Standing, Term, Token, VERIFY_FULL,
 };
 use whimbrel_transport::{Caller, Door};
 
@@ -75,7 +75,8 @@ impl Driver {
             token,
             resume_token: secrets.resume_token,
             lane_tokens: secrets.lane_tokens,
-            features: Vec::new(),
+            // wire.md V1
+            features: vec![Feature { name: VERIFY_FULL.into(), mandatory: false }],
             lanes_max: options.lanes_max.clamp(1, LANES_MAX as u16),
             batch_bytes_max: BATCH_PAYLOAD_MAX.0 as u32,
             greeting_timeout: options.greeting_timeout,
@@ -276,10 +277,16 @@ impl Driver {
                 self.ram = plan.layout.bytes();
                 self.pages = plan.layout.pages();
                 self.job(Job::Reserve(plan));
+                self.job(Job::Rehearse);
             }
             DestinationAction::CloseLane(lane) => self.with_lanes(|lanes| lanes.close(lane)),
             DestinationAction::Create => self.job(Job::Create),
             DestinationAction::AwaitCounts(term, counts) => self.await_counts(term, counts),
+            DestinationAction::Verify(term) => {
+                let lanes = self.lanes.clone().expect("something has landed");
+                lanes.begin_verifying();
+                self.job(Job::Verify(term, lanes));
+            }
             DestinationAction::Load(term, state) => self.job(Job::Load(term, state)),
             DestinationAction::Release => self.job(Job::Release),
             DestinationAction::Run(term) => self.run_guest(term),
@@ -295,6 +302,10 @@ impl Driver {
     }
 
     fn job(&mut self, job: Job) {
+        if !matches!(job, Job::Verify(..)) {
+            // Whatever else is to be done does not wait for a verification that is not needed.
+            self.with_lanes(DestinationLanes::stop_verifying);
+        }
         if !self.hands.give(job) {
             let why = "the source makes more work than this side can do";
             self.tell(DestinationEvent::Failed(Failure::new(Fault::Peer, why)));

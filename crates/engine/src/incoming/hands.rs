@@ -2,25 +2,32 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, mpsc};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use whimbrel_memory::{Backing, GuestMemory, Landing};
-use whimbrel_page::ByteCount;
-use whimbrel_protocol::{DestinationEvent, Failure, Fault, Plan, Record, Standing, Term};
+use whimbrel_page::{ByteCount, Run};
+use whimbrel_protocol::{
+    DestinationEvent, Failure, Fault, Plan, Record, Standing, Term, VERIFY_FULL,
+};
 
 use super::Happened;
+use crate::digest::{Digested, Digesters, SweepError};
 use crate::ended::Returned;
 use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use crate::journal::SharedJournal;
 use crate::lanes::{DestinationLanes, panic_message};
 
 /// One thing to do.
-#[derive(Debug)]
 pub(super) enum Job {
     Reserve(Plan),
     Create,
+    /// Find out how long a full verification will take.
+    Rehearse,
+    /// Digest what is in memory.
+    Verify(Term, DestinationLanes),
     Load(Term, Bytes),
     Release,
     Run(Term),
@@ -93,6 +100,8 @@ pub(super) struct Work {
     pub(super) runs: bool,
     /// The most memory a guest may have.
     pub(super) memory_max: ByteCount,
+    /// Threads for a full verification, where one was planned.
+    pub(super) digesters: Option<Digesters>,
     pub(super) happened: Sender<Happened>,
 }
 
@@ -127,6 +136,11 @@ impl Work {
             },
             Job::Reserve(plan) => self.reserve(plan),
             Job::Create => self.create(),
+            Job::Rehearse => match self.rehearse() {
+                Some(rehearsed) => Ok(rehearsed),
+                None => return,
+            },
+            Job::Verify(term, lanes) => self.verify(term, &lanes),
             Job::Load(term, state) => self.load(term, &state),
             Job::Run(term) => self.run(term),
             Job::Record(record) => self.record(&record),
@@ -138,7 +152,7 @@ impl Work {
 
     /// Before page one: what cannot live here is refused, and what can has its memory.
     fn reserve(&mut self, plan: Plan) -> Result<DestinationEvent, Failure> {
-        let Plan { guest: uuid, name, kind, state_version, layout, .. } = plan;
+        let Plan { guest: uuid, name, kind, state_version, layout, features, .. } = plan;
         let description = GuestDescription { uuid, name, kind, state_version };
         let fits = self.factory.check(&description, &layout);
         fits.map_err(|why| Failure::new(Fault::Incompatible, why))?;
@@ -150,6 +164,8 @@ impl Work {
         let memory = GuestMemory::allocate(&layout, self.backing).map_err(capacity)?;
         let landing = Landing::new(memory.clone()).map_err(capacity)?;
         self.planned = Some((description, memory));
+        let full = features.iter().any(|feature| feature == VERIFY_FULL);
+        self.digesters = full.then(Digesters::start);
         let _ = self.happened.blocking_send(Happened::Reserved(Arc::new(landing)));
         Ok(DestinationEvent::Reserved)
     }
@@ -158,6 +174,37 @@ impl Work {
         let (description, memory) = self.planned.as_ref().expect("planned before created");
         self.guest = Some(self.factory.create(description, memory.clone()).map_err(guest)?);
         Ok(DestinationEvent::Created)
+    }
+
+    /// The source's forecast needs to know; that it cannot be measured is no reason to end it.
+    fn rehearse(&self) -> Option<DestinationEvent> {
+        match self.digesters.as_ref()?.rehearse_without() {
+            Ok(Digested { memory, took }) => Some(DestinationEvent::Digested(memory, took)),
+            Err(error) => {
+                tracing::warn!("how fast memory can be digested here is not known: {error}");
+                None
+            }
+        }
+    }
+
+    /// wire.md V3: not the copies that were digested when they came, but what is in place.
+    fn verify(&self, term: Term, lanes: &DestinationLanes) -> Result<DestinationEvent, Failure> {
+        let began = Instant::now();
+        let (_, memory) = self.planned.as_ref().expect("planned before verified");
+        let digesters = self.digesters.as_ref().expect("started when it was planned");
+        let touched = memory.touched().map_err(unverified)?;
+        let (known, found) = (lanes.used_chunks(), lanes.clone());
+        let visit = move |chunk: Run, leaves: &[_]| found.take_found(chunk, leaves);
+        match digesters.sweep(memory, touched, &known, Box::new(visit)) {
+            Ok(Digested { memory, .. }) => {
+                let digested = DestinationEvent::Digested(memory, began.elapsed());
+                let _ = self.happened.blocking_send(Happened::Machine(digested));
+            }
+            // Something is written: the attempt was given up, or the root will not agree.
+            Err(SweepError::Stopped) => {}
+            Err(error) => return Err(unverified(error)),
+        }
+        Ok(DestinationEvent::Verified(term, lanes.verified()))
     }
 
     fn load(&mut self, term: Term, state: &Bytes) -> Result<DestinationEvent, Failure> {
@@ -191,6 +238,10 @@ impl Work {
 
 fn capacity(error: whimbrel_memory::MemoryError) -> Failure {
     Failure::new(Fault::Capacity, error.to_string())
+}
+
+fn unverified(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Fault::Memory, format!("the memory could not be verified: {error}"))
 }
 
 fn guest(error: GuestError) -> Failure {

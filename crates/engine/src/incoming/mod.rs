@@ -149,6 +149,7 @@ impl Incoming {
             acquired: false,
             runs: false,
             memory_max: self.options.memory_max,
+            digesters: None,
             happened: happened.clone(),
         })?;
         let driver = Driver::new(self.token, self.options, hands, journal, happened)?;

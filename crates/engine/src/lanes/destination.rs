@@ -27,7 +27,7 @@ pub(crate) enum LandEvent {
 /// All lanes of a destination. A clone is another handle on the same lanes.
 #[derive(Clone)]
 pub(crate) struct DestinationLanes {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What the landers share.
@@ -45,6 +45,8 @@ pub(super) struct State {
     lanes: BTreeMap<LaneId, Entry>,
     /// Nothing may be written in place any more.
     sealed: bool,
+    /// Nothing was written in place since a verification began.
+    pub(super) verifying: bool,
     awaited: Option<(Term, Vec<(LaneId, BatchSeq)>)>,
 }
 
@@ -88,6 +90,7 @@ impl DestinationLanes {
             leaves: LeafTable::new(landing.layout()),
             lanes: BTreeMap::new(),
             sealed: false,
+            verifying: false,
             awaited: None,
         };
         let (state, settled) = (Mutex::new(state), Condvar::new());
@@ -238,6 +241,7 @@ impl Shared {
     pub(super) fn landed(&self, state: &mut State, mark: LaneMark) {
         let entry = state.lanes.get_mut(&mark.lane).expect("entries stay");
         (entry.mark, entry.landing) = (mark, false);
+        state.verifying = false;
         if state.sealed {
             self.settled.notify_all();
         }
@@ -258,6 +262,7 @@ impl State {
     /// Allows a batch of `lane` to be written in place, unless nothing may be any more.
     pub(super) fn begin(&mut self, lane: LaneId) -> bool {
         self.lanes.get_mut(&lane).expect("entries stay").landing = !self.sealed;
+        self.verifying = false;
         !self.sealed
     }
 }

@@ -16,6 +16,7 @@ mod lander;
 mod options;
 mod sender;
 mod source;
+mod verify;
 
 pub(crate) use destination::{DestinationLanes, LandEvent};
 pub use options::LaneOptions;

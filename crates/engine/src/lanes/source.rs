@@ -42,7 +42,7 @@ pub(crate) enum LaneEvent {
 /// All lanes of a source with their ledger. A clone is another handle on the same lanes.
 #[derive(Clone)]
 pub(crate) struct SourceLanes {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What the senders share.

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_page::{ByteCount, PageCount, Run};
 use whimbrel_protocol::ledger::RoundTally;
-use whimbrel_protocol::{Answer, Message, Source, SourceAction, SourceEvent};
+use whimbrel_protocol::{Answer, Message, Source, SourceAction, SourceEvent, Verify};
 
 use super::hands::PauseTimes;
 use crate::guest::Throttle;
@@ -18,6 +18,14 @@ const ROUNDS_MAX: usize = 256;
 /// Events kept for people; the oldest go first.
 const EVENTS_MAX: usize = 200;
 
+/// Runs of missed pages that one sentence names.
+const RUNS_NAMED: usize = 8;
+
+fn named(run: &Run) -> String {
+    let (region, first, last) = (run.region.0, run.first.0, run.end().0 - 1);
+    if first == last { format!("{region}/{first}") } else { format!("{region}/{first}-{last}") }
+}
+
 /// Watches the driver's events and actions go by.
 pub(super) struct Account {
     began: Instant,
@@ -25,10 +33,13 @@ pub(super) struct Account {
     publish: watch::Sender<Progress>,
     round_began: Instant,
     pause: PauseTimes,
-    /// When the state was saved, when everything was sent, when the grant went out.
+    /// When the state was saved, memory verified, everything sent, and when the grant went out.
     parked: Option<Instant>,
+    verified: Option<Instant>,
     flushed: Option<Instant>,
     granted: Option<Instant>,
+    /// How long the destination digested while the guest stood still.
+    verified_there: Duration,
     downtime: DowntimeParts,
     estimate: Option<Duration>,
 }
@@ -43,8 +54,10 @@ impl Account {
             round_began: began,
             pause: PauseTimes::default(),
             parked: None,
+            verified: None,
             flushed: None,
             granted: None,
+            verified_there: Duration::ZERO,
             downtime: DowntimeParts::default(),
             estimate: None,
         }
@@ -52,6 +65,10 @@ impl Account {
 
     pub(super) fn say(&mut self, sentence: String) {
         tracing::info!("{sentence}");
+        self.note(sentence);
+    }
+
+    fn note(&mut self, sentence: String) {
         if self.progress.events.len() == EVENTS_MAX {
             self.progress.events.remove(0);
         }
@@ -93,6 +110,22 @@ impl Account {
     pub(super) fn parked(&mut self, times: PauseTimes) {
         self.pause = times;
         self.parked = Some(Instant::now());
+        // Those of an attempt that came to nothing.
+        (self.verified, self.flushed, self.verified_there) = (None, None, Duration::ZERO);
+    }
+
+    /// Pages were found that changed behind the tracker's back: nobody shall overlook that.
+    pub(super) fn missed(&mut self, runs: &[Run]) {
+        let pages: PageCount = runs.iter().map(|run| run.count).sum();
+        self.progress.pages_missed += pages;
+        let named: Vec<_> = runs.iter().take(RUNS_NAMED).map(named).collect();
+        let more = if runs.len() > RUNS_NAMED { ", …" } else { "" };
+        let sentence = format!(
+            "{pages} changed without the tracker seeing it, and are sent again: {}{more}",
+            named.join(", ")
+        );
+        tracing::warn!("{sentence}");
+        self.note(sentence);
     }
 
     /// The machine is about to be told.
@@ -103,6 +136,10 @@ impl Account {
                     round.dirty_after = *pending;
                 }
                 self.estimate = source.forecast().downtime(*pending);
+            }
+            SourceEvent::Verified => self.verified = Some(Instant::now()),
+            SourceEvent::Message(Message::Digested(_, took)) if self.flushed.is_some() => {
+                self.verified_there = *took;
             }
             SourceEvent::Flushed { .. } => self.flushed = Some(Instant::now()),
             SourceEvent::Message(Message::Running(_)) | SourceEvent::Answered(Answer::Runs) => {
@@ -119,14 +156,17 @@ impl Account {
         }
         let (Some(began), Some(parked)) = (self.pause.began, self.parked) else { return };
         let (Some(flushed), Some(granted)) = (self.flushed, self.granted) else { return };
+        let verified = self.verified.unwrap_or(parked);
+        let there = self.verified_there.min(granted - flushed);
         let inside = self.pause.pause + self.pause.harvest + self.pause.state;
         self.downtime = DowntimeParts {
             pause: self.pause.pause,
             harvest: self.pause.harvest,
             // The way between the threads belongs to a part, or the parts would not add up.
             state: self.pause.state + (parked - began).saturating_sub(inside),
-            last_pages: flushed - parked,
-            prepared: granted - flushed,
+            verify: (verified - parked) + there,
+            last_pages: flushed - verified,
+            prepared: granted - flushed - there,
             grant: granted.elapsed(),
         };
     }
@@ -149,8 +189,9 @@ impl Account {
     }
 
     /// The account of the whole migration.
-    pub(super) fn close(self, verified: PageCount, ram: ByteCount) -> Report {
+    pub(super) fn close(self, verify: Verify, verified: PageCount, ram: ByteCount) -> Report {
         Report {
+            verify,
             total: self.began.elapsed(),
             downtime: self.downtime,
             downtime_estimate: self.estimate,

@@ -1,5 +1,7 @@
 //! `select() -> event`, then a synchronous `apply(action)`: everything after the await is plain.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -46,6 +48,8 @@ pub(super) struct Driver {
     flush: Option<u32>,
     /// The number of the pass that is under way: what an older one reports is not heard.
     pass: u32,
+    /// Ends the verification that is under way.
+    stop_verifying: Arc<AtomicBool>,
     outcome: Option<Outcome>,
 }
 
@@ -80,6 +84,7 @@ impl Driver {
             number: LinkNumber(0),
             flush: None,
             pass: 0,
+            stop_verifying: Arc::default(),
             outcome: None,
         }
     }
@@ -147,6 +152,10 @@ impl Driver {
             Input::Happened(Happened::Machine(event)) => Some(event),
             Input::Happened(Happened::Parked(times)) => {
                 account.parked(times);
+                None
+            }
+            Input::Happened(Happened::Missed(runs)) => {
+                account.missed(&runs);
                 None
             }
             Input::Happened(Happened::Connected(connected)) => self.connected(connected, happened),
@@ -233,7 +242,15 @@ impl Driver {
             SourceAction::Arm => self.job(Job::Arm),
             SourceAction::Harvest => self.job(Job::Harvest),
             SourceAction::Pause => self.job(Job::Pause),
-            SourceAction::Resume => self.job(Job::Resume),
+            SourceAction::Verify => {
+                self.stop_verifying = Arc::default();
+                self.job(Job::Verify(self.stop_verifying.clone()));
+            }
+            SourceAction::Resume => {
+                // The guest does not wait for a verification that nobody waits for.
+                self.stop_verifying.store(true, Ordering::Relaxed);
+                self.job(Job::Resume);
+            }
             SourceAction::Throttle(percent) => self.job(Job::Throttle(percent)),
             SourceAction::Compare(sums) => self.job(Job::Compare(sums)),
             SourceAction::Record(standing, term) => self.record(standing, term),
@@ -334,7 +351,7 @@ impl Driver {
             Outcome::Completed { .. } => lanes.pages_known(),
             Outcome::Aborted(_) | Outcome::InDoubt { .. } => PageCount::ZERO,
         };
-        let report = account.close(verified, subject.layout.bytes());
+        let report = account.close(options.source.verify, verified, subject.layout.bytes());
         let mut returned = hands.finish(last);
         let back = tokio::time::timeout(options.return_timeout, &mut returned).await;
         if let Some(link) = link {

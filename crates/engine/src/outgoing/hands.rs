@@ -1,17 +1,19 @@
 //! What blocks: guest, tracker and journal, on a thread of their own, one job after the other.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
-use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError};
+use whimbrel_memory::{DirtyTracker, GuestMemory};
 use whimbrel_page::{CHUNK_PAGES, PageSet};
 use whimbrel_protocol::{Failure, Fault, Record, SourceEvent, Sums};
 
 use super::Happened;
+use crate::digest::Digesters;
 use crate::ended::Returned;
 use crate::guest::{Guest, GuestError, Throttle};
 use crate::journal::SharedJournal;
@@ -23,6 +25,8 @@ pub(super) enum Job {
     Arm,
     Harvest,
     Pause,
+    /// Digest the paused memory, until this says that nobody waits for it any more.
+    Verify(Arc<AtomicBool>),
     Resume,
     Throttle(u8),
     Record(Record),
@@ -112,6 +116,8 @@ pub(super) struct Work {
     /// Pages that were spoiled once already.
     pub(super) spoiled: PageSet,
     pub(super) comparison: Comparison,
+    /// Threads for a full verification, where one was asked for.
+    pub(super) digesters: Option<Digesters>,
     pub(super) happened: Sender<Happened>,
 }
 
@@ -122,7 +128,7 @@ pub(super) struct Comparison {
 }
 
 impl Work {
-    fn tell(&self, event: SourceEvent) {
+    pub(super) fn tell(&self, event: SourceEvent) {
         // The driver is gone only when nobody wants to know any more.
         let _ = self.happened.blocking_send(Happened::Machine(event));
     }
@@ -148,6 +154,7 @@ impl Work {
             Job::Arm => self.arm().map(Some),
             Job::Harvest => self.harvest().map(Some),
             Job::Pause => self.pause().map(Some),
+            Job::Verify(stop) => self.verify(stop),
             Job::Resume => self.resume().map(|()| None),
             Job::Throttle(percent) => self.throttle(percent).map(|()| None),
             Job::Record(record) => self.record(&record).map(Some),
@@ -173,6 +180,7 @@ impl Work {
         self.tracker.arm().map_err(memory)?;
         let touched = self.memory.touched().map_err(memory)?;
         self.lanes.merge(&touched);
+        self.rehearse()?;
         Ok(SourceEvent::Armed)
     }
 
@@ -285,7 +293,7 @@ impl Work {
     }
 }
 
-fn memory(error: MemoryError) -> Failure {
+pub(super) fn memory(error: impl std::fmt::Display) -> Failure {
     Failure::new(Fault::Memory, error.to_string())
 }
 

@@ -12,15 +12,17 @@
 mod account;
 mod driver;
 mod hands;
+mod verify;
 
 use std::future::Future;
 
 use tokio::sync::{mpsc, watch};
 use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError, open, probe};
-use whimbrel_page::PageSet;
-use whimbrel_protocol::{Failure, Fault, Outcome, SourceEvent, Subject};
+use whimbrel_page::{PageSet, Run};
+use whimbrel_protocol::{Failure, Fault, Outcome, SourceEvent, Subject, Verify};
 
 use crate::Journal;
+use crate::digest::Digesters;
 use crate::ended::{Cancel, Ended, Ending};
 use crate::guest::Guest;
 use crate::journal::SharedJournal;
@@ -49,6 +51,8 @@ const HAPPENED_MAX: usize = 256;
 enum Happened {
     Machine(SourceEvent),
     Parked(PauseTimes),
+    /// Pages that the tracker did not see change; they are pending now.
+    Missed(Vec<Run>),
     Connected(Connected),
     Link(LinkEvent),
 }
@@ -138,6 +142,7 @@ impl Outgoing {
             reacquire_timeout: self.options.reacquire_timeout,
             stuck: None,
             comparison: Comparison::default(),
+            digesters: (self.options.source.verify == Verify::Full).then(Digesters::start),
             happened: happened.clone(),
         };
         let hands = match Hands::start(work) {

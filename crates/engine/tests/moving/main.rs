@@ -3,13 +3,14 @@
 mod hanging;
 mod relay;
 mod scribe;
+mod verifying;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use relay::{Cut, Relay};
 use scribe::{Scribe, ScribeFactory, assert_same_memory, catch_up};
-use whimbrel_engine::guest::Guest;
+use whimbrel_engine::guest::{Guest, GuestFactory};
 use whimbrel_engine::memory::TrackerKind;
 use whimbrel_engine::page::{ByteCount, Run};
 use whimbrel_engine::protocol::{Convergence, Policy, Standing, Token};
@@ -21,7 +22,10 @@ use whimbrel_engine::{
 const TOKEN: Token = Token(0x5eca7e);
 const PAGES: u64 = 4096;
 
-fn incoming(factory: ScribeFactory, options: IncomingOptions) -> (Incoming, DestinationAddress) {
+fn incoming(
+    factory: impl GuestFactory,
+    options: IncomingOptions,
+) -> (Incoming, DestinationAddress) {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let journal = Box::<VolatileJournal>::default();
     let incoming = Incoming::bind(anywhere, TOKEN, Box::new(factory), journal, options);
@@ -30,7 +34,7 @@ fn incoming(factory: ScribeFactory, options: IncomingOptions) -> (Incoming, Dest
     (incoming, DestinationAddress { address, token: TOKEN })
 }
 
-fn outgoing(guest: Scribe, to: DestinationAddress, options: OutgoingOptions) -> Outgoing {
+fn outgoing(guest: impl Guest, to: DestinationAddress, options: OutgoingOptions) -> Outgoing {
     Outgoing::new(Box::new(guest), Box::<VolatileJournal>::default(), to, options)
 }
 
@@ -42,8 +46,8 @@ fn options(downtime: Duration) -> OutgoingOptions {
 }
 
 async fn migrate(
-    guest: Scribe,
-    factory: ScribeFactory,
+    guest: impl Guest,
+    factory: impl GuestFactory,
     options: OutgoingOptions,
 ) -> (Ended, Ended) {
     let (incoming, address) = incoming(factory, IncomingOptions::default());

@@ -90,8 +90,18 @@ impl Scribe {
         written: impl Iterator<Item = u64>,
         busy_pages: u64,
     ) -> Self {
+        Self::on(Backing::Private, size, written, busy_pages)
+    }
+
+    /// As [`Scribe::running`], on memory of this kind.
+    pub(crate) fn on(
+        backing: Backing,
+        size: ByteCount,
+        written: impl Iterator<Item = u64>,
+        busy_pages: u64,
+    ) -> Self {
         let layout = Layout::single(size).expect("valid");
-        let memory = GuestMemory::allocate(&layout, Backing::Private).expect("memory");
+        let memory = GuestMemory::allocate(&layout, backing).expect("memory");
         for page in written {
             for word in 0..8 {
                 let at = PageIndex(page).offset() + ByteCount(word * 512);

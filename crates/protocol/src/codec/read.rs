@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
+use core::time::Duration;
 
 use bytes::Bytes;
 use whimbrel_page::{
@@ -60,6 +61,9 @@ pub(super) fn message(wire: Wire) -> Read<Message> {
             Message::Refused(term("refused.term", m.term)?, reason("refused.why", m.why)?)
         }
         Wire::Pong(m) => Message::Pong(m.number),
+        Wire::Digested(m) => {
+            Message::Digested(ByteCount(m.bytes), Duration::from_micros(m.took_us))
+        }
     })
 }
 

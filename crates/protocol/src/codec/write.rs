@@ -42,6 +42,10 @@ pub(super) fn message(message: &Message) -> Wire {
             Wire::Refused(proto::Refused { term: term(*t), why: reason(why) })
         }
         Message::Pong(number) => Wire::Pong(proto::Pong { number: *number }),
+        Message::Digested(bytes, took) => Wire::Digested(proto::Digested {
+            bytes: bytes.0,
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+        }),
     }
 }
 

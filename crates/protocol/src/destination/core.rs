@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::own::Refusing;
 use super::{Common, DestinationAction, DestinationEvent, DestinationOptions, Phase};
 use crate::batch::{LaneHello, LaneRefusal};
+use crate::verify::Cost;
 use crate::{
     BatchSeq, Epoch, Failure, Fault, Hello, LaneClosed, LaneId, LaneMark, LaneTicket, Message, Now,
     Offer, Outcome, PROTOCOL_VERSIONS, Rejected, Resumed, SessionId, Standing, Term, Token,
@@ -38,6 +39,8 @@ pub(super) struct Core {
     lanes: BTreeMap<LaneId, Lane>,
     /// Lanes the plan asked for.
     pub(super) lanes_wanted: u16,
+    /// What a full verification of the guest's memory may cost here, if the plan asks for one.
+    pub(super) verification: Option<Cost>,
     /// A resumption waits for the old epoch's lanes to end.
     resuming: bool,
     /// The term this host has recorded that it may own.
@@ -61,6 +64,7 @@ impl Core {
             epoch: Epoch(0),
             lanes: BTreeMap::new(),
             lanes_wanted: 0,
+            verification: None,
             resuming: false,
             may_own: None,
             promised: false,
@@ -86,6 +90,11 @@ impl Core {
 
     pub(super) const fn after_greeting(&self) -> Now {
         self.now.after(self.options.greeting_timeout)
+    }
+
+    /// When a verification that takes more than twice what it was rehearsed to take hangs.
+    pub(super) fn after_verification(&self, cost: Cost) -> Now {
+        self.after_step().after(cost.time().saturating_mul(2))
     }
 
     pub(super) const fn after_step(&self) -> Now {
@@ -185,6 +194,13 @@ impl Core {
             }
             DestinationEvent::LaneEnded(mark) => {
                 self.lane_ended(mark);
+                Common::Done
+            }
+            DestinationEvent::Digested(bytes, took) => {
+                if let Some(cost) = &mut self.verification {
+                    cost.there(bytes, took);
+                }
+                self.send(Message::Digested(bytes, took));
                 Common::Done
             }
             DestinationEvent::Cancel(_) if may_run => Common::Done,

@@ -17,7 +17,7 @@ use ::core::time::Duration;
 use alloc::vec::Vec;
 
 use bytes::Bytes;
-use whimbrel_page::Root;
+use whimbrel_page::{ByteCount, Root};
 
 use self::core::Core;
 use crate::batch::{LaneHello, LaneRefusal};
@@ -73,6 +73,10 @@ pub enum DestinationEvent {
     Created,
     /// Everything that [`DestinationAction::AwaitCounts`] named has landed.
     Landed(Term, Root),
+    /// The memory itself was digested; this is its root.
+    Verified(Term, Root),
+    /// So many bytes of memory were digested in so long, at a rehearsal or for real.
+    Digested(ByteCount, Duration),
     /// The guest has taken its state, and all that can fail is done.
     Loaded(Term),
     /// The guest runs.
@@ -106,6 +110,8 @@ pub enum DestinationAction {
     Create,
     /// Report [`DestinationEvent::Landed`] once each lane has landed this batch.
     AwaitCounts(Term, Vec<(LaneId, BatchSeq)>),
+    /// Digest the memory itself, and put right what is known of each page.
+    Verify(Term),
     /// Give the parked guest its state and its outside resources.
     Load(Term, Bytes),
     /// The attempt was given up: let go of the outside resources that were taken, if they were.

@@ -32,6 +32,7 @@ impl Preparing {
         let term = self.prepare.term;
         match event {
             DestinationEvent::Landed(of, root) if of == term => self.landed(core, root),
+            DestinationEvent::Verified(of, root) if of == term => self.verified(core, root),
             DestinationEvent::Loaded(of) if of == term => self.loaded(core),
             // The source has given this attempt up and begins another.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
@@ -49,7 +50,9 @@ impl Preparing {
             DestinationEvent::Tick if core.now >= self.deadline => {
                 core.step_hangs("a guest with its last pages and its state")
             }
-            DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => Phase::Preparing(self),
+            DestinationEvent::Landed(..)
+            | DestinationEvent::Verified(..)
+            | DestinationEvent::Loaded(_) => Phase::Preparing(self),
             DestinationEvent::Tick | DestinationEvent::Answered(..) => Phase::Preparing(self),
             other => core.unexpected(Phase::Preparing(self), &other),
         }
@@ -69,13 +72,35 @@ impl Preparing {
     fn landed(mut self, core: &mut Core, root: Root) -> Phase {
         let term = self.prepare.term;
         if !root.agrees(self.prepare.root) {
-            core.say("the memories differ; the source keeps the guest and sends again");
-            core.send(Message::Differs(term, root));
-            return Phase::Receiving(Receiving::back(Some(term)));
+            return self.differs(core, root);
         }
         self.landed = Some(root);
-        core.act(DestinationAction::Load(term, self.prepare.state.clone()));
+        if let Some(cost) = core.verification {
+            self.deadline = core.after_verification(cost);
+            core.act(DestinationAction::Verify(term));
+        } else {
+            core.act(DestinationAction::Load(term, self.prepare.state.clone()));
+        }
         Phase::Preparing(self)
+    }
+
+    /// wire.md V3: what was sent has landed; now the memory itself has said what it holds.
+    fn verified(mut self, core: &mut Core, root: Root) -> Phase {
+        if !root.agrees(self.prepare.root) {
+            core.say("what landed is not in memory any more as it landed");
+            return self.differs(core, root);
+        }
+        self.landed = Some(root);
+        self.deadline = core.after_step();
+        core.act(DestinationAction::Load(self.prepare.term, self.prepare.state.clone()));
+        Phase::Preparing(self)
+    }
+
+    fn differs(self, core: &mut Core, root: Root) -> Phase {
+        let term = self.prepare.term;
+        core.say("the memories differ; the source keeps the guest and sends again");
+        core.send(Message::Differs(term, root));
+        Phase::Receiving(Receiving::back(Some(term)))
     }
 }
 

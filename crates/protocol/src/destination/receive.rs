@@ -7,7 +7,8 @@ use alloc::format;
 
 use whimbrel_page::PAGE_SIZE;
 
-use crate::{Accepted, Fault, Message, Now, Plan, Standing, Term, check_plan};
+use crate::verify::Cost;
+use crate::{Accepted, Fault, Message, Now, Plan, Standing, Term, VERIFY_FULL, check_plan};
 
 /// Until a source has said hello.
 #[derive(Clone, Debug)]
@@ -63,6 +64,9 @@ impl Planning {
             return core.abort_by(Fault::Incompatible, why);
         }
         core.lanes_wanted = plan.lanes;
+        // wire.md V1: the source picks.
+        let full = plan.features.iter().any(|feature| feature == VERIFY_FULL);
+        core.verification = full.then(|| Cost::of(plan.layout.bytes()));
         core.act(DestinationAction::Reserve(plan));
         Phase::Reserving(Reserving { deadline: core.after_step() })
     }
@@ -143,7 +147,9 @@ impl Receiving {
                 return core.abort_by(Fault::Cancelled, why);
             }
             // What an attempt that was given up still reports.
-            DestinationEvent::Landed(..) | DestinationEvent::Loaded(_) => {}
+            DestinationEvent::Landed(..)
+            | DestinationEvent::Verified(..)
+            | DestinationEvent::Loaded(_) => {}
             DestinationEvent::Tick if self.ready_by.is_some_and(|by| core.now >= by) => {
                 return core.step_hangs("a guest and a record for the announced term");
             }

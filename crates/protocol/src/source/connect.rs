@@ -8,7 +8,7 @@ use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::{
     Accepted, Epoch, Fault, Hello, Message, Now, Offer, PROTOCOL_VERSIONS, Plan, Resumed,
-    SessionId, Token,
+    SessionId, Token, VERIFY_FULL, Verify,
 };
 use whimbrel_page::PAGE_SIZE;
 
@@ -51,10 +51,17 @@ impl Greeting {
 
     /// wire.md C7: the destination offers, the source picks.
     fn offered(core: &mut Core, offer: Offer) -> Phase {
-        let picked = match crate::negotiate(&offer, PROTOCOL_VERSIONS, &[]) {
+        let wanted = core.options.verify.features();
+        let picked = match crate::negotiate(&offer, PROTOCOL_VERSIONS, wanted) {
             Ok(picked) => picked,
             Err(rejected) => return core.abort(rejected),
         };
+        let full = picked.features.iter().any(|feature| feature == VERIFY_FULL);
+        if core.options.verify == Verify::Full && !full {
+            let why = "the destination cannot verify all of its memory: upgrade it, or verify by \
+                       digest";
+            return core.abort_by(Fault::Incompatible, why);
+        }
         core.session = Some((offer.session, Epoch(0)));
         core.options.lanes = core.options.lanes.clamp(1, offer.lanes_max.max(1));
         let subject = &core.subject;
@@ -194,6 +201,7 @@ impl Relinking {
             ) => {}
             // Their lanes are fenced already.
             SourceEvent::LaneUp(_) | SourceEvent::LaneFailed(..) => {}
+            SourceEvent::Verified => {}
             event @ (SourceEvent::Armed
             | SourceEvent::RoundTaken(_)
             | SourceEvent::Harvested { .. }) => self.held = Some(event),

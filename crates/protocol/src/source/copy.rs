@@ -155,8 +155,8 @@ impl Copying {
 /// Handles what may come at any time while there is a link. What is left is for the phase.
 pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEvent> {
     match event {
-        // An answer to a question of an attempt that is over.
-        SourceEvent::Tick | SourceEvent::Answered(_) => {}
+        // An answer to a question of an attempt that is over; a verification that is not needed.
+        SourceEvent::Tick | SourceEvent::Answered(_) | SourceEvent::Verified => {}
         SourceEvent::LaneUp(lane) => core.lane_up(lane),
         SourceEvent::LaneFailed(lane, why) => core.lane_failed(lane, &why),
         SourceEvent::Recorded(standing) => core.recorded(standing),

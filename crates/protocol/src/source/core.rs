@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use super::{Common, Phase, SourceAction, SourceEvent, SourceOptions, Subject};
 use crate::{
     BatchSeq, Epoch, Failure, Fault, Forecast, LaneClosed, LaneId, LaneMark, LaneTicket, Message,
-    Now, Outcome, SessionId, Standing, Term, Token, Violation,
+    Now, Outcome, SessionId, Standing, Term, Token, Verify, Violation,
 };
 use whimbrel_page::LeafSum;
 
@@ -119,6 +119,10 @@ impl Core {
                 Common::Phase(SourceEvent::Failed(failure))
             }
             SourceEvent::Failed(failure) => Common::Abort(failure),
+            SourceEvent::Rehearsed { memory, takes } => {
+                self.forecast.digests_here(memory, takes);
+                self.hopeless(granted)
+            }
             SourceEvent::Tick => self.tick(granted),
             SourceEvent::LinkUp => {
                 self.link = true;
@@ -147,6 +151,11 @@ impl Core {
                 }
                 Common::Done
             }
+            // wire.md V4: only where it was agreed.
+            Message::Digested(bytes, took) if self.options.verify == Verify::Full => {
+                self.forecast.digests_there(bytes, took);
+                self.hopeless(granted)
+            }
             Message::Rejected(rejected) if !granted => {
                 Common::Abort(Failure::new(rejected.fault, rejected.why))
             }
@@ -156,6 +165,15 @@ impl Core {
                 Common::Abort(Failure::new(Fault::Cancelled, why))
             }
             other => Common::Phase(SourceEvent::Message(other)),
+        }
+    }
+
+    /// What no round can bring about is not begun. A guest that stands still is judged by the
+    /// budget of its pause.
+    fn hopeless(&self, granted: bool) -> Common {
+        match self.forecast.hopeless().filter(|_| !granted && !self.paused) {
+            Some(why) => Common::Abort(Failure::new(Fault::NotConverging, why)),
+            None => Common::Done,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Greeting ─► Planning ─► Copying ─► Quiescing ─► Pausing ─► Flushing ─► Preparing ─► Granted
-//!                           ▲   ▲                     └───────────┴─────────┬─┘           │
+//!                           ▲   ▲                     ├─ Verifying ─┴───────┬─┘           │
 //!              Relinking ◄──┘   └── the guest resumes: any trouble before ──┤             ▼
 //!                               └────────────────────────── Repairing ◄─────┘           Ended
 //! ```
@@ -25,11 +25,11 @@ use whimbrel_page::{ByteCount, Layout, PageCount, Root};
 use self::core::Core;
 use crate::{
     Answer, BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome,
-    Standing, Sums, Term, Token, Violation,
+    Standing, Sums, Term, Token, Verify, Violation,
 };
 use connect::{Greeting, Planning, Relinking};
 use copy::{Copying, Quiescing, Repairing};
-use switch::{Flushing, Granted, Pausing, Preparing};
+use switch::{Flushing, Granted, Pausing, Preparing, Verifying};
 
 /// What the source wants, and how long it waits. Every wait of the machine is one of these.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +38,8 @@ pub struct SourceOptions {
     pub lanes: u16,
     /// When to switch over, and what to do where that cannot be had.
     pub convergence: Convergence,
+    /// What is compared before the grant.
+    pub verify: Verify,
     /// For each answer of the greeting and the plan. Reserving memory is part of it.
     pub greeting_timeout: Duration,
     /// A control connection that is silent for so long is lost; pings keep it from being so.
@@ -68,6 +70,7 @@ impl Default for SourceOptions {
                 downtime_max: Duration::from_millis(300),
                 policy: crate::Policy::Throttle { most: 99 },
             },
+            verify: Verify::Digest,
             greeting_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(5),
             resume_window: Duration::from_secs(30),
@@ -135,6 +138,15 @@ pub enum SourceEvent {
         /// The saved state.
         state: Bytes,
     },
+    /// A full verification would read so much of this host's memory, and take so long here.
+    Rehearsed {
+        /// The memory in use.
+        memory: ByteCount,
+        /// How long digesting it takes, by what a part of it took.
+        takes: Duration,
+    },
+    /// The paused memory was digested; what differs from what the destination holds is pending.
+    Verified,
     /// Every pending page was sent.
     Flushed {
         /// The number of the [`SourceAction::Flush`] that this answers.
@@ -186,6 +198,8 @@ pub enum SourceAction {
     Quiesce,
     /// Park the guest, harvest for the last time, save the state.
     Pause,
+    /// Digest the paused memory and make every page pending that is not what was sent.
+    Verify,
     /// Let the lanes send everything pending, and report with this number.
     Flush(u32),
     /// Run the guest on, from where it stood.
@@ -222,6 +236,7 @@ enum Phase {
     Relinking(Relinking),
     Quiescing(Quiescing),
     Pausing(Pausing),
+    Verifying(Verifying),
     Flushing(Flushing),
     Preparing(Preparing),
     Repairing(Repairing),
@@ -238,6 +253,7 @@ impl Phase {
             Self::Relinking(_) => "reconnecting",
             Self::Quiescing(_) => "quiescing",
             Self::Pausing(_) => "pausing",
+            Self::Verifying(_) => "verifying",
             Self::Flushing(_) => "sending the last pages",
             Self::Preparing(_) => "switchover",
             Self::Repairing(_) => "repairing",
@@ -252,6 +268,7 @@ impl Phase {
             Self::Planning(phase) => Some(phase.deadline),
             Self::Relinking(phase) => Some(phase.deadline()),
             Self::Quiescing(phase) => Some(phase.deadline),
+            Self::Verifying(phase) => Some(phase.paused.deadline),
             Self::Flushing(phase) => Some(phase.paused.deadline),
             Self::Preparing(phase) => Some(phase.paused.deadline),
             Self::Granted(phase) => Some(phase.deadline()),
@@ -270,6 +287,7 @@ impl Phase {
             Self::Relinking(phase) => phase.handle(core, event),
             Self::Quiescing(phase) => phase.handle(core, event),
             Self::Pausing(phase) => phase.handle(core, event),
+            Self::Verifying(phase) => phase.handle(core, event),
             Self::Flushing(phase) => phase.handle(core, event),
             Self::Preparing(phase) => phase.handle(core, event),
             Self::Repairing(phase) => phase.handle(core, event),

@@ -10,7 +10,7 @@ use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::{
     Answer, BatchSeq, Convergence, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome,
-    Policy, Prepare, Standing,
+    Policy, Prepare, Standing, Verify,
 };
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, PageCount, Root};
@@ -112,8 +112,34 @@ impl Pausing {
             let numbers = core.forecast.numbers(pending);
             return paused.back(core, &format!("too much was written before the pause: {numbers}"));
         }
-        core.act(SourceAction::Flush(0));
-        Phase::Flushing(Flushing { paused, state, flush: 0 })
+        if core.options.verify == Verify::Full {
+            core.act(SourceAction::Verify);
+            return Phase::Verifying(Verifying { paused, state });
+        }
+        Flushing::start(core, paused, state)
+    }
+}
+
+/// wire.md V2: the paused memory itself is digested; what the tracker has missed is sent as well.
+#[derive(Clone, Debug)]
+pub(super) struct Verifying {
+    pub(super) paused: Paused,
+    state: Bytes,
+}
+
+impl Verifying {
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+        match event {
+            SourceEvent::Verified => Flushing::start(core, self.paused, self.state),
+            SourceEvent::LinkLost(why) => self.paused.unlinked(core, &why),
+            SourceEvent::Tick if core.now >= self.paused.deadline => {
+                self.paused.back(core, "the memory was not verified within the pause budget")
+            }
+            other => match background(core, other) {
+                None => Phase::Verifying(self),
+                Some(event) => core.unexpected(Phase::Verifying(self), &event),
+            },
+        }
     }
 }
 
@@ -127,6 +153,11 @@ pub(super) struct Flushing {
 }
 
 impl Flushing {
+    fn start(core: &mut Core, paused: Paused, state: Bytes) -> Phase {
+        core.act(SourceAction::Flush(0));
+        Phase::Flushing(Self { paused, state, flush: 0 })
+    }
+
     pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
         let closed = matches!(event, SourceEvent::Message(Message::LaneClosed(_)));
         let Some(event) = background(core, event) else {

@@ -180,6 +180,9 @@ fn from_destination() -> impl Strategy<Value = Message> {
         term().prop_map(Message::Running),
         (term(), text(4096)).prop_map(|(term, why)| Message::Refused(term, why)),
         any::<u64>().prop_map(Message::Pong),
+        any::<(u64, u64)>().prop_map(|(bytes, micros)| {
+            Message::Digested(ByteCount(bytes), std::time::Duration::from_micros(micros))
+        }),
     ]
 }
 

@@ -1,5 +1,7 @@
 //! One message of each kind, with fixed values: the golden frames.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use whimbrel_page::{
     ByteCount, ChunkIndex, Layout, LeafSum, PageCount, RegionId, RegionLayout, Root,
@@ -100,5 +102,6 @@ fn from_destination() -> Vec<(&'static str, Message)> {
         ("running", Message::Running(TERM)),
         ("refused", Message::Refused(TERM, "the grant did not come".into())),
         ("pong", Message::Pong(u64::MAX)),
+        ("digested", Message::Digested(ByteCount::mib(64), Duration::from_micros(u64::MAX))),
     ]
 }
