@@ -48,6 +48,9 @@ pub fn faults(text: &str, guest_ram: u64) -> Vec<String> {
     if number(&account, "pages_missed") != Some(0) {
         faults.push(format!("pages_missed is {}", account["pages_missed"]));
     }
+    if number(&account, "pages_scrubbed").is_none() {
+        faults.push(format!("pages_scrubbed is {}", account["pages_scrubbed"]));
+    }
     if account["downtime_parts"]["verify_us"].as_u64().is_none() {
         faults.push(format!("downtime_parts is {}", account["downtime_parts"]));
     }
@@ -111,6 +114,7 @@ mod tests {
             "guest_ram_bytes": RAM, "pages_verified": 2048, "cpu_source_ms": 9,
             "cpu_destination_ms": 9, "peak_rss_source_bytes": 1, "peak_rss_destination_bytes": 1,
             "throughput_mib_s": 400.5, "verify": "digest", "pages_missed": 0,
+            "pages_scrubbed": 0,
             "downtime_parts": {"verify_us": 0, "grant_us": 900},
             "rounds": [{"round": 0, "pages": 2048, "bytes": 8, "duration_us": 1, "dirty_after": 0}],
             "lanes": [{"lane": 1, "bytes": 8_000_000, "pages": 2048, "open": true}],

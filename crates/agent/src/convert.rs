@@ -8,7 +8,9 @@ use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::{
     Answer, GuestUuid, Policy, Question, SourceOptions, Standing, Term,
 };
-use whimbrel_engine::{Failure, Fault, LaneReport, Outcome, Progress, Report, RoundReport, Verify};
+use whimbrel_engine::{
+    CoreShare, Failure, Fault, LaneReport, Outcome, Progress, Report, RoundReport, Verify,
+};
 
 use crate::deadlines::MigrationDeadlines;
 
@@ -131,6 +133,13 @@ pub(crate) fn source_options(
     Ok(options)
 }
 
+/// What a source may spend on looking for missed writes.
+pub(crate) fn scrub(asked: &api::MigrationOptions) -> Result<CoreShare, Status> {
+    let Some(percent) = asked.scrub_percent else { return Ok(CoreShare::default()) };
+    let percent = u8::try_from(percent).ok().filter(|percent| *percent <= 100);
+    percent.map(CoreShare::percent).ok_or_else(|| invalid("the scrub's share", "0 to 100 percent"))
+}
+
 fn invalid(what: &str, allowed: &str) -> Status {
     Status::invalid_argument(format!("{what} must be {allowed}"))
 }
@@ -199,6 +208,7 @@ pub(crate) fn report_of(report: &Report) -> api::MigrationReport {
         pages_verified: report.pages_verified.0,
         verify: verify(report.verify).into(),
         pages_missed: report.progress.pages_missed.0,
+        pages_scrubbed: report.progress.pages_scrubbed.0,
         throughput_mib_s: mib_per_s(report.progress.bytes_on_wire, moving),
         ..Default::default()
     }
@@ -297,8 +307,15 @@ mod tests {
             [(api::Verify::Full, Verify::Full), (api::Verify::Digest, Verify::Digest)]
         {
             let options = api::MigrationOptions { verify: asked.into(), ..Default::default() };
-            assert_eq!(source_options(&options).unwrap().verify, meant);
+            let source = source_options(&options, &MigrationDeadlines::default()).unwrap();
+            assert_eq!(source.verify, meant);
             assert_eq!(verify(meant), asked);
         }
+        let share =
+            |scrub_percent| scrub(&api::MigrationOptions { scrub_percent, ..Default::default() });
+        assert_eq!(share(None).unwrap(), CoreShare::default());
+        assert_eq!(share(Some(0)).unwrap(), CoreShare::NONE);
+        assert_eq!(share(Some(100)).unwrap(), CoreShare::WHOLE);
+        assert!(share(Some(101)).unwrap_err().message().contains("0 to 100 percent"));
     }
 }

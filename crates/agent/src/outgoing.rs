@@ -33,6 +33,7 @@ impl Core {
             .map_err(|error| Status::invalid_argument(format!("the destination {error}")))?;
         let options = request.options.unwrap_or_default();
         convert::source_options(&options, &self.options.deadlines.migration)?;
+        convert::scrub(&options)?;
         let guest = self.guests.find(&request.guest)?;
         let migration = self.begin_outgoing(&guest, &destination)?;
         if let Err(status) = self.hand_out(&guest, &migration, &destination, options).await {

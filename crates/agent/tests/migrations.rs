@@ -70,7 +70,8 @@ fn expect_whole_report(report: &api::MigrationReport) {
         + parts.state_us
         + parts.last_pages_us
         + parts.prepared_us
-        + parts.grant_us;
+        + parts.grant_us
+        + parts.verify_us;
     assert!(report.downtime_us > 0 && report.downtime_us.abs_diff(sum) < 6, "{report:?}");
     assert!(report.blackout_us.is_some_and(|us| us > 0), "{report:?}");
     assert!(report.lost_us.is_some(), "{report:?}");
@@ -160,6 +161,7 @@ async fn settings_and_names_that_make_no_sense_are_refused() {
     let cases = [
         (asked(|options| options.lanes = Some(0)), "1 to 128"),
         (asked(|options| options.throttle_limit_percent = Some(100)), "0 to 99"),
+        (asked(|options| options.scrub_percent = Some(101)), "0 to 100"),
         (asked(|options| options.tracker = Some("telepathy".to_owned())), "telepathy"),
         (api::MigrateRequest { destination: "a:b:c".to_owned(), ..asked(|_| ()) }, "brackets"),
     ];

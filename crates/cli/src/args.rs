@@ -120,6 +120,10 @@ pub(crate) struct MoveArgs {
     /// memories themselves while it stands still, which finds writes that were not tracked.
     #[arg(long, value_enum, default_value_t = Verify::Digest, value_name = "HOW")]
     pub(crate) verify: Verify,
+    /// How much of one core looks, while the guest runs, for writes that were not tracked, in
+    /// percent; 0 is none [default: the agent's].
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=100))]
+    pub(crate) scrub: Option<u32>,
     /// How writes are tracked; `whimbrel doctor` lists the ways [default: the best there is].
     #[arg(long, value_name = "NAME")]
     pub(crate) tracker: Option<String>,

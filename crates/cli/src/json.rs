@@ -24,6 +24,7 @@ struct Object<'a> {
     verify: Option<&'static str>,
     pages_verified: Option<u64>,
     pages_missed: Option<u64>,
+    pages_scrubbed: Option<u64>,
     cpu_source_ms: Option<u64>,
     cpu_destination_ms: Option<u64>,
     peak_rss_source_bytes: Option<u64>,
@@ -106,6 +107,7 @@ pub(crate) fn object(account: &Account) -> String {
         verify: account.verify,
         pages_verified: account.pages_verified,
         pages_missed: account.pages_missed,
+        pages_scrubbed: account.pages_scrubbed,
         cpu_source_ms: account.at_source.cpu.map(ms),
         cpu_destination_ms: account.at_destination.cpu.map(ms),
         peak_rss_source_bytes: account.at_source.peak_rss,
@@ -183,7 +185,7 @@ mod tests {
     use crate::view::state::Downtime;
 
     /// The fields that scripts rely on, as the design lists them.
-    const CONTRACT: [&str; 19] = [
+    const CONTRACT: [&str; 20] = [
         "outcome",
         "reason",
         "total_ms",
@@ -203,6 +205,7 @@ mod tests {
         "downtime_parts",
         "verify",
         "pages_missed",
+        "pages_scrubbed",
     ];
 
     fn parsed(account: &Account) -> Value {

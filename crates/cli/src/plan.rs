@@ -62,6 +62,7 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
         congestion: args.congestion.clone(),
         resume_window_ms: None,
         verify: api::Verify::from(args.verify).into(),
+        scrub_percent: args.scrub,
     })
 }
 
@@ -159,6 +160,8 @@ mod tests {
         assert_eq!(limit("--verify full"), (api::Verify::Full, 5_000_000));
         assert_eq!(limit("--verify full --downtime 400ms"), (api::Verify::Full, 400_000));
         assert_eq!(limit("--verify digest"), (api::Verify::Digest, 300_000));
+        let scrub = |options| migration(&demo(options).movement).expect(options).scrub_percent;
+        assert_eq!((scrub(""), scrub("--scrub 0")), (None, Some(0)));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use ended::{Asked, Cancel, Ended, Ending, HungGuest, Returned};
 pub use incoming::Incoming;
 pub use journal::{Journal, VolatileJournal};
 pub use lanes::LaneOptions;
-pub use options::{AskPeer, DestinationAddress, IncomingOptions, OutgoingOptions};
+pub use options::{AskPeer, CoreShare, DestinationAddress, IncomingOptions, OutgoingOptions};
 pub use outgoing::Outgoing;
 pub use progress::{DowntimeParts, LaneReport, Progress, Report, RoundReport};
 pub use whimbrel_memory as memory;

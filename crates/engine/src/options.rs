@@ -27,6 +27,42 @@ pub trait AskPeer: Send + Sync + 'static {
     fn ask(&self, question: Question, guest: GuestUuid, term: Term) -> Answer;
 }
 
+/// A share of one core, in percent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CoreShare(u8);
+
+impl CoreShare {
+    /// Nothing of it.
+    pub const NONE: Self = Self(0);
+    /// All of it.
+    pub const WHOLE: Self = Self(100);
+
+    /// A share of `percent`, cut to what there is.
+    #[must_use]
+    pub const fn percent(percent: u8) -> Self {
+        if percent > Self::WHOLE.0 { Self::WHOLE } else { Self(percent) }
+    }
+
+    /// The share in percent.
+    #[must_use]
+    pub const fn as_percent(self) -> u8 {
+        self.0
+    }
+
+    /// How long to leave the core alone after so much work, so that work is this share of both.
+    /// Measured by the clock and not by the CPU, it errs on the side of the others.
+    pub(crate) fn rest_after(self, worked: Duration) -> Duration {
+        let rest = u32::from(Self::WHOLE.0 - self.0);
+        worked.saturating_mul(rest) / u32::from(self.0.max(1))
+    }
+}
+
+impl Default for CoreShare {
+    fn default() -> Self {
+        Self(2)
+    }
+}
+
 /// How a guest is sent.
 #[derive(Clone)]
 pub struct OutgoingOptions {
@@ -34,6 +70,8 @@ pub struct OutgoingOptions {
     pub source: SourceOptions,
     /// How lanes are opened and filled.
     pub lanes: LaneOptions,
+    /// How much may be spent, while the guest runs, on looking for writes that the tracker missed.
+    pub scrub: CoreShare,
     /// How long to try to get the guest's outside resources back after a pause that came to
     /// nothing.
     pub reacquire_timeout: Duration,
@@ -57,6 +95,7 @@ impl Default for OutgoingOptions {
         Self {
             source: SourceOptions::default(),
             lanes: LaneOptions::default(),
+            scrub: CoreShare::default(),
             reacquire_timeout: Duration::from_secs(5),
             return_timeout: Duration::from_secs(10),
             tracker: None,
@@ -137,5 +176,20 @@ impl fmt::Debug for IncomingOptions {
             .field("backing", &self.backing)
             .field("peer", &self.peer)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_kept_by_resting() {
+        let worked = Duration::from_millis(10);
+        for (percent, rest_ms) in [(100, 0), (50, 10), (5, 190), (2, 490)] {
+            let rest = CoreShare::percent(percent).rest_after(worked);
+            assert_eq!(rest, Duration::from_millis(rest_ms), "{percent} %");
+        }
+        assert_eq!(CoreShare::percent(200), CoreShare::WHOLE);
     }
 }

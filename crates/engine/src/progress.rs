@@ -30,6 +30,8 @@ pub struct Progress {
     pub throttle: Throttle,
     /// The downtime a switchover would have now, once there is enough to tell.
     pub downtime_forecast: Option<Duration>,
+    /// Pages that were looked at for changes that the tracker missed, while the guest ran.
+    pub pages_scrubbed: PageCount,
     /// Pages that changed without the tracker seeing it, and were found.
     pub pages_missed: PageCount,
     /// The rounds so far; the last one may still be going on.

@@ -40,6 +40,7 @@ impl Worker {
         let deadlines = MigrationDeadlines::from(request.deadlines);
         let mut options = OutgoingOptions {
             source: convert::source_options(&asked, &deadlines)?,
+            scrub: convert::scrub(&asked)?,
             lanes: lanes(asked.congestion, &deadlines),
             reacquire_timeout: deadlines.reacquire,
             tracker: tracker(asked.tracker.as_deref())?,

@@ -73,6 +73,7 @@ fn reported(account: Account, report: &api::MigrationReport) -> Account {
         verify: verify(report.verify()),
         pages_verified: Some(report.pages_verified),
         pages_missed: Some(report.pages_missed),
+        pages_scrubbed: Some(report.pages_scrubbed),
         at_source: cost(report.cpu_source_ms, report.peak_rss_source_bytes),
         at_destination: cost(report.cpu_destination_ms, report.peak_rss_destination_bytes),
         ..account
@@ -215,6 +216,7 @@ mod tests {
             peak_rss_destination_bytes: None,
             verify: api::Verify::Full.into(),
             pages_missed: 13,
+            pages_scrubbed: 14,
         };
         let mut ended = status(api::Direction::Out, api::Outcome::Completed);
         ended.report = Some(report);
@@ -228,6 +230,7 @@ mod tests {
         assert_eq!(said.at_source, cost(Some(10), Some(12)));
         assert_eq!(said.at_destination, cost(Some(11), None));
         assert_eq!((said.verify, said.pages_missed), (Some("full"), Some(13)));
+        assert_eq!(said.pages_scrubbed, Some(14));
         assert_eq!(said.reason, None);
     }
 }

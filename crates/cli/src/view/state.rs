@@ -100,6 +100,8 @@ pub(crate) struct Account {
     pub(crate) pages_verified: Option<u64>,
     /// Pages that changed without the tracker seeing it, and were found.
     pub(crate) pages_missed: Option<u64>,
+    /// Pages that were looked at for that while the guest ran.
+    pub(crate) pages_scrubbed: Option<u64>,
     pub(crate) at_source: Cost,
     pub(crate) at_destination: Cost,
     pub(crate) throttle_percent: u32,

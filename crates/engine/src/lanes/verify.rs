@@ -42,6 +42,20 @@ impl SourceLanes {
         runs.iter().for_each(|run| state.ledger.merge_run(*run));
         runs
     }
+
+    /// What the destination holds of each page of `run`, unless something newer is to be sent or
+    /// on its way.
+    pub(crate) fn settled(&self, run: Run) -> Vec<Option<Leaf>> {
+        let state = self.shared.lock();
+        run.pages().map(|page| state.ledger.settled(run.region, page)).collect()
+    }
+
+    /// Adds pages that the tracker has missed; returns how many are pending now.
+    pub(crate) fn merge_missed(&self, missed: &[Run]) -> PageCount {
+        let mut state = self.shared.lock();
+        missed.iter().for_each(|run| state.ledger.merge_run(*run));
+        state.ledger.pending()
+    }
 }
 
 impl DestinationLanes {

@@ -114,6 +114,10 @@ impl Account {
         (self.verified, self.flushed, self.verified_there) = (None, None, Duration::ZERO);
     }
 
+    pub(super) const fn scrubbed(&mut self, pages: PageCount) {
+        self.progress.pages_scrubbed = pages;
+    }
+
     /// Pages were found that changed behind the tracker's back: nobody shall overlook that.
     pub(super) fn missed(&mut self, runs: &[Run]) {
         let pages: PageCount = runs.iter().map(|run| run.count).sum();

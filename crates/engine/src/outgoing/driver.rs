@@ -158,6 +158,10 @@ impl Driver {
                 account.missed(&runs);
                 None
             }
+            Input::Happened(Happened::Scrubbed(pages)) => {
+                account.scrubbed(pages);
+                None
+            }
             Input::Happened(Happened::Connected(connected)) => self.connected(connected, happened),
             Input::Happened(Happened::Link(event)) => self.link_event(event),
             Input::Lane(event) => self.lane_event(event, account),

@@ -13,11 +13,13 @@ use whimbrel_page::{CHUNK_PAGES, PageSet};
 use whimbrel_protocol::{Failure, Fault, Record, SourceEvent, Sums};
 
 use super::Happened;
+use super::scrub::Scrub;
 use crate::digest::Digesters;
 use crate::ended::Returned;
 use crate::guest::{Guest, GuestError, Throttle};
 use crate::journal::SharedJournal;
 use crate::lanes::{SourceLanes, panic_message};
+use crate::options::CoreShare;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -118,6 +120,9 @@ pub(super) struct Work {
     pub(super) comparison: Comparison,
     /// Threads for a full verification, where one was asked for.
     pub(super) digesters: Option<Digesters>,
+    /// Looks for missed writes while tracking goes on, for this share of a core.
+    pub(super) scrub: Option<Scrub>,
+    pub(super) scrub_share: CoreShare,
     pub(super) happened: Sender<Happened>,
 }
 
@@ -150,6 +155,9 @@ impl Work {
     }
 
     fn perform(&mut self, job: Job) {
+        if let Job::Retreat | Job::LetGo = job {
+            self.scrub = None;
+        }
         let done = match job {
             Job::Arm => self.arm().map(Some),
             Job::Harvest => self.harvest().map(Some),
@@ -181,18 +189,23 @@ impl Work {
         let touched = self.memory.touched().map_err(memory)?;
         self.lanes.merge(&touched);
         self.rehearse()?;
+        self.scrub = Scrub::start(&self.memory, &self.lanes, self.scrub_share);
         Ok(SourceEvent::Armed)
     }
 
     fn harvest(&mut self) -> Result<SourceEvent, Failure> {
+        let scrub = self.scrub.as_ref().map(Scrub::hold);
         let began = Instant::now();
         self.dirty.clear();
         self.tracker.harvest(&mut self.dirty).map_err(memory)?;
         let took = began.elapsed();
-        Ok(SourceEvent::Harvested { pending: self.lanes.merge(&self.dirty), took })
+        let pending = self.lanes.merge(&self.dirty);
+        let pending = self.judge(scrub, false).unwrap_or(pending);
+        Ok(SourceEvent::Harvested { pending, took })
     }
 
     fn pause(&mut self) -> Result<SourceEvent, Failure> {
+        self.scrub.iter().for_each(|scrub| scrub.stand_still(true));
         let began = Instant::now();
         self.guest.pause().map_err(guest)?;
         self.parked = true;
@@ -210,6 +223,8 @@ impl Work {
         self.dirty.clear();
         self.tracker.harvest_paused(&mut self.dirty).map_err(memory)?;
         let pending = self.lanes.merge(&self.dirty);
+        let scrub = self.scrub.as_ref().map(Scrub::hold);
+        let pending = self.judge(scrub, true).unwrap_or(pending);
         let harvested = Instant::now();
         let state: Bytes = self.guest.save_state().map_err(guest)?;
         let times = PauseTimes {
@@ -231,6 +246,7 @@ impl Work {
         if self.parked {
             self.guest.resume().map_err(guest)?;
             self.parked = false;
+            self.scrub.iter().for_each(|scrub| scrub.stand_still(false));
         }
         Ok(())
     }

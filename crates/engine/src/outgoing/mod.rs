@@ -12,13 +12,14 @@
 mod account;
 mod driver;
 mod hands;
+mod scrub;
 mod verify;
 
 use std::future::Future;
 
 use tokio::sync::{mpsc, watch};
 use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError, open, probe};
-use whimbrel_page::{PageSet, Run};
+use whimbrel_page::{PageCount, PageSet, Run};
 use whimbrel_protocol::{Failure, Fault, Outcome, SourceEvent, Subject, Verify};
 
 use crate::Journal;
@@ -53,6 +54,8 @@ enum Happened {
     Parked(PauseTimes),
     /// Pages that the tracker did not see change; they are pending now.
     Missed(Vec<Run>),
+    /// So many pages were looked at for such changes so far.
+    Scrubbed(PageCount),
     Connected(Connected),
     Link(LinkEvent),
 }
@@ -142,6 +145,8 @@ impl Outgoing {
             reacquire_timeout: self.options.reacquire_timeout,
             stuck: None,
             comparison: Comparison::default(),
+            scrub: None,
+            scrub_share: self.options.scrub,
             digesters: (self.options.source.verify == Verify::Full).then(Digesters::start),
             happened: happened.clone(),
         };

@@ -1,14 +1,15 @@
 //! A full verification on the source: the paused memory itself, against what was sent.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use whimbrel_page::Run;
+use whimbrel_page::{PageCount, Run};
 use whimbrel_protocol::{Failure, SourceEvent};
 
 use super::Happened;
 use super::hands::{Work, memory};
+use super::scrub::{Scrub, State};
 use crate::digest::{Digested, SweepError};
 
 impl Work {
@@ -53,7 +54,25 @@ impl Work {
         }
     }
 
-    pub(super) fn tell_missed(&self, mut runs: Vec<Run>) {
+    /// What the harvest that has just been merged makes of the scrub's suspects. Returns how many
+    /// pages are pending then.
+    pub(super) fn judge(
+        &self,
+        scrub: Option<MutexGuard<'_, State>>,
+        last: bool,
+    ) -> Option<PageCount> {
+        let mut state = scrub?;
+        let (missed, seen) = (state.judge(&self.dirty, last), state.seen());
+        // Before anybody looks again: a page that is pending is nobody's suspect.
+        let pending = self.lanes.merge_missed(&missed);
+        drop(state);
+        self.scrub.iter().for_each(Scrub::judged);
+        let _ = self.happened.blocking_send(Happened::Scrubbed(seen));
+        self.tell_missed(missed);
+        Some(pending)
+    }
+
+    fn tell_missed(&self, mut runs: Vec<Run>) {
         if !runs.is_empty() {
             runs.sort_unstable_by_key(|run| (run.region, run.first));
             let _ = self.happened.blocking_send(Happened::Missed(runs));

@@ -3,6 +3,7 @@
 mod hanging;
 mod relay;
 mod scribe;
+mod scrubbing;
 mod verifying;
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -23,6 +23,8 @@ struct Desk {
     written: AtomicU64,
     throttle: AtomicU64,
     fails_to_load: AtomicBool,
+    /// Whether the guest has stopped writing, for good.
+    calm: AtomicBool,
 }
 
 pub(crate) struct Scribe {
@@ -55,7 +57,7 @@ fn work(memory: &GuestMemory, desk: &Desk, busy_pages: u64) {
         wanted.1 = false;
         drop(wanted);
         for _ in 0..64 {
-            if busy_pages == 0 {
+            if busy_pages == 0 || desk.calm.load(Ordering::Relaxed) {
                 std::thread::yield_now();
                 continue;
             }
@@ -111,6 +113,14 @@ impl Scribe {
         let mut guest = Self::new(memory, busy_pages);
         guest.resume().expect("resume");
         guest
+    }
+}
+
+impl Scribe {
+    /// Makes it stop writing, for good, when it is called.
+    pub(crate) fn calm(&self) -> impl Fn() + use<> {
+        let desk = self.desk.clone();
+        move || desk.calm.store(true, Ordering::Relaxed)
     }
 }
 

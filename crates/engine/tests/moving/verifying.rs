@@ -14,16 +14,16 @@ use whimbrel_engine::{Ended, Fault, Outcome, OutgoingOptions, Verify};
 use crate::scribe::{R, Scribe, ScribeFactory, assert_same_memory};
 use crate::{PAGES, assert_writes, migrate, options};
 
-/// A guest to which something happens while it is being parked, once: everything has been sent
-/// and acknowledged by then.
-struct Haunted {
+/// A guest to which something happens whenever it is being parked: everything has been sent and
+/// acknowledged by then.
+pub(crate) struct Haunted {
     guest: Scribe,
-    ghost: Option<Box<dyn FnOnce() + Send>>,
+    ghost: Box<dyn FnMut() + Send>,
 }
 
 impl Haunted {
-    fn new(guest: Scribe, ghost: impl FnOnce() + Send + 'static) -> Self {
-        Self { guest, ghost: Some(Box::new(ghost)) }
+    pub(crate) fn new(guest: Scribe, ghost: impl FnMut() + Send + 'static) -> Self {
+        Self { guest, ghost: Box::new(ghost) }
     }
 }
 
@@ -37,9 +37,7 @@ impl Guest for Haunted {
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {
-        if let Some(ghost) = self.ghost.take() {
-            ghost();
-        }
+        (self.ghost)();
         self.guest.pause()
     }
 
@@ -61,7 +59,7 @@ impl Guest for Haunted {
 }
 
 /// The memory file of this size, as another process that maps it would have it.
-fn memory_file(size: u64) -> File {
+pub(crate) fn memory_file(size: u64) -> File {
     let open = std::fs::read_dir("/proc/self/fd").expect("a Linux host");
     let found = open.filter_map(Result::ok).map(|entry| entry.path()).find(|path| {
         let to = std::fs::read_link(path).unwrap_or_default();
@@ -94,7 +92,7 @@ async fn migrate_with_device(tracker: TrackerKind, verify: Verify, pages: u64) -
 }
 
 /// The pages that are not the same on both sides.
-fn differing(source: &Ended, destination: &Ended) -> Vec<u64> {
+pub(crate) fn differing(source: &Ended, destination: &Ended) -> Vec<u64> {
     let memory = |ended: &Ended| ended.guest.as_ref().expect("there").memory();
     let (left, right) = (memory(source), memory(destination));
     let (mut ours, mut theirs) = (vec![0; PAGE_SIZE], vec![0; PAGE_SIZE]);
@@ -108,7 +106,7 @@ fn differing(source: &Ended, destination: &Ended) -> Vec<u64> {
     (0..pages).filter(differs).collect()
 }
 
-fn said(ended: &Ended, what: &str) -> bool {
+pub(crate) fn said(ended: &Ended, what: &str) -> bool {
     ended.report.progress.events.iter().any(|(_, sentence)| sentence.contains(what))
 }
 
@@ -192,8 +190,8 @@ async fn migrate_to_bad_memory(wanted: OutgoingOptions) -> (Ended, Ended) {
     let leaked = Arc::new(Mutex::new(None));
     let factory = Leaky(leaked.clone());
     let spoil = move || {
-        let memory = leaked.lock().expect("no panics").take();
-        let memory = memory.expect("the guest is made before the source pauses");
+        // Once: the guest is made before the source pauses for the first time.
+        let Some(memory) = leaked.lock().expect("no panics").take() else { return };
         for page in [3, 700] {
             memory.store_u64(R, PageIndex(page).offset(), 0xbad).expect("inside");
         }
