@@ -52,6 +52,15 @@ pub struct MigrationDeadlines {
     pub retry: Duration,
     /// How long the guest may stand still before it runs on at the source.
     pub pause: Duration,
+    /// For the guest to be parked and to save its state; one that takes longer hangs.
+    pub park: Duration,
+    /// For the dirty tracker to be armed, and for each harvest.
+    pub harvest: Duration,
+    /// For each step of the destination: reserving memory, making the guest, loading its state,
+    /// running it.
+    pub step: Duration,
+    /// For guest and lanes to end what they are doing when the outcome is decided.
+    pub give_back: Duration,
     /// For the answer to a grant, and for a grant that does not come.
     pub doubt: Duration,
     /// For the guest's outside resources to be had again.
@@ -87,12 +96,17 @@ impl Default for Deadlines {
 impl Default for MigrationDeadlines {
     fn default() -> Self {
         let (source, outgoing) = (SourceOptions::default(), OutgoingOptions::default());
+        let incoming = IncomingOptions::default();
         Self {
             greeting: source.greeting_timeout,
             silence: source.silence_timeout,
             resume: source.resume_window,
             retry: source.retry_delay,
             pause: source.pause_budget,
+            park: source.pause_timeout,
+            harvest: source.harvest_timeout,
+            step: incoming.step_timeout,
+            give_back: outgoing.return_timeout,
             doubt: source.doubt_timeout,
             reacquire: outgoing.reacquire_timeout,
             lane_open: outgoing.lanes.open_timeout,
@@ -105,7 +119,7 @@ impl Default for MigrationDeadlines {
 type Field = fn(&mut Deadlines) -> &mut Duration;
 
 /// Each one by the name that people give it.
-const NAMES: [(&str, Field); 21] = [
+const NAMES: [(&str, Field); 25] = [
     ("process-start", |all| &mut all.process_start),
     ("process-call", |all| &mut all.process_call),
     ("process-stop", |all| &mut all.process_stop),
@@ -122,6 +136,10 @@ const NAMES: [(&str, Field); 21] = [
     ("resume", |all| &mut all.migration.resume),
     ("retry", |all| &mut all.migration.retry),
     ("pause", |all| &mut all.migration.pause),
+    ("park", |all| &mut all.migration.park),
+    ("harvest", |all| &mut all.migration.harvest),
+    ("step", |all| &mut all.migration.step),
+    ("give-back", |all| &mut all.migration.give_back),
     ("doubt", |all| &mut all.migration.doubt),
     ("reacquire", |all| &mut all.migration.reacquire),
     ("lane-open", |all| &mut all.migration.lane_open),
@@ -150,6 +168,8 @@ impl MigrationDeadlines {
         options.resume_window = self.resume;
         options.retry_delay = self.retry;
         options.pause_budget = self.pause;
+        options.pause_timeout = self.park;
+        options.harvest_timeout = self.harvest;
         options.doubt_timeout = self.doubt;
     }
 
@@ -158,6 +178,8 @@ impl MigrationDeadlines {
         options.greeting_timeout = self.greeting;
         options.silence_timeout = self.silence;
         options.resume_window = self.resume;
+        options.step_timeout = self.step;
+        options.return_timeout = self.give_back;
         options.doubt_timeout = self.doubt;
         self.set_lanes(&mut options.lanes);
     }
@@ -177,6 +199,10 @@ impl From<MigrationDeadlines> for process::MigrationDeadlines {
             resume_us: micros(deadlines.resume),
             retry_us: micros(deadlines.retry),
             pause_us: micros(deadlines.pause),
+            park_us: micros(deadlines.park),
+            harvest_us: micros(deadlines.harvest),
+            step_us: micros(deadlines.step),
+            give_back_us: micros(deadlines.give_back),
             doubt_us: micros(deadlines.doubt),
             reacquire_us: micros(deadlines.reacquire),
             lane_open_us: micros(deadlines.lane_open),
@@ -200,6 +226,10 @@ impl From<Option<process::MigrationDeadlines>> for MigrationDeadlines {
             resume: or(said.resume_us, default.resume),
             retry: or(said.retry_us, default.retry),
             pause: or(said.pause_us, default.pause),
+            park: or(said.park_us, default.park),
+            harvest: or(said.harvest_us, default.harvest),
+            step: or(said.step_us, default.step),
+            give_back: or(said.give_back_us, default.give_back),
             doubt: or(said.doubt_us, default.doubt),
             reacquire: or(said.reacquire_us, default.reacquire),
             lane_open: or(said.lane_open_us, default.lane_open),

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, Root};
 use whimbrel_protocol::{
-    BatchSeq, Destination, DestinationAction, DestinationEvent, DestinationOptions, Failure, Fault,
-    GuestUuid, LaneId, LaneMark, Message, Now, Outcome, SessionId, Source, SourceAction,
-    SourceEvent, SourceOptions, Standing, Subject, Term, Token,
+    BatchSeq, Convergence, Destination, DestinationAction, DestinationEvent, DestinationOptions,
+    Failure, Fault, GuestUuid, LaneId, LaneMark, Message, Now, Outcome, Policy, SessionId, Source,
+    SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term, Token,
 };
 
 const TOKEN: Token = Token(7);
@@ -428,4 +428,39 @@ fn the_first_estimate_counts_a_state_that_was_never_saved() {
     // The model's lanes carry a mebibyte in 100 ms.
     let grown = estimate(ByteCount::mib(8)) - estimate(ByteCount::ZERO);
     assert_eq!(grown.as_millis(), 800);
+}
+
+/// A guest of which every harvest finds most pages dirty again, a hundred times over, where no
+/// downtime is short enough.
+fn restless(policy: Policy) -> World {
+    let mut world = World::new();
+    let convergence = Convergence { downtime_max: Duration::from_micros(1), policy };
+    let options = SourceOptions { convergence, ..SourceOptions::default() };
+    world.source = Source::new(world.now, subject(), TOKEN, options);
+    world.dirty = VecDeque::from([200; 100]);
+    world.run()
+}
+
+#[test]
+fn each_policy_has_its_way_with_a_guest_that_does_not_converge() {
+    let gave_up = |world: &World| match &world.outcomes.0 {
+        Some(Outcome::Aborted(failure)) if failure.fault == Fault::NotConverging => {
+            assert!(!world.log.iter().any(|entry| entry == "S Pause"), "{:?}", world.log);
+            failure.why.clone()
+        }
+        other => panic!("{other:?}"),
+    };
+    let world = restless(Policy::GiveUp);
+    assert!(gave_up(&world).contains("are allowed"), "with the numbers");
+    assert!(!world.log.iter().any(|entry| entry.contains("Throttle")));
+    let world = restless(Policy::Throttle { most: 50 });
+    assert!(gave_up(&world).contains("although it was throttled by 50 %"));
+    world.in_order(&["S Throttle(20)", "S Throttle(40)", "S Throttle(50)", "S Finish"]);
+    let world = restless(Policy::SwitchOver);
+    assert_eq!(world.outcomes, completed(FIRST));
+    assert!(!world.log.iter().any(|entry| entry.contains("StartRound(10)")), "not for ever");
+    // It comes to rest by itself in the end.
+    let world = restless(Policy::Wait);
+    assert_eq!(world.outcomes, completed(FIRST));
+    world.in_order(&["S StartRound(99)", "S Pause"]);
 }

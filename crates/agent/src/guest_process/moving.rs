@@ -43,6 +43,7 @@ impl Worker {
             scrub: convert::scrub(&asked)?,
             lanes: lanes(asked.congestion, &deadlines),
             reacquire_timeout: deadlines.reacquire,
+            return_timeout: deadlines.give_back,
             tracker: tracker(asked.tracker.as_deref())?,
             ask: PeerAgent::at(&request.peer, deadlines.ask),
             peer: request.peer,

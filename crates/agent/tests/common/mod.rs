@@ -11,7 +11,12 @@ use whimbrel_control::api::{self, GuestState};
 use whimbrel_control::{AgentAddress, Client, ClientError, Deadlines};
 
 /// Ten times the longest deadline that a test waits for.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(100);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(200);
+
+/// What agents wait for when nothing is wrong: on a busy machine it takes long, and no test is
+/// about that. Those that are set it otherwise.
+const PATIENT: [&str; 3] =
+    ["process_start_ms=100000", "process_call_ms=50000", "peer_call_ms=200000"];
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -25,7 +30,7 @@ pub(crate) struct AgentProcess {
 
 fn command(data: &Path, arguments: &[String]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whimbrel-agent"));
-    command.arg(format!("data={}", data.display())).args(arguments);
+    command.arg(format!("data={}", data.display())).args(PATIENT).args(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     command
 }
@@ -117,7 +122,13 @@ impl AgentProcess {
     }
 
     pub(crate) async fn client(&self) -> Client {
-        Client::connect(&self.address, Deadlines::default()).await.unwrap()
+        let patient = Deadlines {
+            connect: Duration::from_secs(50),
+            call: Duration::from_secs(300),
+            quiet: Duration::from_secs(100),
+            ..Deadlines::default()
+        };
+        Client::connect(&self.address, patient).await.unwrap()
     }
 
     /// What the guests' processes have written down goes with the folder.

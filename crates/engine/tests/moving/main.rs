@@ -128,7 +128,9 @@ async fn a_cancel_ends_both_sides_and_the_guest_can_be_moved_again() {
     address.address = relay.address;
     let mut wanted = options(Duration::from_secs(1));
     wanted.source.lanes = 1;
-    let source = outgoing(Scribe::filled(PAGES, PAGES), address, wanted);
+    let guest = Scribe::filled(PAGES, PAGES);
+    let throttles = guest.throttles();
+    let source = outgoing(guest, address, wanted);
     let cancel = source.cancel();
     let canceller = async {
         while relay.cuts_left() > 0 {
@@ -140,6 +142,7 @@ async fn a_cancel_ends_both_sides_and_the_guest_can_be_moved_again() {
     let (source, destination, ()) = tokio::join!(source.run(), incoming.run(), canceller);
     let Outcome::Aborted(failure) = &source.outcome else { panic!("{source:?}") };
     assert_eq!((failure.fault, failure.why.as_str()), (Fault::Cancelled, "not today"));
+    assert_eq!(throttles().last(), Some(&0), "museum M27: at full speed, whatever it was before");
     assert!(matches!(destination.expect("ran").outcome, Outcome::Aborted(_)));
     assert_writes(source.guest.expect("back")).await;
 }

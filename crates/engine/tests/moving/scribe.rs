@@ -22,6 +22,8 @@ struct Desk {
     /// Words written: the guest's whole state.
     written: AtomicU64,
     throttle: AtomicU64,
+    /// Every throttle it was ever given.
+    throttles: Mutex<Vec<u64>>,
     fails_to_load: AtomicBool,
     /// Whether the guest has stopped writing, for good.
     calm: AtomicBool,
@@ -114,6 +116,12 @@ impl Scribe {
         guest.resume().expect("resume");
         guest
     }
+
+    /// What tells, also when the guest is elsewhere, every throttle it was given.
+    pub(crate) fn throttles(&self) -> impl Fn() -> Vec<u64> + use<> {
+        let desk = self.desk.clone();
+        move || desk.throttles.lock().expect("no panics").clone()
+    }
 }
 
 impl Scribe {
@@ -180,7 +188,9 @@ impl Guest for Scribe {
     }
 
     fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
-        self.desk.throttle.store(u64::from(throttle.as_percent()), Ordering::Relaxed);
+        let percent = u64::from(throttle.as_percent());
+        self.desk.throttle.store(percent, Ordering::Relaxed);
+        self.desk.throttles.lock().expect("no panics").push(percent);
         Ok(())
     }
 }
