@@ -5,7 +5,9 @@
 #![forbid(unsafe_code)]
 
 pub mod demo;
+pub mod faults;
 pub mod house;
+pub mod net;
 pub mod os;
 pub mod peers;
 pub mod program;

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -42,6 +43,42 @@ impl Pid {
 pub fn interrupt(pid: Pid) {
     // An error says that it has ended already.
     let _ = kill_process(pid.0, Signal::INT);
+}
+
+/// Asks a process to end, as a service manager does.
+pub fn terminate(pid: Pid) {
+    let _ = kill_process(pid.0, Signal::TERM);
+}
+
+/// Stops a process where it stands, until [`go_on`].
+pub fn stop(pid: Pid) {
+    let _ = kill_process(pid.0, Signal::STOP);
+}
+
+/// Lets a stopped process go on.
+pub fn go_on(pid: Pid) {
+    let _ = kill_process(pid.0, Signal::CONT);
+}
+
+/// Processes that were started with `text` in one of their arguments.
+#[must_use]
+pub fn mentioning(text: &str) -> Vec<Pid> {
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mentions = |pid: &u32| {
+        let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&words).contains(text)
+    };
+    numbers.filter(mentions).map(Pid::new).collect()
+}
+
+/// How many sockets a process has open.
+#[must_use]
+pub fn sockets(pid: Pid) -> usize {
+    let files = fs::read_dir(format!("/proc/{}/fd", pid.0.as_raw_nonzero()));
+    let links =
+        files.into_iter().flatten().flatten().filter_map(|it| fs::read_link(it.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
 }
 
 /// Ends a process without asking.
@@ -140,6 +177,9 @@ impl Nobody {
     }
 }
 
+/// Bytes of one slot of a journal; its sequence number is at 16.
+const SLOT: usize = 4096;
+
 /// A disk of a few mebibytes, in memory.
 pub struct SmallDisk {
     folder: TempDir,
@@ -173,6 +213,22 @@ impl SmallDisk {
         let block = [0; 4096];
         let full = (0..1 << 20).find_map(|_| file.write_all(&block).err());
         assert_eq!(full.map(|why| why.kind()), Some(ErrorKind::StorageFull));
+    }
+
+    /// Leaves no room for the next write to a journal of two slots, as on a file system that
+    /// writes nothing in place. The record that was written last stays.
+    ///
+    /// # Panics
+    /// If there is no such journal.
+    pub fn fill_under(&self, journal: &Path) {
+        let file = fs::OpenOptions::new().read(true).write(true).open(journal).expect("a journal");
+        let mut slots = [0; 2 * SLOT];
+        file.read_exact_at(&mut slots, 0).expect("two slots");
+        let sequence = |slot: usize| slots[slot * SLOT + 16..][..8].iter().rev();
+        let older = if sequence(0).lt(sequence(1)) { 0 } else { 1 };
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&file, flags, (older * SLOT) as u64, SLOT as u64).expect("a hole");
+        self.fill();
     }
 
     /// Gives back what [`SmallDisk::fill`] took.

@@ -1,5 +1,8 @@
 //! The `whimbrel` program as a process, and agents that do not outlive their test.
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Blocking, Stdio};
 use std::sync::OnceLock;
@@ -7,9 +10,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+
+use crate::os::Pid;
 
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
 const WATCHDOG: Duration = Duration::from_secs(180);
@@ -92,32 +97,83 @@ pub async fn run(words: &[&str]) -> Said {
     Said::of(command(words)).await
 }
 
-/// An agent as a process. Dropping it ends it and its guests.
+/// An agent as a process. Dropping it ends it; its guests end with it unless they outlive it.
 pub struct Agent {
     /// Where it listens.
     pub address: String,
     child: Child,
     data: Data,
+    how: How,
 }
 
-/// An agent's folder. What the guests' processes wrote down goes with it, so a test that fails
-/// shows it.
-struct Data(TempDir);
+/// An agent's folder, and what it says on its standard error. A test that fails shows what was
+/// said and what the guests' processes wrote down.
+struct Data {
+    folder: TempDir,
+    said: File,
+}
 
 impl Drop for Data {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            print_logs(self.0.path());
+            println!("{}", self.logs());
         }
     }
 }
 
-/// Prints what the processes of an agent's guests have logged in its folder `data`.
-fn print_logs(data: &Path) {
-    let guests = std::fs::read_dir(data.join("guests"));
-    for guest in guests.into_iter().flatten().flatten() {
-        let log = std::fs::read_to_string(guest.path().join("log")).unwrap_or_default();
-        println!("--- log of guest {:?}\n{log}", guest.file_name());
+impl Data {
+    fn within(folder: &Path) -> Self {
+        let folder = TempDir::new_in(folder).expect("a folder");
+        Self { folder, said: tempfile::tempfile().expect("a file") }
+    }
+
+    /// What the agent has said, and what the processes of its guests have logged.
+    fn logs(&self) -> String {
+        let mut logs = String::from("--- the agent\n");
+        let mut said = &self.said;
+        let _ = said.rewind().and_then(|()| said.read_to_string(&mut logs));
+        let guests = std::fs::read_dir(self.folder.path().join("guests"));
+        for guest in guests.into_iter().flatten().flatten() {
+            let log = std::fs::read_to_string(guest.path().join("log")).unwrap_or_default();
+            logs.push_str(&format!("--- guest {:?}\n{log}", guest.file_name()));
+        }
+        logs
+    }
+}
+
+/// How an agent is started, and started again.
+#[derive(Clone, Debug, Default)]
+pub struct How {
+    /// What is said on its command line besides its folder and its address.
+    pub options: Vec<String>,
+    /// The network namespace that it lives in, if not this one, and its address there.
+    pub elsewhere: Option<(String, IpAddr)>,
+}
+
+impl How {
+    /// With these options.
+    #[must_use]
+    pub fn with(options: &[&str]) -> Self {
+        let options = options.iter().map(ToString::to_string).collect();
+        Self { options, elsewhere: None }
+    }
+
+    fn command(&self, data: &Data, listen: &str) -> Command {
+        let folder = data.folder.path().to_str().expect("UTF-8");
+        let words = ["agent", "--listen", listen, "--data", folder];
+        let mut command = match &self.elsewhere {
+            None => command(&words),
+            Some((namespace, _)) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(whimbrel()).args(words);
+                command.arg("--insecure").kill_on_drop(true);
+                command.stdout(Stdio::piped());
+                command
+            }
+        };
+        command.args(&self.options).stdin(Stdio::piped());
+        command.stderr(data.said.try_clone().expect("one file more"));
+        command
     }
 }
 
@@ -135,8 +191,7 @@ impl Agent {
     /// # Panics
     /// As [`Agent::start`].
     pub async fn start_in(folder: &Path) -> Self {
-        let data = TempDir::new_in(folder).expect("a folder");
-        Self::on(Data(data), &["--die-with-parent"]).await
+        Self::start_as(folder, How::with(&["--die-with-parent"])).await
     }
 
     /// An agent whose guests live on when it dies: the test has to end them.
@@ -144,37 +199,64 @@ impl Agent {
     /// # Panics
     /// As [`Agent::start`].
     pub async fn outlived() -> Self {
-        Self::on(Data(TempDir::new().expect("a folder")), &[]).await
+        Self::start_as(&std::env::temp_dir(), How::default()).await
+    }
+
+    /// An agent in a folder of its own within `folder`.
+    ///
+    /// # Panics
+    /// As [`Agent::start`].
+    pub async fn start_as(folder: &Path, how: How) -> Self {
+        let data = Data::within(folder);
+        let ip = how.elsewhere.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |(_, ip)| *ip);
+        let any = SocketAddr::new(ip, 0).to_string();
+        let (child, address) = listening(how.command(&data, &any), &data).await;
+        Self { address, child, data, how }
     }
 
     /// The folder it works in.
     #[must_use]
     pub fn data(&self) -> &Path {
-        self.data.0.path()
+        self.data.folder.path()
     }
 
-    /// Kills the agent, and nobody else, and starts another one on its folder.
-    pub async fn restart(mut self) -> Self {
+    /// What it has said, and what the processes of its guests have logged.
+    #[must_use]
+    pub fn logs(&self) -> String {
+        self.data.logs()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> Pid {
+        Pid::of(&self.child)
+    }
+
+    /// Kills the agent, and nobody else.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub async fn kill(&mut self) {
         self.child.kill().await.expect("it was alive");
-        Self::on(self.data, &[]).await
     }
 
-    async fn on(data: Data, options: &[&str]) -> Self {
-        let path = data.0.path().to_str().expect("UTF-8");
-        let words = ["agent", "--listen", "127.0.0.1:0", "--data", path];
-        let mut command = command(&[words.as_slice(), options].concat());
-        let mut child = command.stdin(Stdio::piped()).spawn().expect("it starts");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        let address = loop {
-            match timeout(WATCHDOG, lines.next_line()).await.expect("an agent says something") {
-                Ok(Some(line)) => match line.strip_prefix(LISTENING) {
-                    Some(address) => break address.trim().to_owned(),
-                    None => continue,
-                },
-                _ => panic!("the agent has ended: {}", last_words(&mut child).await),
-            }
-        };
-        Self { address, child, data }
+    /// Starts another one in place of one that was killed: on its folder and its address.
+    ///
+    /// # Panics
+    /// As [`Agent::start`].
+    pub async fn start_again(&mut self) {
+        let command = self.how.command(&self.data, &self.address);
+        (self.child, self.address) = listening(command, &self.data).await;
+    }
+
+    /// Asks it to end, and waits until it has; its folder is still there.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub async fn end(&mut self) -> Option<i32> {
+        crate::os::terminate(self.pid());
+        let ended = timeout(WATCHDOG, self.child.wait()).await.expect("an agent ends");
+        ended.expect("it was started").code()
     }
 
     /// Asks this agent: a command with its words.
@@ -226,10 +308,17 @@ impl Agent {
     }
 }
 
-async fn last_words(child: &mut Child) -> String {
-    let mut words = String::new();
-    if let Some(mut errors) = child.stderr.take() {
-        let _ = errors.read_to_string(&mut words).await;
+/// Starts an agent, and waits until it says where it listens.
+async fn listening(mut command: Command, data: &Data) -> (Child, String) {
+    let mut child = command.spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    loop {
+        match timeout(WATCHDOG, lines.next_line()).await.expect("an agent says something") {
+            Ok(Some(line)) => match line.strip_prefix(LISTENING) {
+                Some(address) => return (child, address.trim().to_owned()),
+                None => continue,
+            },
+            _ => panic!("the agent has ended: {}", data.logs()),
+        }
     }
-    words
 }

@@ -58,12 +58,13 @@ async fn names_that_do_not_exist() {
 
 #[tokio::test]
 async fn an_agent_that_is_killed_finds_its_running_guests_again() {
-    let agent = Agent::outlived().await;
+    let mut agent = Agent::outlived().await;
     agent.guest("web", &SMALL).await;
     let before = agent.status("web").await;
     let guest = os::Pid::new(u32::try_from(before["pid"].as_u64().expect("a pid")).expect("small"));
     let _guard = os::KilledAtTheEnd(guest);
-    let agent = agent.restart().await;
+    agent.kill().await;
+    agent.start_again().await;
     let after = agent.status("web").await;
     assert_eq!(after["pid"], before["pid"]);
     agent.assert_runs("web").await;

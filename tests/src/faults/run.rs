@@ -1,0 +1,340 @@
+//! Carries a scenario out: a guest moves, the fault is done at its step, put right, and all that
+//! can be seen afterwards is collected for the judge.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{interval, timeout};
+use whimbrel_control::api::{self, GuestState};
+
+use super::host::{Ending, HERE, Host, Sample};
+use super::usher::{Led, Usher};
+use super::way::{Held, Way};
+use super::{Draws, Fate, Fault, Scenario, Side, Step};
+use crate::net::Namespace;
+use crate::os;
+
+/// Ten times the longest that a side may wait before it decides or says that it cannot.
+const WATCHDOG: Duration = Duration::from_secs(100);
+const MEMORY: u64 = 16 << 20;
+const NAME: &str = "g";
+
+/// What came of a scenario.
+#[derive(Debug)]
+pub struct Account {
+    /// Which one it was.
+    pub scenario: Scenario,
+    /// Whether its step came, so that the fault was done.
+    pub reached: bool,
+    /// How the source ended.
+    pub source: Ending,
+    /// How the destination ended.
+    pub destination: Ending,
+    /// What the source said all the time.
+    pub at_source: Vec<Sample>,
+    /// What the destination said all the time.
+    pub at_destination: Vec<Sample>,
+    /// From the end of the fault until both sides had settled; `None` if they never did.
+    pub settled_in: Option<Duration>,
+    /// The check of the surviving guest's memory, if one survived.
+    pub check: Option<Result<api::CheckReport, String>>,
+    /// What was left behind after everything was stopped.
+    pub left: Vec<String>,
+    /// What both sides have logged.
+    pub logs: String,
+}
+
+/// Two hosts, and everything between them in the harness' hands.
+struct World {
+    source: Host,
+    destination: Host,
+    way: Arc<Way>,
+    ushers: [Usher; 2],
+    uuid: String,
+    /// The source's network and the destination's, where they are not on this host's.
+    apart: Option<[Namespace; 2]>,
+}
+
+/// Runs a scenario from nothing to nothing.
+///
+/// # Panics
+/// If the hosts cannot even be set up.
+pub async fn run(scenario: Scenario) -> Account {
+    run_in(World::begin(scenario, None).await, scenario).await
+}
+
+/// As [`run`], with each host on a network of its own: what is dark then is a cable.
+///
+/// # Panics
+/// As [`run`].
+pub async fn run_apart(scenario: Scenario, networks: [Namespace; 2]) -> Account {
+    run_in(World::begin(scenario, Some(networks)).await, scenario).await
+}
+
+async fn run_in(mut world: World, scenario: Scenario) -> Account {
+    let before = world.sockets();
+    let reached = world.go_wrong(scenario).await;
+    let (settled_in, source, destination) = world.settle().await;
+    let check = world.check(&source, &destination).await;
+    let at_source = world.source.seen();
+    let at_destination = world.destination.seen();
+    let left = world.clean_up(before).await;
+    let logs = format!("{}{}", world.source.agent.logs(), world.destination.agent.logs());
+    Account {
+        scenario,
+        reached,
+        source,
+        destination,
+        at_source,
+        at_destination,
+        settled_in,
+        check,
+        left,
+        logs,
+    }
+}
+
+impl World {
+    async fn begin(scenario: Scenario, apart: Option<[Namespace; 2]>) -> Self {
+        let disk = scenario.fault.fills();
+        let place = |number: usize| apart.as_ref().map(|networks| &networks[number]);
+        let live = |number| place(number).map(|it| (it.name.clone(), it.inside));
+        let near = |number| place(number).map_or(HERE, |it| it.outside);
+        let mut source = Host::begin(disk, live(0)).await;
+        let mut destination = Host::begin(disk, live(1)).await;
+        let way = Arc::new(Way::begin(near(0), MEMORY).await);
+        let back = Usher::stand(near(1), &source.agent.address, None).await;
+        let led = Led { way: Arc::clone(&way), questions: back.address };
+        let there = Usher::stand(near(0), &destination.agent.address, Some(led)).await;
+        let uuid = start_guest(&source, scenario.seed).await;
+        source.watch(&uuid);
+        destination.watch(&uuid);
+        Self { source, destination, way, ushers: [there, back], uuid, apart }
+    }
+
+    fn host(&mut self, side: Side) -> &mut Host {
+        match side {
+            Side::Source => &mut self.source,
+            Side::Destination => &mut self.destination,
+        }
+    }
+
+    /// Open sockets of the agents, without those of the harness itself.
+    fn sockets(&self) -> [usize; 2] {
+        [&self.source, &self.destination].map(|host| os::sockets(host.agent.pid()))
+    }
+
+    /// Begins the migration, and does what is to go wrong; false if its step never came.
+    async fn go_wrong(&mut self, scenario: Scenario) -> bool {
+        let Scenario { step, fault, fate, absence, seed } = scenario;
+        let prelude = step.prelude().map(|cut| (cut, self.way.expect(Step::FirstRound)));
+        let held = self.way.expect(step);
+        let migration = self.migrate().await;
+        if let Some((cut, held)) = prelude {
+            let Some(held) = self.comes(held).await else { return false };
+            self.way.cut(cut);
+            held.go(Fate::Delivered).await;
+        }
+        let Some(held) = self.comes(held).await else { return false };
+        // Whoever asked for the migration may lose the agent now, and hears of it later.
+        migration.abort();
+        match (fault, fate) {
+            (Fault::Cut(_), Fate::Delivered) => {
+                held.go(fate).await;
+                self.inject(fault, seed).await;
+            }
+            _ => {
+                self.inject(fault, seed).await;
+                let letting_go = tokio::spawn(held.go(fate));
+                tokio::time::sleep(absence).await;
+                self.heal(fault).await;
+                letting_go.await.expect("it goes");
+            }
+        }
+        true
+    }
+
+    async fn migrate(&self) -> JoinHandle<()> {
+        let options = api::MigrationOptions {
+            lanes: Some(2),
+            downtime_limit_us: Some(10_000),
+            policy: api::Policy::Switch.into(),
+            ..Default::default()
+        };
+        let request = api::MigrateRequest {
+            guest: self.uuid.clone(),
+            destination: self.ushers[0].address.to_string(),
+            options: Some(options),
+        };
+        let mut client = self.source.client().await.expect("nothing is wrong yet");
+        tokio::spawn(async move {
+            // How it ends is asked for afterwards.
+            let _ = client.migrate(request).await;
+        })
+    }
+
+    /// Waits for a step, as long as the migration goes on.
+    async fn comes(&self, mut held: oneshot::Receiver<Held>) -> Option<Held> {
+        let mut looks = interval(Duration::from_millis(50));
+        let waiting = async {
+            loop {
+                tokio::select! {
+                    held = &mut held => return held.ok(),
+                    _ = looks.tick() => {
+                        let outcome = self.source.ending(&self.uuid).await;
+                        let outcome = outcome.and_then(|ending| ending.outcome());
+                        if outcome.is_some_and(|it| it != api::Outcome::Unspecified) {
+                            return held.try_recv().ok();
+                        }
+                    }
+                }
+            }
+        };
+        timeout(WATCHDOG, waiting).await.ok().flatten()
+    }
+
+    async fn inject(&mut self, fault: Fault, seed: u64) {
+        let uuid = self.uuid.clone();
+        match fault {
+            Fault::KillGuest(side) => {
+                self.host(side).guest(&uuid).await.into_iter().for_each(os::kill);
+            }
+            Fault::StopGuest(side) => {
+                self.host(side).guest(&uuid).await.into_iter().for_each(os::stop);
+            }
+            Fault::KillAgent(side) => self.host(side).agent.kill().await,
+            Fault::StopAgent(side) => os::stop(self.host(side).agent.pid()),
+            Fault::FillDisk(side) => self.host(side).fill_disk(&uuid).await,
+            Fault::Cut(cut) => self.way.cut(cut),
+            Fault::Dark => self.darken(true),
+            Fault::Damage(kind) => self.way.damage(kind, Draws(seed)),
+        }
+    }
+
+    async fn heal(&mut self, fault: Fault) {
+        match fault {
+            Fault::StopGuest(side) => self.host(side).remains().into_iter().for_each(os::go_on),
+            Fault::KillAgent(side) => self.host(side).agent.start_again().await,
+            Fault::StopAgent(side) => os::go_on(self.host(side).agent.pid()),
+            Fault::FillDisk(side) => self.host(side).empty_disk(),
+            Fault::Dark => self.darken(false),
+            Fault::KillGuest(_) | Fault::Cut(_) | Fault::Damage(_) => {}
+        }
+    }
+
+    fn darken(&self, dark: bool) {
+        if let Some([source, _]) = &self.apart {
+            return source.cut(dark);
+        }
+        self.way.darken(dark);
+        self.ushers.iter().for_each(|usher| usher.darken(dark));
+    }
+
+    /// Waits until both sides have nothing more to decide.
+    async fn settle(&self) -> (Option<Duration>, Ending, Ending) {
+        let began = Instant::now();
+        let mut last = (Ending::default(), Ending::default());
+        let waiting = async {
+            let mut looks = interval(Duration::from_millis(50));
+            loop {
+                looks.tick().await;
+                let source = self.source.ending(&self.uuid).await;
+                let destination = self.destination.ending(&self.uuid).await;
+                let (Some(source), Some(destination)) = (source, destination) else { continue };
+                let settled = source.is_settled() && destination.is_settled();
+                last = (source, destination);
+                if settled {
+                    return;
+                }
+            }
+        };
+        let settled = timeout(WATCHDOG, waiting).await.is_ok().then(|| began.elapsed());
+        (settled, last.0, last.1)
+    }
+
+    /// Has a guest that runs look at all its memory.
+    async fn check(
+        &self,
+        source: &Ending,
+        destination: &Ending,
+    ) -> Option<Result<api::CheckReport, String>> {
+        let runs = |ending: &Ending| ending.state() == GuestState::Running;
+        let host = match (runs(source), runs(destination)) {
+            (true, _) => &self.source,
+            (_, true) => &self.destination,
+            _ => return None,
+        };
+        let checking = async {
+            let mut client = host.client().await.map_err(|error| error.to_string())?;
+            let request = api::CheckGuestRequest { guest: self.uuid.clone() };
+            client.check_guest(request).await.map_err(|error| error.to_string())
+        };
+        Some(checking.await)
+    }
+
+    /// Stops everything, and says what is left of it.
+    async fn clean_up(&mut self, sockets: [usize; 2]) -> Vec<String> {
+        let mut left = Vec::new();
+        let uuid = self.uuid.clone();
+        for (number, side) in [Side::Source, Side::Destination].into_iter().enumerate() {
+            let host = self.host(side);
+            if let Ok(mut client) = host.client().await {
+                let request = api::StopGuestRequest { guest: uuid.clone(), force: true };
+                // Where it has gone from there is nothing to stop.
+                let _ = client.stop_guest(request).await;
+            }
+            let gone = async {
+                let mut looks = interval(Duration::from_millis(20));
+                while !host.remains().is_empty() {
+                    looks.tick().await;
+                }
+                while os::sockets(host.agent.pid()) > sockets[number] {
+                    looks.tick().await;
+                }
+            };
+            if timeout(WATCHDOG, gone).await.is_err() {
+                let (processes, now) = (host.remains(), os::sockets(host.agent.pid()));
+                let before = sockets[number];
+                left.push(format!("{side:?}: {processes:?}, {now} sockets, {before} before"));
+            }
+            let status = host.agent.end().await;
+            if status != Some(0) {
+                left.push(format!("{side:?}: the agent ended with {status:?}"));
+            }
+            let litter = host.litter(&uuid);
+            left.extend(litter.iter().map(|path| format!("{side:?}: {}", path.display())));
+        }
+        left
+    }
+}
+
+async fn start_guest(host: &Host, seed: u64) -> String {
+    use api::stress_config::Rate;
+    let stress = api::StressConfig {
+        vcpus: 1,
+        working_set_bytes: MEMORY / 4,
+        rate: Some(Rate::DirtyRateBytesPerS(16 << 20)),
+        seed,
+        ..Default::default()
+    };
+    let kind = Some(api::guest_config::Kind::Stress(stress));
+    let config = Some(api::GuestConfig { memory_bytes: MEMORY, kind });
+    let request = api::StartGuestRequest { name: NAME.to_owned(), config };
+    let mut client = host.client().await.expect("an agent");
+    let guest = client.start_guest(request).await.expect("a guest");
+    let running = async {
+        let mut looks = interval(Duration::from_millis(20));
+        loop {
+            looks.tick().await;
+            let request = api::GetGuestRequest { guest: guest.uuid.clone() };
+            let now = client.get_guest(request).await.expect("it is there");
+            if now.state() == GuestState::Running {
+                return;
+            }
+        }
+    };
+    timeout(WATCHDOG, running).await.expect("it fills its memory");
+    guest.uuid
+}

@@ -1,0 +1,318 @@
+//! The way between two guest processes: everything they say passes here, and may be held, lost,
+//! damaged or cut.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::{AbortHandle, JoinHandle};
+use whimbrel_protocol::batch::{CONTROL_MAGIC, MAGIC_SIZE};
+use whimbrel_protocol::{CONTROL_FRAME_MAX, Message};
+
+use super::{Draws, Fate, Step};
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Control,
+    Lane,
+}
+
+/// What ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// The control connection.
+    Control,
+    /// One lane.
+    OneLane,
+    /// One lane, of which only the source hears.
+    HalfALane,
+    /// All lanes.
+    Lanes,
+}
+
+/// Bytes that were read and not passed on. Without a word about them they arrive.
+#[derive(Debug)]
+pub struct Held {
+    answer: oneshot::Sender<Fate>,
+    passed: oneshot::Receiver<()>,
+}
+
+impl Held {
+    /// Lets them go, and comes back when they are on their way, or never will be.
+    pub async fn go(self, fate: Fate) {
+        // The connection may be gone meanwhile, and the bytes with it.
+        let _ = self.answer.send(fate);
+        let _ = self.passed.await;
+    }
+}
+
+/// Held by the connection until what was held is passed on.
+type Passing = Option<oneshot::Sender<()>>;
+
+struct Connection {
+    kind: Arc<OnceLock<Kind>>,
+    task: AbortHandle,
+    /// Ends the source's half only.
+    half: Arc<Notify>,
+}
+
+struct Shared {
+    target: OnceLock<SocketAddr>,
+    connections: Mutex<Vec<Connection>>,
+    expected: Mutex<Vec<(Step, oneshot::Sender<Held>)>>,
+    damage: Mutex<Option<(Kind, Draws)>>,
+    /// Bytes that lanes have carried to the destination.
+    carried: AtomicU64,
+    memory: u64,
+    dark: watch::Sender<bool>,
+}
+
+/// The way to one guest process.
+pub struct Way {
+    /// Where it begins.
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        self.task.abort();
+        lock(&self.shared.connections).iter().for_each(|connection| connection.task.abort());
+    }
+}
+
+/// Bytes on the lanes by which the first round is well under way.
+const FIRST_ROUND: u64 = 1 << 20;
+
+impl Way {
+    /// A way that begins at `ip`, for a guest of `memory` bytes.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    pub async fn begin(ip: std::net::IpAddr, memory: u64) -> Self {
+        let listener = TcpListener::bind((ip, 0)).await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::new(Shared {
+            target: OnceLock::new(),
+            connections: Mutex::default(),
+            expected: Mutex::default(),
+            damage: Mutex::default(),
+            carried: AtomicU64::new(0),
+            memory,
+            dark: watch::Sender::new(false),
+        });
+        let of_task = Arc::clone(&shared);
+        let task = tokio::spawn(async move {
+            while let Ok((source, _)) = listener.accept().await {
+                of_task.take(source);
+            }
+        });
+        Self { address, shared, task }
+    }
+
+    /// Where it leads; said once.
+    pub fn lead_to(&self, target: SocketAddr) {
+        let _ = self.shared.target.set(target);
+    }
+
+    /// Holds what is under way when `step` comes.
+    #[must_use]
+    pub fn expect(&self, step: Step) -> oneshot::Receiver<Held> {
+        let (tell, told) = oneshot::channel();
+        lock(&self.shared.expected).push((step, tell));
+        told
+    }
+
+    /// Ends connections.
+    pub fn cut(&self, cut: Cut) {
+        let connections = lock(&self.shared.connections);
+        let of = |kind| move |it: &&Connection| it.kind.get() == Some(&kind);
+        let living = connections.iter().filter(|it| !it.task.is_finished());
+        match cut {
+            Cut::Control => living.filter(of(Kind::Control)).for_each(|it| it.task.abort()),
+            Cut::Lanes => living.filter(of(Kind::Lane)).for_each(|it| it.task.abort()),
+            Cut::OneLane => living.filter(of(Kind::Lane)).take(1).for_each(|it| it.task.abort()),
+            Cut::HalfALane => {
+                living.filter(of(Kind::Lane)).take(1).for_each(|it| it.half.notify_one());
+            }
+        }
+    }
+
+    /// Nothing gets through, or everything again, late.
+    pub fn darken(&self, dark: bool) {
+        self.shared.dark.send_replace(dark);
+    }
+
+    /// Flips one bit in what is passed on next on a connection of this kind.
+    pub fn damage(&self, kind: Kind, draws: Draws) {
+        *lock(&self.shared.damage) = Some((kind, draws));
+    }
+}
+
+impl Shared {
+    fn take(self: &Arc<Self>, source: TcpStream) {
+        let (kind, half) = (Arc::new(OnceLock::new()), Arc::new(Notify::new()));
+        let shared = Arc::clone(self);
+        let (known, ended) = (Arc::clone(&kind), Arc::clone(&half));
+        let task = tokio::spawn(async move {
+            // An end of one side is passed on by dropping both.
+            let _ = shared.carry(source, &known, &ended).await;
+        });
+        lock(&self.connections).push(Connection { kind, task: task.abort_handle(), half });
+    }
+
+    async fn carry(
+        &self,
+        mut source: TcpStream,
+        kind: &OnceLock<Kind>,
+        half: &Notify,
+    ) -> io::Result<()> {
+        let mut magic = [0; MAGIC_SIZE];
+        source.read_exact(&mut magic).await?;
+        let kind = kind.get_or_init(|| match magic == CONTROL_MAGIC {
+            true => Kind::Control,
+            false => Kind::Lane,
+        });
+        self.light().await;
+        let target = self.target.get().ok_or(io::ErrorKind::NotConnected)?;
+        let mut destination = TcpStream::connect(target).await?;
+        source.set_nodelay(true)?;
+        destination.set_nodelay(true)?;
+        destination.write_all(&magic).await?;
+        {
+            let (from_source, to_source) = source.split();
+            let (from_destination, to_destination) = destination.split();
+            let there = self.pass(*kind, true, from_source, to_destination);
+            let back = self.pass(*kind, false, from_destination, to_source);
+            tokio::select! {
+                ended = async { tokio::try_join!(there, back) } => {
+                    // Of an end nobody hears in the dark either.
+                    self.light().await;
+                    return ended.map(drop);
+                }
+                () = half.notified() => {}
+            }
+        }
+        drop(source);
+        let mut rest = vec![0; 1 << 16];
+        while destination.read(&mut rest).await? > 0 {}
+        Ok(())
+    }
+
+    async fn pass(
+        &self,
+        kind: Kind,
+        to_destination: bool,
+        mut from: ReadHalf<'_>,
+        mut to: WriteHalf<'_>,
+    ) -> io::Result<()> {
+        match kind {
+            Kind::Control => self.frames(to_destination, &mut from, &mut to).await?,
+            Kind::Lane => self.bytes(to_destination, &mut from, &mut to).await?,
+        }
+        self.light().await;
+        to.shutdown().await
+    }
+
+    async fn frames(
+        &self,
+        to_destination: bool,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+    ) -> io::Result<()> {
+        if !to_destination {
+            let mut magic = [0; MAGIC_SIZE];
+            from.read_exact(&mut magic).await?;
+            to.write_all(&magic).await?;
+        }
+        loop {
+            let mut length = [0; 4];
+            if from.read(&mut length[..1]).await? == 0 {
+                return Ok(());
+            }
+            from.read_exact(&mut length[1..]).await?;
+            let size = u32::from_le_bytes(length) as usize;
+            if size > CONTROL_FRAME_MAX {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            let mut body = vec![0; size];
+            from.read_exact(&mut body).await?;
+            let step = Message::decode(&body).ok().as_ref().and_then(Step::of);
+            let passing = self.hold(step).await?;
+            self.light().await;
+            self.spoil(Kind::Control, &mut body);
+            to.write_all(&[length.as_slice(), &body].concat()).await?;
+            drop(passing);
+        }
+    }
+
+    async fn bytes(
+        &self,
+        to_destination: bool,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let read = from.read(&mut buffer).await?;
+            if read == 0 {
+                return Ok(());
+            }
+            let step = if to_destination { self.carries(read as u64) } else { None };
+            let passing = self.hold(step).await?;
+            self.light().await;
+            self.spoil(Kind::Lane, &mut buffer[..read]);
+            to.write_all(&buffer[..read]).await?;
+            drop(passing);
+        }
+    }
+
+    /// The step that these bytes make.
+    fn carries(&self, bytes: u64) -> Option<Step> {
+        let before = self.carried.fetch_add(bytes, Ordering::Relaxed);
+        let marks = [(FIRST_ROUND, Step::FirstRound), (self.memory * 65 / 64, Step::LaterRound)];
+        let passed = |(mark, _): &(u64, Step)| (before..before + bytes).contains(mark);
+        marks.into_iter().find(passed).map(|(_, step)| step)
+    }
+
+    /// Waits for a word about what was read, if somebody waits for this step.
+    async fn hold(&self, step: Option<Step>) -> io::Result<Passing> {
+        let waiting = {
+            let mut expected = lock(&self.expected);
+            let at = expected.iter().position(|(awaited, _)| Some(*awaited) == step);
+            at.map(|at| expected.swap_remove(at).1)
+        };
+        let Some(waiting) = waiting else { return Ok(None) };
+        let ((answer, answered), (passing, passed)) = (oneshot::channel(), oneshot::channel());
+        let _ = waiting.send(Held { answer, passed });
+        match answered.await {
+            Ok(Fate::Lost) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Ok(Fate::Delivered) | Err(_) => Ok(Some(passing)),
+        }
+    }
+
+    async fn light(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.dark.subscribe().wait_for(|dark| !dark).await;
+    }
+
+    fn spoil(&self, kind: Kind, bytes: &mut [u8]) {
+        let mut damage = lock(&self.damage);
+        if let Some((_, mut draws)) = damage.take_if(|(of, _)| *of == kind) {
+            let at = draws.next() as usize % bytes.len();
+            bytes[at] ^= 1 << (draws.next() % 8);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
