@@ -8,7 +8,7 @@ use bitvec::vec::BitVec;
 
 /// `len` bits, all clear at first. Storage is zeroed lazily by the allocator, so that a bitmap
 /// over untouched memory costs address space only.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Bitmap {
     words: BitBox<u64, Lsb0>,
     /// One bit a word of `words`: set if the word is not 0.

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use crate::{ByteCount, PAGE_SIZE, PageCount, RegionId, Run};
 
 /// One region of guest memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RegionLayout {
     /// Its number, unique within the guest.
     pub id: RegionId,
@@ -46,7 +46,7 @@ pub enum LayoutError {
 }
 
 /// The regions of one guest, checked: 1..=[`Layout::REGIONS_MAX`] of them, ids unique.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     regions: Vec<RegionLayout>,
 }

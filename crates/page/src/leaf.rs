@@ -6,7 +6,7 @@ use crate::{PAGE_SIZE, PageIndex, RegionId};
 
 /// What is known of one page. *Unknown* is not *zero*, and agrees with nothing, itself included:
 /// compare leaves with [`Leaf::agrees`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub enum Leaf {
     /// All 4096 bytes are 0.
     Zero,

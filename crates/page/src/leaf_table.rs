@@ -14,7 +14,7 @@ pub const CHUNK_PAGES: u64 = 512;
 pub struct ChunkIndex(pub u64);
 
 /// The sum over all leaves of a guest, and how many of them are unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Root {
     /// Σ [`Leaf::mix`] over every known page, modulo 2¹²⁸.
     pub sum: LeafSum,
@@ -33,13 +33,13 @@ impl Root {
 /// What is known of every page of a guest. All pages are [`Leaf::Zero`] at first, as fresh memory
 /// is; a chunk's leaves take memory (8 KiB) once one of them differs from that, and so does the
 /// directory of chunks (8 KiB for 512 MiB of the guest).
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct LeafTable {
     regions: Vec<Region>,
     root: Root,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Region {
     id: RegionId,
     pages: PageCount,
@@ -50,7 +50,7 @@ struct Region {
 const BLOCK_CHUNKS: usize = 256;
 type Block = [Chunk; BLOCK_CHUNKS];
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Chunk {
     sum: LeafSum,
     leaves: Option<Box<[u128; CHUNK_PAGES as usize]>>,

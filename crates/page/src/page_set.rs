@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::{Bitmap, Layout, PageCount, PageIndex, RegionId, Run};
 
 /// Which pages of a guest are meant: one bitmap a region, in the layout's order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct PageSet {
     regions: Vec<(RegionId, Bitmap)>,
 }

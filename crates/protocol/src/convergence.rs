@@ -8,6 +8,7 @@
 
 use alloc::format;
 use alloc::string::String;
+use core::hash::{Hash, Hasher};
 use core::time::Duration;
 
 use whimbrel_page::{ByteCount, PageCount};
@@ -15,7 +16,7 @@ use whimbrel_page::{ByteCount, PageCount};
 use crate::verify::Cost;
 
 /// What to do with a guest that writes faster than it can be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Policy {
     /// Slow it down step by step, up to this many percent; give up when that does not do.
     Throttle {
@@ -31,7 +32,7 @@ pub enum Policy {
 }
 
 /// What the guest's convergence is judged by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Convergence {
     /// The longest downtime to switch over with.
     pub downtime_max: Duration,
@@ -92,6 +93,16 @@ pub struct Forecast {
     round_trip: Duration,
     state: ByteCount,
     verification: Cost,
+}
+
+/// No rate is ever NaN, so that equal bits are equal rates.
+impl Hash for Forecast {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { settings, bandwidth, dirty_rate, before, .. } = self;
+        let Self { stalled, throttle, harvest, round_trip, state: saved, .. } = self;
+        let rates = (bandwidth.map(f64::to_bits), dirty_rate.to_bits());
+        (settings, rates, before, stalled, throttle, harvest, round_trip, saved).hash(state);
+    }
 }
 
 impl Forecast {

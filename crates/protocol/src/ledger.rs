@@ -26,6 +26,7 @@ pub use take::Take;
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::hash::{Hash, Hasher};
 
 use whimbrel_page::{
     ByteCount, Layout, Leaf, LeafSum, LeafTable, PageCount, PageIndex, PageSet, RegionId, Root, Run,
@@ -36,7 +37,7 @@ use flight::{LaneAccount, Sent};
 use round::{Pages, Sweep};
 
 /// See the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ledger {
     layout: Layout,
     /// What the destination is known to hold.
@@ -48,6 +49,14 @@ pub struct Ledger {
     sweep: Sweep,
     /// Accounts of acknowledged batches, kept for their buffers.
     spare: Vec<Sent>,
+}
+
+/// What is kept for its buffers says nothing.
+impl Hash for Ledger {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { layout, committed, pending, in_flight, lanes, sweep, spare: _ } = self;
+        (layout, committed, pending, in_flight, lanes, sweep).hash(state);
+    }
 }
 
 impl Ledger {

@@ -11,7 +11,7 @@ use whimbrel_page::{ByteCount, ChunkIndex, Layout, LeafSum, RegionId, Root};
 use crate::{BatchSeq, Epoch, GuestUuid, LaneId, SessionId, Term, Token};
 
 /// Everything the two guest processes say on the control connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Message {
     // --- from the source -------------------------------------------------------------------
     /// Opens a session, or with `resume` the next epoch of one.
@@ -64,7 +64,7 @@ pub enum Message {
 }
 
 /// The first message on a control connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Hello {
     /// The lowest protocol version the source speaks.
     pub version_min: u32,
@@ -77,7 +77,7 @@ pub struct Hello {
 }
 
 /// What a destination speaks. It offers; the source picks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Offer {
     /// The session that this connection has opened.
     pub session: SessionId,
@@ -94,7 +94,7 @@ pub struct Offer {
 }
 
 /// Something a peer can do beyond the version's base.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Feature {
     /// Its registered name.
     pub name: String,
@@ -103,7 +103,7 @@ pub struct Feature {
 }
 
 /// What is to be moved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     /// The picked version.
     pub version: u32,
@@ -131,7 +131,7 @@ pub struct Plan {
 pub type LaneTicket = (LaneId, Token);
 
 /// The plan was accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Accepted {
     /// One ticket a lane.
     pub lanes: Vec<LaneTicket>,
@@ -140,7 +140,7 @@ pub struct Accepted {
 }
 
 /// Why a plan or a greeting was not accepted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Rejected {
     /// Whose fault it is, seen from the source.
     pub fault: crate::Fault,
@@ -149,7 +149,7 @@ pub struct Rejected {
 }
 
 /// How far a lane had come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LaneMark {
     /// The lane.
     pub lane: LaneId,
@@ -160,7 +160,7 @@ pub struct LaneMark {
 }
 
 /// The session goes on after its control connection was lost.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Resumed {
     /// What landed on every lane of the older epochs that had not been reported as closed.
     pub landed: Vec<LaneMark>,
@@ -169,7 +169,7 @@ pub struct Resumed {
 }
 
 /// A lane is closed for good.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LaneClosed {
     /// How far it had come.
     pub mark: LaneMark,
@@ -178,7 +178,7 @@ pub struct LaneClosed {
 }
 
 /// Everything was sent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Prepare {
     /// The term that may be granted next.
     pub term: Term,
@@ -191,7 +191,7 @@ pub struct Prepare {
 }
 
 /// Sums of chunks that are not all zero.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Sums {
     /// The region.
     pub region: RegionId,

@@ -5,7 +5,7 @@ use alloc::string::String;
 use crate::Term;
 
 /// How a migration ended. Both sides reach the same one, or one of them says that it cannot know.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     /// The destination owns the guest and runs it.
     Completed {
@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 /// Why an attempt failed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{fault}: {why}")]
 pub struct Failure {
     /// Where to look for the cause, which decides what may be done next.
@@ -83,7 +83,7 @@ impl core::fmt::Display for Fault {
 
 /// An event that the protocol does not allow in this phase: the one way in which a machine says
 /// that something is wrong with what it was told.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{event} is not allowed while {phase}")]
 pub struct Violation {
     /// The phase the machine was in.

@@ -16,7 +16,7 @@ use crate::{
 };
 use whimbrel_page::LeafSum;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Lane {
     /// A ticket was given out.
     Issued(Token),
@@ -27,7 +27,7 @@ enum Lane {
     Closed(LaneMark),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Core {
     pub(super) options: DestinationOptions,
     pub(super) now: Now,

@@ -29,7 +29,7 @@ use own::{Prepared, Preparing, Refusing, Running, Starting};
 use receive::{Greeting, Planning, Receiving, Reserving};
 
 /// What the destination offers, and how long it waits.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DestinationOptions {
     /// The name of the session; random.
     pub session: SessionId,
@@ -59,7 +59,7 @@ pub struct DestinationOptions {
 }
 
 /// What a destination is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DestinationEvent {
     /// The source said something on the connection whose `Hello` was taken last.
     Message(Message),
@@ -96,7 +96,7 @@ pub enum DestinationEvent {
 }
 
 /// What a destination wants done, in the order polled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum DestinationAction {
     /// Say this to the source.
     Send(Message),
@@ -131,13 +131,13 @@ pub enum DestinationAction {
 }
 
 /// The destination of one migration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Destination {
     core: Core,
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Greeting(Greeting),
     Planning(Planning),

@@ -10,7 +10,7 @@ use crate::{Answer, Epoch, Failure, Fault, Message, Now, Outcome, Prepare, Stand
 use whimbrel_page::Root;
 
 /// The last pages land, the roots are compared, the state is loaded.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Preparing {
     pub(super) deadline: Now,
     prepare: Prepare,
@@ -106,7 +106,7 @@ impl Preparing {
 
 /// wire.md S13: all that can fail is done. Left only by Grant, by the word that the attempt was
 /// given up, or by a durable refusal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Prepared {
     term: Term,
     /// The connection on which it was said.
@@ -194,7 +194,7 @@ impl Prepared {
 }
 
 /// The term is granted; the guest is being run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Starting {
     pub(super) deadline: Now,
     term: Term,
@@ -237,7 +237,7 @@ impl Starting {
 }
 
 /// The guest runs here. What remains is to make sure that the source knows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Running {
     term: Term,
     pub(super) deadline: Now,
@@ -267,7 +267,7 @@ impl Running {
 }
 
 /// "Never ran, never will" is being made durable.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Refusing {
     term: Term,
     failure: Failure,

@@ -11,7 +11,7 @@ use crate::verify::Cost;
 use crate::{Accepted, Fault, Message, Now, Plan, Standing, Term, VERIFY_FULL, check_plan};
 
 /// Until a source has said hello.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Greeting {
     pub(super) deadline: Now,
 }
@@ -29,7 +29,7 @@ impl Greeting {
 }
 
 /// Until the source has said what it wants to move.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Planning {
     pub(super) deadline: Now,
 }
@@ -73,7 +73,7 @@ impl Planning {
 }
 
 /// Until the memory is there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Reserving {
     pub(super) deadline: Now,
 }
@@ -100,7 +100,7 @@ impl Reserving {
 }
 
 /// The memory fills while the guest runs at the source.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Receiving {
     /// The term announced last, and whether it is recorded.
     announced: Option<(Term, bool)>,

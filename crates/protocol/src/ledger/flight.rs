@@ -29,7 +29,7 @@ pub enum AckFault {
     Differs(BatchSeq),
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct LaneAccount {
     /// Taken and not yet sent.
     pub(super) taken: Vec<Run>,
@@ -44,7 +44,7 @@ pub(super) struct LaneAccount {
 }
 
 /// One batch that was sent and is not acknowledged: the changed pages of a taking.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Sent {
     seq: BatchSeq,
     wire: ByteCount,

@@ -25,7 +25,7 @@ impl fmt::Display for RoundNumber {
 }
 
 /// When a round is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
     /// When every place was passed once; pages that were in flight then are left to the next one.
     /// Where that is all of them it goes on until one can be taken: a round of nothing would only
@@ -36,7 +36,7 @@ pub enum Pass {
 }
 
 /// What became of the pages of a round.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct RoundTally {
     /// Which round.
     pub number: RoundNumber,
@@ -74,7 +74,7 @@ pub enum LedgerEvent {
 }
 
 /// The cursor, and what was asked of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Sweep {
     pub(super) tally: RoundTally,
     pub(super) drain: Option<PageCount>,

@@ -6,7 +6,7 @@ use whimbrel_page::{Disposition, Leaf, LeafTable, PageCount, PageIndex, RegionId
 
 /// The pages of one taking: which they are, what the destination is known to hold of each, and
 /// what was found in each once it was copied. Belongs to a lane, which reuses it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Take {
     runs: Vec<Run>,
     committed: Vec<Leaf>,

@@ -22,7 +22,7 @@ fn hello(token: Token, resume: Option<(SessionId, Epoch)>) -> Message {
 }
 
 /// Until the destination has offered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Greeting {
     pub(super) deadline: Now,
 }
@@ -83,7 +83,7 @@ impl Greeting {
 }
 
 /// Until the destination has reserved the memory.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Planning {
     pub(super) deadline: Now,
 }
@@ -115,7 +115,7 @@ impl Planning {
 }
 
 /// The link was lost during pre-copy; what landed stays landed if it comes back in time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Relinking {
     until: Now,
     retry: Retry,
@@ -125,7 +125,7 @@ pub(super) struct Relinking {
 }
 
 /// Where an attempt to connect again stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Retry {
     /// The next one begins then.
     At(Now),

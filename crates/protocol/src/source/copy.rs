@@ -11,7 +11,7 @@ use ::core::time::Duration;
 use whimbrel_page::{ByteCount, PageCount};
 
 /// Rounds go on. There is no barrier between them: lanes take whatever is pending.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Copying {
     round: u32,
     /// When the last harvest was asked for, since when the guest can have dirtied pages.
@@ -19,7 +19,7 @@ pub(super) struct Copying {
     stage: Stage,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Stage {
     /// The tracker is being armed, and has to be by then.
     Arming(Now),
@@ -172,7 +172,7 @@ pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEv
 }
 
 /// The lanes take no more; what is in flight lands while the guest still runs (law 2).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Quiescing {
     pub(super) deadline: Now,
     round: u32,
@@ -211,7 +211,7 @@ impl Quiescing {
 }
 
 /// The roots differed: the guest runs, and chunks that differ are found and go again.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Repairing {
     pub(super) deadline: Now,
     round: u32,

@@ -14,13 +14,13 @@ use crate::{
 use whimbrel_page::LeafSum;
 
 /// Where the announcement of a term stands. Both halves are needed before a pause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Announced {
     pub(super) recorded: bool,
     pub(super) ready: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Lane {
     Opening,
     Up,
@@ -28,7 +28,7 @@ pub(super) enum Lane {
     Lost(Now),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Core {
     pub(super) options: SourceOptions,
     pub(super) subject: Subject,

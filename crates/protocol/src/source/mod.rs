@@ -32,7 +32,7 @@ use copy::{Copying, Quiescing, Repairing};
 use switch::{Flushing, Granted, Pausing, Preparing, Verifying};
 
 /// What the source wants, and how long it waits. Every wait of the machine is one of these.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SourceOptions {
     /// Lanes to open, 1..=128; the destination may allow fewer.
     pub lanes: u16,
@@ -85,7 +85,7 @@ impl Default for SourceOptions {
 }
 
 /// The guest to be moved, as the plan says it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Subject {
     /// Its identity.
     pub guest: crate::GuestUuid,
@@ -106,7 +106,7 @@ pub struct Subject {
 }
 
 /// What a source is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SourceEvent {
     /// The control connection is open.
     LinkUp,
@@ -176,7 +176,7 @@ pub enum SourceEvent {
 }
 
 /// What a source wants done. Actions are carried out in the order they are polled.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SourceAction {
     /// Open the control connection.
     Connect,
@@ -222,13 +222,13 @@ pub enum SourceAction {
 }
 
 /// The source of one migration.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Source {
     core: Core,
     phase: Phase,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Phase {
     Greeting(Greeting),
     Planning(Planning),

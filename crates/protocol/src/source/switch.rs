@@ -16,7 +16,7 @@ use bytes::Bytes;
 use whimbrel_page::{ByteCount, PageCount, Root};
 
 /// The guest stands still; every way out before the grant runs it on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Paused {
     pub(super) deadline: Now,
     round: u32,
@@ -59,7 +59,7 @@ impl Paused {
 }
 
 /// The guest is being parked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Pausing {
     pub(super) deadline: Now,
     round: u32,
@@ -144,7 +144,7 @@ impl Verifying {
 }
 
 /// The last pages are being sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Flushing {
     pub(super) paused: Paused,
     state: Bytes,
@@ -195,7 +195,7 @@ impl Flushing {
 }
 
 /// Everything was sent; the destination checks and loads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Preparing {
     pub(super) paused: Paused,
     root: Root,
@@ -248,7 +248,7 @@ impl Preparing {
 
 /// The source runs the guest no more, unless the destination durably refuses (law 7). It begins
 /// before the note is written: once it may be read, the destination may be told to run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Granted {
     until: Now,
     note: Note,
@@ -260,7 +260,7 @@ pub(super) struct Granted {
 }
 
 /// The note of the grant.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 enum Note {
     Asked,
     Written,
