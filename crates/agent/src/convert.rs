@@ -50,6 +50,7 @@ pub(crate) fn question(request: &api::AskRequest) -> Result<(GuestUuid, Term, Qu
     let question = match request.question() {
         api::Question::MayIRun => Question::MayIRun,
         api::Question::DoYouRun => Question::DoYouRun,
+        api::Question::DidYouRun => Question::DidYouRun,
         api::Question::Unspecified => {
             return Err(Status::invalid_argument("the question is not one this version knows"));
         }
@@ -62,6 +63,7 @@ pub(crate) fn ask_request(guest: GuestUuid, term: Term, question: Question) -> a
     let question = match question {
         Question::MayIRun => api::Question::MayIRun,
         Question::DoYouRun => api::Question::DoYouRun,
+        Question::DidYouRun => api::Question::DidYouRun,
     };
     api::AskRequest {
         guest_uuid: guest.to_string(),
@@ -275,7 +277,7 @@ mod tests {
     #[test]
     fn questions_and_answers_survive_the_wire() {
         let term = Term { generation: 4, host: 5 };
-        for asked in [Question::MayIRun, Question::DoYouRun] {
+        for asked in [Question::MayIRun, Question::DoYouRun, Question::DidYouRun] {
             let request = ask_request(GuestUuid(9), term, asked);
             assert_eq!(question(&request).unwrap(), (GuestUuid(9), term, asked));
         }

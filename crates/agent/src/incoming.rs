@@ -123,6 +123,7 @@ impl Core {
         tracing::info!(guest = %guest.config.name, outcome = ?last.outcome(), "the guest came");
         if last.outcome() == api::Outcome::Aborted {
             self.end_process(&guest).await;
+            self.refuse_for_dead(&guest);
             self.process_ended(&guest).await;
         }
         migration.publish(|newest| *newest = last);

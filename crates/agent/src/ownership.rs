@@ -75,6 +75,24 @@ impl Core {
         })
     }
 
+    /// The process said before it ended that the guest never ran here: where it could not record
+    /// that, it is recorded now. A reader takes the note Running of a dead process for a guest
+    /// that has run.
+    pub(crate) fn refuse_for_dead(&self, guest: &Guest) {
+        let refused = guest.with_journal(|| {
+            let Some(Entry { record, .. }) = self.entry(guest)? else { return Ok(()) };
+            if record.standing != Standing::Running {
+                return Ok(());
+            }
+            let record = Record { standing: Standing::Refused, ..record };
+            write(guest, &record).map_err(|error| unrecorded(&error))
+        });
+        if let Err(status) = refused {
+            let why = status.message();
+            tracing::error!(guest = %guest.config.name, "that it never ran is not recorded: {why}");
+        }
+    }
+
     /// Whether the record leaves open who owns the guest.
     pub(crate) fn is_in_doubt(&self, guest: &Guest) -> bool {
         let Ok(entry) = self.entry(guest) else { return true };
@@ -148,11 +166,10 @@ impl Core {
     }
 
     async fn try_to_settle(self: &Arc<Self>, guest: &Arc<Guest>) {
-        let Ok(Some(Entry { record, .. })) = self.entry(guest) else { return };
-        let question = match record.standing {
-            Standing::MayOwn => Question::MayIRun,
-            _ => Question::DoYouRun,
-        };
+        let Ok(Some(entry)) = self.entry(guest) else { return };
+        let process = if guest.is_dead() { dead_since(&entry) } else { Process::Alive };
+        let question = question_of(entry.record.standing, process);
+        let record = entry.record;
         let answer = match self.ask_peer(&record, question).await {
             Ok(answer) => answer,
             Err(status) => {
@@ -286,6 +303,16 @@ impl Core {
             tokio::spawn(Arc::clone(&self).seek_peer(Arc::clone(&guest)));
         }
         Ok(self.view(&guest).await)
+    }
+}
+
+/// What is asked about a guest with this record.
+const fn question_of(standing: Standing, process: Process) -> Question {
+    match (standing, process) {
+        (Standing::MayOwn, _) => Question::MayIRun,
+        // wire.md O7: the guest may have run on, with a note that is lost, so nothing is granted.
+        (Standing::Switching, Process::HostRestarted) => Question::DidYouRun,
+        _ => Question::DoYouRun,
     }
 }
 

@@ -75,6 +75,9 @@ pub enum Question {
     /// The source asks the destination: I granted this term; does the guest run with you? The
     /// question is the grant once more, for a grant that was lost.
     DoYouRun,
+    /// The source asks the destination: I may have run the guest on after I announced this term,
+    /// and cannot know; does it run with you? This grants nothing.
+    DidYouRun,
 }
 
 /// What is answered.
@@ -117,7 +120,7 @@ pub fn rule(question: Question, term: Term, record: Option<&Record>, process: Pr
     let later = record.term > term;
     match question {
         Question::MayIRun => may_i_run(record.standing, later, process),
-        Question::DoYouRun => do_you_run(record.standing, later, process),
+        Question::DoYouRun | Question::DidYouRun => do_you_run(record.standing, later, process),
     }
 }
 

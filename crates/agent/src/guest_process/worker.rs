@@ -334,7 +334,8 @@ impl Worker {
                 let record = Record { standing: Standing::Owner, ..record };
                 held.journal.record(&record).map(|()| record)
             }
-            (Phase::Gone, Standing::MayOwn) => {
+            // A guest that was granted and did not run never ran either.
+            (Phase::Gone, Standing::MayOwn | Standing::Running) => {
                 let record = Record { standing: Standing::Refused, ..record };
                 let journal = FileJournal::open(&self.folder.journal());
                 journal.and_then(|mut journal| journal.record(&record)).map(|()| record)

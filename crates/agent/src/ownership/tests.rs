@@ -198,3 +198,34 @@ async fn an_answer_that_promises_something_is_not_given_without_the_record() {
     std::fs::write(&journal, whole).unwrap();
     assert_eq!(host.answer(Question::MayIRun, TERM).await, Answer::Yours);
 }
+
+#[test]
+fn a_host_that_may_have_forgotten_grants_nothing_by_asking() {
+    use Process::{Alive, Dead, HostRestarted};
+    use Question::{DidYouRun, DoYouRun, MayIRun};
+    let cases = [
+        (Standing::Switching, HostRestarted, DidYouRun),
+        (Standing::Switching, Dead, DoYouRun),
+        (Standing::Granted, HostRestarted, DoYouRun),
+        (Standing::Granted, Alive, DoYouRun),
+        (Standing::MayOwn, HostRestarted, MayIRun),
+    ];
+    for (standing, process, question) in cases {
+        assert_eq!(question_of(standing, process), question, "{standing:?} {process:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_was_granted_and_did_not_run_is_refused_for_a_process_that_could_not() {
+    let cases = [
+        (Standing::Running, Standing::Refused),
+        (Standing::Owner, Standing::Owner),
+        (Standing::Ceded, Standing::Ceded),
+    ];
+    for (standing, recorded) in cases {
+        let host = Host::with(Some(record(standing, NOBODY)), Boot::This).await;
+        let guest = host.core.guests.get(GUEST).unwrap();
+        host.core.refuse_for_dead(&guest);
+        assert_eq!(host.standing(), Some(recorded), "{standing:?}");
+    }
+}

@@ -167,12 +167,14 @@ async fn an_engine_that_ended_without_a_record_is_spoken_for_by_what_became_of_t
     assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::Runs);
     assert_eq!(world.record().standing, Standing::Owner);
 
-    let (world, _held) = World::new(Standing::MayOwn);
-    world.worker.set_phase(Phase::Arriving);
-    assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::AskProcess);
-    world.worker.set_phase(Phase::Gone);
-    assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::NeverRan);
-    assert_eq!(world.record().standing, Standing::Refused);
+    for standing in [Standing::MayOwn, Standing::Running] {
+        let (world, _held) = World::new(standing);
+        world.worker.set_phase(Phase::Arriving);
+        assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::AskProcess);
+        world.worker.set_phase(Phase::Gone);
+        assert_eq!(world.ask(Question::DoYouRun, TERM), Answer::NeverRan);
+        assert_eq!(world.record().standing, Standing::Refused);
+    }
 }
 
 #[tokio::test]
