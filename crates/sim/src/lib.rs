@@ -27,6 +27,7 @@ mod agents;
 mod broken;
 mod destination;
 mod ending;
+pub mod exhaustive;
 mod faults;
 mod guest;
 mod journal;

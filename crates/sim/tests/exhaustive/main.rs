@@ -1,0 +1,3 @@
+//! Worlds in which everything that can happen does.
+
+mod handover;
