@@ -65,6 +65,13 @@ fn code_cites_the_law_of_the_wire() {
 }
 
 #[test]
+fn claims_about_threats_are_tested() {
+    let workspace = workspace();
+    let page = workspace.texts.iter().find(|text| text.path == "docs/THREAT_MODEL.md");
+    none(&citations::unproven(page.expect("the page is there"), &workspace.sources));
+}
+
+#[test]
 fn links_of_the_pages_lead_somewhere() {
     let pages = workspace().texts;
     let dead = pages.iter().flat_map(|page| citations::dead_links(page, Workspace::exists));

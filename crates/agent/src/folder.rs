@@ -68,7 +68,7 @@ impl DataFolder {
     pub(crate) fn open(path: &Path) -> Result<Self, FolderError> {
         let guests = path.join("guests");
         let failed = |path: &Path, source| FolderError::Io { path: path.to_owned(), source };
-        fs::create_dir_all(&guests).map_err(|error| failed(&guests, error))?;
+        os::create_private_folders(&guests).map_err(|error| failed(&guests, error))?;
         let lock_path = path.join("agent.lock");
         let lock = create_private(&lock_path).map_err(|error| failed(&lock_path, error))?;
         match lock.try_lock() {
@@ -135,7 +135,7 @@ impl GuestFolder {
 
     /// Makes the folder if need be.
     pub(crate) fn write_config(&self, config: &GuestFile) -> io::Result<()> {
-        fs::create_dir_all(&self.path)?;
+        os::create_private_folders(&self.path)?;
         replace(&self.path.join("config"), &config.encode_to_vec())
     }
 
@@ -260,6 +260,25 @@ mod tests {
         folder.remove().unwrap();
         folder.remove().unwrap();
         assert!(data.guests().unwrap().is_empty());
+    }
+
+    #[test]
+    fn other_users_read_nothing() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("deep/data");
+        let data = DataFolder::open(&path).unwrap();
+        let folder = data.guest(GuestUuid(5));
+        folder.write_config(&GuestFile::default()).unwrap();
+        folder.write_process(&ProcessFile::default()).unwrap();
+        drop(crate::journal::FileJournal::open(&folder.journal()).unwrap());
+        drop(os::append_private(&folder.log()).unwrap());
+        let mut all = vec![temp.path().join("deep")];
+        while let Some(path) = all.pop() {
+            assert!(os::is_private(&path).unwrap(), "{} is open to others", path.display());
+            if path.is_dir() {
+                all.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,9 @@ pub use signals::{asked_to_end, told_to_end};
 use std::fs;
 use std::io::{self, Error, ErrorKind};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+#[cfg(test)]
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -192,6 +194,17 @@ pub(crate) fn append_private(path: &Path) -> io::Result<fs::File> {
     options.append(true).create(true);
     private(&mut options);
     options.open(path)
+}
+
+/// Makes the folders that are missing on the way to `path`, for this user only.
+pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Whether nobody but the owner may do anything with a file or folder.
+#[cfg(test)]
+pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
+    Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
 }
 
 /// Files that the options open are for this user only.

@@ -13,6 +13,8 @@
 
 mod digest;
 mod ended;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 pub mod guest;
 mod incoming;
 mod journal;

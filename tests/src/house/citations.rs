@@ -101,6 +101,49 @@ fn join(folder: &str, target: &str) -> String {
     parts.join("/")
 }
 
+/// Claims of a page (its list entries under a heading) that name no test and do not say that they
+/// are open, and tests they name, as `file::function`, that are not there.
+#[must_use]
+pub fn unproven(page: &SourceFile, sources: &[SourceFile]) -> Vec<Breach> {
+    let mut found = Vec::new();
+    for (claim, line) in claims(&page.text) {
+        let named: Vec<_> = claim.split('`').skip(1).step_by(2).filter_map(test).collect();
+        if named.is_empty() && !claim.contains("**Open**") {
+            found.push(Breach::new(&page.path, line, "no test is named, and it is not **Open**"));
+        }
+        let missing = named.into_iter().filter(|(path, function)| {
+            let head = format!("fn {function}(");
+            !sources.iter().any(|source| source.path == *path && source.text.contains(&head))
+        });
+        found.extend(missing.map(|(path, function)| {
+            Breach::new(&page.path, line, format!("there is no test {function} in {path}"))
+        }));
+    }
+    found
+}
+
+/// The entries of unnumbered lists, each with its indented lines.
+fn claims(text: &str) -> Vec<(String, usize)> {
+    let mut claims: Vec<(String, usize)> = Vec::new();
+    let mut within = false;
+    for (at, line) in text.lines().enumerate() {
+        if line.starts_with("- ") {
+            claims.push((line.to_owned(), at + 1));
+        } else if let (true, true, Some((claim, _))) =
+            (within, line.starts_with("  "), claims.last_mut())
+        {
+            claim.push_str(line);
+        }
+        within = line.starts_with("- ") || (within && line.starts_with("  "));
+    }
+    claims
+}
+
+/// A file and a function in it.
+fn test(code: &str) -> Option<(&str, &str)> {
+    code.split_once("::").filter(|(path, _)| path.ends_with(".rs"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +166,19 @@ mod tests {
         assert!(found.len() == 1 && found[0].what.contains("C3"), "{found:?}");
         let twice = sample("proto/wire.md", "- C1. A.\n- C1. B.");
         assert_eq!(check(&twice, &[]).len(), 1);
+    }
+
+    #[test]
+    fn claims_name_tests_that_are_there() {
+        let sources = [sample("a/b.rs", "#[test]\nfn holds() {}")];
+        let page = |text| sample("docs/x.md", text);
+        let good = "# X\n- It holds:\n  `a/b.rs::holds`.\n- It `does` not. **Open**.\n\nProse.";
+        assert_eq!(unproven(&page(good), &sources), []);
+        let bad =
+            ["- It holds.", "- `a/b.rs::hold`.", "- `a/c.rs::holds`.", "- A\n\n  `a/b.rs::holds`"];
+        for text in bad {
+            assert_eq!(unproven(&page(text), &sources).len(), 1, "{text}");
+        }
     }
 
     #[test]

@@ -114,10 +114,10 @@ impl Lander {
     /// Receives descriptors and payload into this lane's own buffers, which grow to the largest
     /// batch that came; the header was bounded first.
     fn receive(&mut self, header: &BatchHeader) -> Result<(), LandError> {
-        self.head.resize(header.runs_size(), 0);
+        fit(&mut self.head, header.runs_size());
         self.connection.receive(&mut self.head)?;
         self.reader.runs(header, &self.head)?;
-        self.payload.resize(header.payload.0 as usize, 0);
+        fit(&mut self.payload, header.payload.0 as usize);
         self.connection.receive(&mut self.payload)?;
         self.leaves.clear();
         self.leaves.extend(self.payload.chunks_exact(PAGE_SIZE).map(Leaf::of));
@@ -188,4 +188,10 @@ impl Lander {
         }
         Ok(())
     }
+}
+
+/// Makes `buffer` this long, and no larger than the largest that came.
+fn fit(buffer: &mut Vec<u8>, size: usize) {
+    buffer.reserve_exact(size.saturating_sub(buffer.len()));
+    buffer.resize(size, 0);
 }

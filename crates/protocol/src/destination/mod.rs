@@ -228,12 +228,15 @@ impl Destination {
                 self.phase = Phase::Planning(Planning { deadline: self.core.after_greeting() });
                 Ok(())
             }
-            Some(_) if !begun || self.ended() => Err(self.core.no_session()),
+            // wire.md S1: who has not been told Accepted has no token to come back with.
+            Some(_) if !self.accepted() || self.ended() => Err(self.core.no_session()),
             Some((session, epoch)) => {
                 self.core.resume(hello.token, session, epoch)?;
                 // Nothing was promised yet, and a source that lost its link does not wait for it.
                 if let Phase::Preparing(phase) = &self.phase {
-                    self.phase = Phase::Receiving(Receiving::back(Some(phase.term())));
+                    let back = Receiving::back(phase.term());
+                    self.core.act(DestinationAction::Release);
+                    self.phase = Phase::Receiving(back);
                 }
                 Ok(())
             }
@@ -249,9 +252,10 @@ impl Destination {
             Phase::Receiving(_) | Phase::Preparing(_) => self.core.admit(lane),
             // A source that has granted opens no lanes: this one has given the attempt up.
             Phase::Prepared(phase) if lane.epoch > phase.epoch() => {
-                let back = Receiving::back(Some(phase.term()));
+                let back = Receiving::back(phase.term());
                 self.core.admit(lane)?;
                 self.core.promised = false;
+                self.core.act(DestinationAction::Release);
                 self.phase = Phase::Receiving(back);
                 Ok(())
             }
@@ -309,6 +313,11 @@ impl Destination {
     #[must_use]
     pub const fn ended(&self) -> bool {
         matches!(self.phase, Phase::Ended)
+    }
+
+    /// Whether the plan was accepted.
+    const fn accepted(&self) -> bool {
+        !matches!(self.phase, Phase::Greeting(_) | Phase::Planning(_) | Phase::Reserving(_))
     }
 
     /// What is being done, as the field calls it.

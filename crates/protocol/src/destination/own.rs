@@ -37,15 +37,15 @@ impl Preparing {
             // The source has given this attempt up and begins another.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
                 core.act(DestinationAction::Release);
-                Receiving::back(Some(term)).handle(core, event)
+                Receiving::back(term).handle(core, event)
             }
             event @ DestinationEvent::Message(Message::Abort(_)) => {
-                Receiving::back(Some(term)).handle(core, event)
+                Receiving::back(term).handle(core, event)
             }
             // Nothing was promised yet, and the source does not wait for it paused.
             DestinationEvent::LinkLost(_) => {
                 core.act(DestinationAction::Release);
-                Phase::Receiving(Receiving::back(Some(term)))
+                Phase::Receiving(Receiving::back(term))
             }
             DestinationEvent::Tick if core.now >= self.deadline => {
                 core.step_hangs("a guest with its last pages and its state")
@@ -100,7 +100,7 @@ impl Preparing {
         let term = self.prepare.term;
         core.say("the memories differ; the source keeps the guest and sends again");
         core.send(Message::Differs(term, root));
-        Phase::Receiving(Receiving::back(Some(term)))
+        Phase::Receiving(Receiving::differing(term))
     }
 }
 
@@ -156,13 +156,13 @@ impl Prepared {
                 core.say("the source gave the attempt up; waiting for another one");
                 core.promised = false;
                 core.act(DestinationAction::Release);
-                Phase::Receiving(Receiving::back(Some(term)))
+                Phase::Receiving(Receiving::back(term))
             }
             // A later term means that this one was never granted.
             event @ DestinationEvent::Message(Message::Announce(of)) if of > term => {
                 core.promised = false;
                 core.act(DestinationAction::Release);
-                Receiving::back(Some(term)).handle(core, event)
+                Receiving::back(term).handle(core, event)
             }
             DestinationEvent::LinkLost(_) => {
                 self.ask(core);

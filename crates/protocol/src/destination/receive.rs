@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::own::Preparing;
 use super::{DestinationAction, DestinationEvent, Phase};
+use ::core::mem::take;
 use alloc::format;
 
 use whimbrel_page::PAGE_SIZE;
@@ -86,7 +87,7 @@ impl Reserving {
                 let lanes = core.issue(core.lanes_wanted);
                 let resume_token = core.options.resume_token;
                 core.send(Message::Accepted(Accepted { lanes, resume_token }));
-                Phase::Receiving(Receiving { announced: None, created: false, ready_by: None })
+                Phase::Receiving(Receiving::default())
             }
             DestinationEvent::Message(Message::Abort(why)) => core.abort_by(Fault::Cancelled, why),
             DestinationEvent::LinkLost(why) => core.abort_by(Fault::Link, why),
@@ -100,20 +101,39 @@ impl Reserving {
 }
 
 /// The memory fills while the guest runs at the source.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Receiving {
-    /// The term announced last, and whether it is recorded.
-    announced: Option<(Term, bool)>,
-    /// Whether the parked guest was made; `None` of it before the first announcement.
+    /// The term announced last, and what became of it.
+    announced: Option<(Term, Announced)>,
+    /// Whether the parked guest was made; it is with the first announcement.
     created: bool,
+    /// Whether the source was told that the memories differ, and has not asked where.
+    differs: bool,
     /// When all that an announcement asks for has to be done, while it is not.
     ready_by: Option<Now>,
 }
 
+/// What became of a term that was announced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Announced {
+    /// So many records are under way, the last of which is for this term.
+    Recording(u32),
+    /// It is durable that this host may own the guest.
+    Recorded,
+    /// It was prepared already and came to nothing: none is prepared twice (wire.md S19), so that
+    /// what an attempt reports late is never taken for another's.
+    Spent,
+}
+
 impl Receiving {
     /// Back from an attempt that did not come through; the parked guest stays.
-    pub(super) fn back(announced: Option<Term>) -> Self {
-        Self { announced: announced.map(|term| (term, true)), created: true, ready_by: None }
+    pub(super) fn back(spent: Term) -> Self {
+        Self { announced: Some((spent, Announced::Spent)), created: true, ..Self::default() }
+    }
+
+    /// Back from an attempt that found the memories to differ.
+    pub(super) fn differing(spent: Term) -> Self {
+        Self { differs: true, ..Self::back(spent) }
     }
 
     pub(super) const fn deadline(&self) -> Option<Now> {
@@ -124,10 +144,7 @@ impl Receiving {
         match event {
             DestinationEvent::Message(Message::Announce(term)) => self.announce(core, term),
             DestinationEvent::Recorded(Standing::MayOwn) => {
-                if let Some((term, recorded)) = &mut self.announced {
-                    // A record made for an older term is followed by the one for this.
-                    *recorded = core.may_own == Some(*term);
-                }
+                self.recorded();
                 self.try_ready(core);
             }
             DestinationEvent::Created => {
@@ -136,13 +153,16 @@ impl Receiving {
             }
             DestinationEvent::Message(Message::Prepare(prepare)) => {
                 return match self.announced {
-                    Some((term, true)) if self.created && term == prepare.term => {
+                    Some((term, Announced::Recorded)) if self.created && term == prepare.term => {
                         Preparing::start(core, prepare)
                     }
                     _ => core.abort_by(Fault::Peer, "a term was prepared that is not announced"),
                 };
             }
-            DestinationEvent::Message(Message::AskSums) => core.act(DestinationAction::SendSums),
+            // wire.md S18: a long answer to a short question, which is therefore answered once.
+            DestinationEvent::Message(Message::AskSums) if take(&mut self.differs) => {
+                core.act(DestinationAction::SendSums);
+            }
             DestinationEvent::Message(Message::Abort(why)) => {
                 return core.abort_by(Fault::Cancelled, why);
             }
@@ -162,26 +182,33 @@ impl Receiving {
 
     /// wire.md S8: "may own" is durable before the source may pause.
     fn announce(&mut self, core: &mut Core, term: Term) {
-        match self.announced {
-            Some((known, recorded)) if known == term => {
-                if recorded {
-                    self.try_ready(core);
-                }
-                return;
-            }
+        let under_way = match self.announced {
+            Some((known, _)) if known == term => return self.try_ready(core),
             Some((known, _)) if known > term => return,
-            Some(_) => {}
-            None if !self.created => core.act(DestinationAction::Create),
-            None => {}
+            Some((_, Announced::Recording(records))) => records,
+            _ => 0,
+        };
+        if self.announced.is_none() && !self.created {
+            core.act(DestinationAction::Create);
         }
-        self.announced = Some((term, false));
+        self.announced = Some((term, Announced::Recording(under_way + 1)));
         self.ready_by = Some(core.after_step());
         core.may_own = Some(term);
         core.record(Standing::MayOwn, term);
     }
 
+    /// wire.md S8: records are made in their order, and the last one is that of the term.
+    fn recorded(&mut self) {
+        if let Some((_, announced @ Announced::Recording(_))) = &mut self.announced {
+            *announced = match *announced {
+                Announced::Recording(records) if records > 1 => Announced::Recording(records - 1),
+                _ => Announced::Recorded,
+            };
+        }
+    }
+
     fn try_ready(&mut self, core: &mut Core) {
-        if let (Some((term, true)), true) = (self.announced, self.created) {
+        if let (Some((term, Announced::Recorded)), true) = (self.announced, self.created) {
             self.ready_by = None;
             core.send(Message::Ready(term));
         }

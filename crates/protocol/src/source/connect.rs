@@ -106,12 +106,23 @@ impl Planning {
         if accepted.lanes.is_empty() {
             return core.abort_by(Fault::Peer, "the destination accepted, but offered no lane");
         }
+        if let Some(end) = too_many_lanes(core, accepted.lanes.len()) {
+            return end;
+        }
         core.ping_now();
         // Arming comes first (museum M17): what a lane reads before is read again.
         core.act(SourceAction::Arm);
         accepted.lanes.into_iter().for_each(|ticket| core.open_lane(ticket));
         Phase::Copying(Copying::arming(core))
     }
+}
+
+/// wire.md S17: each ticket is a lane with its thread and its buffers, and no more of them were
+/// agreed on.
+fn too_many_lanes(core: &mut Core, tickets: usize) -> Option<Phase> {
+    let agreed = usize::from(core.options.lanes);
+    let why = || format!("the destination gave out {tickets} lanes, where {agreed} were agreed on");
+    (tickets > agreed).then(|| core.abort_by(Fault::Peer, why()))
 }
 
 /// The link was lost during pre-copy; what landed stays landed if it comes back in time.
@@ -211,6 +222,9 @@ impl Relinking {
     }
 
     fn resumed(self, core: &mut Core, resumed: Resumed) -> Phase {
+        if let Some(end) = too_many_lanes(core, resumed.lanes.len()) {
+            return end;
+        }
         core.say("the link is back; what had landed is not sent again");
         core.lanes_fenced(&resumed.landed);
         resumed.lanes.into_iter().for_each(|ticket| core.open_lane(ticket));
