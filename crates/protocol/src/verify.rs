@@ -8,7 +8,7 @@ use whimbrel_page::ByteCount;
 pub const VERIFY_FULL: &str = "verify-full";
 
 /// What is compared before the grant.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Verify {
     /// The digests of what was sent with the digests of what landed. Costs nothing while paused;
     /// a write that the tracker did not see stays unseen.
@@ -30,12 +30,13 @@ impl Verify {
 }
 
 /// What a full verification will take: each side digests the memory in use, one after the other.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Cost {
     memory: ByteCount,
     here: Duration,
-    /// Seconds a byte on the other side; until it has told, it is taken to be as quick.
-    there: Option<f64>,
+    /// How much the other side has digested in which time; until it has told, it is taken to be
+    /// as quick.
+    there: Option<(ByteCount, Duration)>,
 }
 
 impl Cost {
@@ -50,7 +51,7 @@ impl Cost {
 
     pub(crate) fn there(&mut self, digested: ByteCount, took: Duration) {
         if digested > ByteCount::ZERO {
-            self.there = Some(took.as_secs_f64() / digested.0 as f64);
+            self.there = Some((digested, took));
         }
     }
 
@@ -59,8 +60,10 @@ impl Cost {
     }
 
     pub(crate) fn time(&self) -> Duration {
-        let there = self.there.map(|pace| pace * self.memory.0 as f64);
-        let there = there.map(|t| Duration::try_from_secs_f64(t).unwrap_or(Duration::MAX));
+        let there = self.there.map(|(digested, took)| {
+            let seconds = took.as_secs_f64() / digested.0 as f64 * self.memory.0 as f64;
+            Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+        });
         self.here.saturating_add(there.unwrap_or(self.here))
     }
 }

@@ -121,7 +121,7 @@ impl Pausing {
 }
 
 /// wire.md V2: the paused memory itself is digested; what the tracker has missed is sent as well.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Verifying {
     pub(super) paused: Paused,
     state: Bytes,

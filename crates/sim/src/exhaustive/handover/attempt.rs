@@ -5,7 +5,7 @@ use std::time::Duration;
 use whimbrel_page::{ByteCount, Layout};
 use whimbrel_protocol::{
     Convergence, Destination, DestinationOptions, GuestUuid, Now, Policy, SessionId, Source,
-    SourceOptions, Subject, Term, Token,
+    SourceOptions, Subject, Term, Token, Verify,
 };
 
 use super::host::{DestinationHost, Life, SourceHost};
@@ -32,6 +32,7 @@ pub(crate) fn source(now: Now, attempt: usize, term: Term) -> Source {
         kind: String::new(),
         state_version: 1,
         layout: Layout::single(ByteCount::kib(4)).expect("one page"),
+        state_size: ByteCount::ZERO,
         term,
         host: FIRST.host,
     };
@@ -44,7 +45,10 @@ pub(crate) fn source(now: Now, attempt: usize, term: Term) -> Source {
         retry_delay: units(1),
         pause_budget: units(1),
         pauses_max: 2,
+        pause_timeout: units(1),
+        harvest_timeout: units(1),
         doubt_timeout: units(3),
+        verify: Verify::Digest,
     };
     Source::new(now, subject, token(attempt), options)
 }
@@ -78,6 +82,7 @@ pub(crate) fn destination(clock: Now, attempt: usize) -> DestinationHost {
         greeting_timeout: units(2),
         silence_timeout: units(1),
         resume_window: units(2),
+        step_timeout: units(2),
         doubt_timeout: units(3),
     };
     DestinationHost {

@@ -55,6 +55,7 @@ impl Handover {
             DestinationAction::Load(term, state) => {
                 there.tasks.push_back(Task::Load(term, state.first().copied()));
             }
+            DestinationAction::Verify(_) => unreachable!("no source of this world asks for it"),
             DestinationAction::Run(term) => self.run_d(place, term),
             DestinationAction::SendSums => {
                 let (region, chunks) = (RegionId(0), Vec::new());

@@ -82,6 +82,7 @@ impl Handover {
             SourceAction::Arm => self.a.jobs.push_back(Job::Arm),
             SourceAction::Harvest => self.a.jobs.push_back(Job::Harvest),
             SourceAction::Pause => self.a.jobs.push_back(Job::Pause),
+            SourceAction::Verify => unreachable!("it was not asked for"),
             SourceAction::Resume => self.a.jobs.push_back(Job::Resume),
             SourceAction::Compare(_) => self.a.jobs.push_back(Job::Compare),
             SourceAction::Record(standing, term) if standing.is_note() => {
