@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use whimbrel_benches::memory;
+use whimbrel_agent::bench::memory;
 use whimbrel_memory::{Backing, DirtyTracker, GuestMemory, Landing, TrackerKind, open};
 use whimbrel_page::{ByteCount, Layout, PAGE_SIZE, PageIndex, PageSet, RegionId, Run};
 

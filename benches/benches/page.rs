@@ -3,7 +3,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use whimbrel_benches::memory;
+use whimbrel_agent::bench::memory;
 use whimbrel_page::{
     Bitmap, ByteCount, Layout, Leaf, LeafTable, PAGE_SIZE, PageIndex, PageSet, RegionId, Run,
 };

@@ -222,6 +222,7 @@ impl<'a> World<'a> {
             SourceAction::Harvest => SourceEvent::Harvested {
                 pending: PageCount(u64::from(input.arbitrary::<u8>()?) * 8),
                 took: Duration::from_millis(1),
+                parked: Duration::from_millis(1),
             },
             SourceAction::Quiesce => SourceEvent::Quiesced,
             SourceAction::Pause => {

@@ -4,9 +4,10 @@
 //! machine that others share; the ratio of neighbours within one can.
 
 use anyhow::ensure;
-use whimbrel_benches::moving::{self, Migrated};
-use whimbrel_benches::{memory, plain};
-use whimbrel_page::ByteCount;
+use std::time::Duration;
+
+use whimbrel_agent::bench::moving::{self, Migrated, Way};
+use whimbrel_agent::bench::{Sample, memory, plain};
 
 fn main() -> anyhow::Result<()> {
     let numbers = std::env::args().skip(1).map(|text| text.parse::<usize>());
@@ -17,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     // As much as is held at the worst moment: two plain memories, or two guests.
     memory::warm((4 * mib) << 20);
     let content = memory::random(mib << 20);
-    let guest = moving::filled(ByteCount::mib(mib as u64))?;
+    let guest = moving::filled((mib << 20) as u64)?;
     println!("{mib} MiB, idle and random, {repeats} repeats, medians");
     println!("lanes   plain   migration   share   CPU s a GiB      downtime, ms   with 1000 pages");
     println!("        MiB/s       MiB/s           plain  moved   median  worst     median  worst");
@@ -26,20 +27,22 @@ fn main() -> anyhow::Result<()> {
         let mut dirty = Vec::new();
         for _ in 0..repeats {
             let plain = plain::run(&content, lanes)?;
-            pairs.push((plain, moving::migrate(&guest, lanes as u16, 0)?));
-            dirty.push(moving::migrate(&guest, lanes as u16, 1000)?);
+            let idle = Way { lanes: lanes as u16, last_writes: 0, one_way: Duration::ZERO };
+            pairs.push((plain, moving::migrate(&guest, idle)?));
+            dirty.push(moving::migrate(&guest, Way { last_writes: 1000, ..idle })?);
         }
         row(lanes, &pairs, &dirty);
     }
     Ok(())
 }
 
-fn row(lanes: usize, pairs: &[(plain::Moved, Migrated)], dirty: &[Migrated]) {
+fn row(lanes: usize, pairs: &[(Sample, Migrated)], dirty: &[Migrated]) {
     let plain = median(pairs.iter().map(|(plain, _)| plain.mib_per_s()));
-    let moved = median(pairs.iter().map(|(_, moved)| moved.mib_per_s()));
-    let share = median(pairs.iter().map(|(plain, moved)| moved.mib_per_s() / plain.mib_per_s()));
+    let moved = median(pairs.iter().map(|(_, moved)| moved.sample().mib_per_s()));
+    let share =
+        median(pairs.iter().map(|(plain, moved)| moved.sample().mib_per_s() / plain.mib_per_s()));
     let plain_cpu = median(pairs.iter().map(|(plain, _)| plain.cpu_s_per_gib()));
-    let moved_cpu = median(pairs.iter().map(|(_, moved)| moved.cpu_s_per_gib()));
+    let moved_cpu = median(pairs.iter().map(|(_, moved)| moved.sample().cpu_s_per_gib()));
     let idle: Vec<_> = pairs.iter().map(|(_, moved)| downtime_ms(moved)).collect();
     let busy: Vec<_> = dirty.iter().map(downtime_ms).collect();
     println!(
@@ -58,10 +61,8 @@ fn row(lanes: usize, pairs: &[(plain::Moved, Migrated)], dirty: &[Migrated]) {
     }
 }
 
-/// From parked to running: what the guest itself does while it is told to pause is not counted.
 fn downtime_ms(moved: &Migrated) -> f64 {
-    let parts = moved.report.downtime;
-    (parts.total() - parts.pause).as_secs_f64() * 1000.0
+    moved.downtime().as_secs_f64() * 1000.0
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

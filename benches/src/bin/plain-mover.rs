@@ -2,7 +2,7 @@
 //!
 //! `plain-mover [MIB] [REPEATS]`: not a benchmark of Whimbrel, but what it is measured against.
 
-use whimbrel_benches::{memory, plain};
+use whimbrel_agent::bench::{memory, plain};
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -12,9 +12,8 @@ fn main() -> anyhow::Result<()> {
     memory::warm(mib << 20);
     println!("lanes   MiB/s   CPU s a GiB   (median of {repeats}, {mib} MiB)");
     for lanes in [1, 2, 4] {
-        let mut runs = (0..repeats)
-            .map(|_| plain::run(&source, lanes))
-            .collect::<std::io::Result<Vec<_>>>()?;
+        let mut runs =
+            (0..repeats).map(|_| plain::run(&source, lanes)).collect::<Result<Vec<_>, _>>()?;
         runs.sort_by_key(|moved| moved.elapsed);
         let median = runs[runs.len() / 2];
         println!("{lanes:5} {:7.0} {:13.2}", median.mib_per_s(), median.cpu_s_per_gib());

@@ -17,9 +17,9 @@ use std::io::{self, Error, ErrorKind};
 use std::path::Path;
 
 use prost::Message;
+use twox_hash::XxHash3_64;
 use whimbrel_engine::Journal;
 use whimbrel_engine::protocol::{GuestUuid, Record, SessionId, Standing, Term};
-use xxhash_rust::xxh3::xxh3_64;
 
 use crate::os::{self, BootId, read_at, write_at};
 use crate::process_api::{JournalRecord, Standing as StandingCode};
@@ -157,7 +157,7 @@ fn encode(entry: &Entry) -> io::Result<[u8; SLOT]> {
     slot[24..40].copy_from_slice(&entry.boot.0);
     slot[40..44].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     slot[HEAD..end].copy_from_slice(&payload);
-    let checksum = xxh3_64(&slot[16..end]);
+    let checksum = XxHash3_64::oneshot(&slot[16..end]);
     slot[8..16].copy_from_slice(&checksum.to_le_bytes());
     Ok(slot)
 }
@@ -167,7 +167,7 @@ fn decode(slot: &[u8; SLOT]) -> Option<Entry> {
     let u64_at = |at: usize| Some(u64::from_le_bytes(slot[at..at + 8].try_into().ok()?));
     let length = u32::from_le_bytes(slot[40..44].try_into().ok()?) as usize;
     let end = HEAD.checked_add(length).filter(|end| *end <= SLOT)?;
-    if slot[..8] != MAGIC || u64_at(8)? != xxh3_64(&slot[16..end]) {
+    if slot[..8] != MAGIC || u64_at(8)? != XxHash3_64::oneshot(&slot[16..end]) {
         return None;
     }
     let record = from_proto(&JournalRecord::decode(&slot[HEAD..end]).ok()?)?;

@@ -14,6 +14,7 @@
 
 mod admission;
 mod agent;
+pub mod bench;
 mod convert;
 mod deadlines;
 mod folder;

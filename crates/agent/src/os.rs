@@ -153,6 +153,19 @@ pub(crate) fn usage() -> io::Result<Usage> {
     Ok(Usage { cpu, peak })
 }
 
+/// Memory this process holds now, without its page tables, and those.
+pub(crate) fn resident() -> io::Result<(ByteCount, ByteCount)> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let fields = status_field(&status, "VmRSS:").zip(status_field(&status, "VmPTE:"));
+    fields.ok_or_else(|| Error::new(ErrorKind::InvalidData, "/proc/self/status has no VmRSS"))
+}
+
+/// Sets a congestion control that does not pace, which the host's default may do: pacing is not
+/// what a loopback is measured for.
+pub(crate) fn unpaced(socket: &std::net::TcpStream) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_congestion(socket, "cubic")?)
+}
+
 /// Has [`Usage::peak`] count from now.
 pub(crate) fn reset_peak() -> io::Result<()> {
     fs::write("/proc/self/clear_refs", "5")

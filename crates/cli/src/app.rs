@@ -11,7 +11,7 @@ use crate::args::{Cli, Command};
 use crate::doctor::doctor;
 use crate::exit::{Ending, Exit, Stop};
 use crate::view::state::Account;
-use crate::{demo, json, out, remote};
+use crate::{bench, demo, json, out, remote};
 
 /// Carries out a command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
@@ -44,6 +44,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Probe(args) => asked("", remote::probe(args)),
         Command::Demo(args) => run(demo::demo(args)),
         Command::Agent(args) => run(agent(args)),
+        Command::Bench(args) => run(bench::bench(args)),
         Command::Doctor(args) => doctor(args),
         Command::GuestProcess { .. } => Err(Stop::usage("an agent starts guest processes")),
     }

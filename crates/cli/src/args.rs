@@ -46,6 +46,8 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Ask an agent whether it is there and what it can take.
     Probe(ProbeArgs),
+    /// Measure what this host can do: the plain mover, the engine and the whole product in turns.
+    Bench(BenchArgs),
     /// Say what this host offers for live migration, what it lacks, and what to do about it.
     Doctor(DoctorArgs),
     /// What an agent starts for each guest.
@@ -291,6 +293,24 @@ pub(crate) struct StopArgs {
 pub(crate) struct ProbeArgs {
     /// The agent, as host-b or 192.0.2.7:7117.
     pub(crate) address: AgentAddress,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// The memory that is moved; this host holds it four times at the worst moment.
+    #[arg(long, default_value = "1GiB", value_name = "SIZE")]
+    pub(crate) memory: Size,
+    /// How many connections carry it, one number or more.
+    #[arg(long, value_delimiter = ',', default_value = "1,4", value_name = "N,…",
+          value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub(crate) lanes: Vec<u16>,
+    /// How often each is measured; medians are shown.
+    #[arg(long, default_value_t = 3, value_name = "N",
+          value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeats: u32,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

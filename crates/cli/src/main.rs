@@ -5,6 +5,7 @@
 mod agent;
 mod app;
 mod args;
+mod bench;
 mod demo;
 mod doctor;
 mod exit;

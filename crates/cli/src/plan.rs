@@ -66,7 +66,11 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
     })
 }
 
-fn memory(memory: Size) -> Result<Size, Stop> {
+/// A guest's memory: whole pages, and enough of them.
+///
+/// # Errors
+/// A usage error.
+pub(crate) fn memory(memory: Size) -> Result<Size, Stop> {
     if memory < MEMORY_MIN {
         let why = format!("--memory {memory}: a guest has at least {MEMORY_MIN}");
         return Err(Stop::usage(why));

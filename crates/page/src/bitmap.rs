@@ -104,6 +104,19 @@ impl Bitmap {
         self.ones - before
     }
 
+    /// Clears every bit that is clear in `other`.
+    ///
+    /// # Panics
+    /// If the lengths differ.
+    pub fn intersect_with(&mut self, other: &Self) {
+        assert_eq!(self.len, other.len, "bitmaps of different regions");
+        let mut next = self.next_word(0);
+        while let Some(word) = next {
+            self.put(word, self.word(word) & other.word(word));
+            next = self.next_word(word + 1);
+        }
+    }
+
     /// The lowest set bit at or after `from`.
     #[must_use]
     pub fn next_one(&self, from: u64) -> Option<u64> {
@@ -244,6 +257,19 @@ mod tests {
         assert_eq!(a.union_with(&b), 60);
         assert_eq!(a.ones(), 160);
         assert!(a.contains(999) && !a.contains(150) && !a.contains(5000));
+    }
+
+    #[test]
+    fn an_intersection_has_what_is_in_both() {
+        let (mut a, mut b) = (Bitmap::new(1000), Bitmap::new(1000));
+        a.insert(0, 100);
+        a.insert(500, 3);
+        b.insert(50, 100);
+        a.intersect_with(&b);
+        assert_eq!((a.ones(), a.next_one(0)), (50, Some(50)));
+        assert_eq!(a.next_one(100), None);
+        a.intersect_with(&Bitmap::new(1000));
+        assert!(a.is_empty());
     }
 
     #[test]

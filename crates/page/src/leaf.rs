@@ -1,6 +1,6 @@
 //! What is known of one page's content.
 
-use xxhash_rust::xxh3::xxh3_128;
+use twox_hash::XxHash3_128;
 
 use crate::{PAGE_SIZE, PageIndex, RegionId};
 
@@ -25,7 +25,7 @@ impl Leaf {
     #[must_use]
     pub fn of(page: &[u8]) -> Self {
         assert_eq!(page.len(), PAGE_SIZE, "a leaf is the digest of one whole page");
-        if is_zero(page) { Self::Zero } else { Self::Known(xxh3_128(page)) }
+        if is_zero(page) { Self::Zero } else { Self::Known(XxHash3_128::oneshot(page)) }
     }
 
     /// Whether both are known to stand for the same content.
@@ -50,7 +50,7 @@ impl Leaf {
         place[..8].copy_from_slice(&u64::from(region.0).to_le_bytes());
         place[8..16].copy_from_slice(&page.0.to_le_bytes());
         place[16..].copy_from_slice(&digest.to_le_bytes());
-        LeafSum(xxh3_128(&place))
+        LeafSum(XxHash3_128::oneshot(&place))
     }
 }
 

@@ -72,6 +72,16 @@ impl PageSet {
         PageCount(pairs.map(|((_, map), (_, more))| map.union_with(more)).sum())
     }
 
+    /// Takes every page out that is not in `other`.
+    ///
+    /// # Panics
+    /// If the two sets are over different layouts.
+    pub fn intersect_with(&mut self, other: &Self) {
+        assert_eq!(self.regions.len(), other.regions.len(), "sets of different guests");
+        let pairs = self.regions.iter_mut().zip(&other.regions);
+        pairs.for_each(|((_, map), (_, also))| map.intersect_with(also));
+    }
+
     /// Empties the set, at the cost of what is in it.
     pub fn clear(&mut self) {
         self.regions.iter_mut().for_each(|(_, map)| map.clear());

@@ -4,7 +4,7 @@
 //! wrote in that time. Rounds shrink as long as less is written than was sent. The downtime that
 //! can be offered is everything that happens while paused: parking, the last harvest, a full
 //! verification if there is one, the last pages, the state, and 1.5 round trips for Prepare,
-//! Prepared and Grant.
+//! Prepared and Grant. Each of these parts was measured or rehearsed while the guest ran.
 
 use alloc::format;
 use alloc::string::String;
@@ -51,8 +51,11 @@ pub struct Round {
     pub open: Duration,
     /// Pages that are pending after the harvest that followed it.
     pub dirty: PageCount,
-    /// How long that harvest took.
+    /// How long the harvest of a parked guest would have taken then.
     pub harvest: Duration,
+    /// How long it took beside the harvest itself to have it done: the way to the thread that does
+    /// such things, and back.
+    pub errand: Duration,
 }
 
 /// What to do after a round.
@@ -74,6 +77,14 @@ const SHRINKING_PERCENT: u64 = 75;
 const STALLED_ROUNDS: u32 = 2;
 /// Rounds below this size measure latency, not bandwidth.
 const MEASURABLE: ByteCount = ByteCount::mib(4);
+/// Rounds that tell how fast the last pages will go. A running guest slows some of them down, which
+/// a parked one does not, so that the fastest counts.
+const RECENT: usize = 3;
+/// What is handed to another thread while the guest is paused, and waited for: parking, the last
+/// pages, and at the destination loading and running.
+const ERRANDS: u32 = 4;
+/// A known time that is beaten counts at once, one that is exceeded is raised to this share of it.
+const RISING_PERCENT: u32 = 125;
 /// Last pages that are sent this quickly are not worth another round.
 const NEGLIGIBLE: Duration = Duration::from_millis(1);
 /// How much a throttle is raised at a time: quick at first, then in small steps.
@@ -84,13 +95,16 @@ const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 75, 85, 92];
 pub struct Forecast {
     settings: Convergence,
     bandwidth: Option<f64>,
+    /// Bytes a second of the last rounds but the first, whose pages were new to the destination.
+    recent: [f64; RECENT],
     dirty_rate: f64,
     /// Dirty pages after the round before.
     before: PageCount,
     stalled: u32,
     throttle: u8,
     harvest: Duration,
-    round_trip: Duration,
+    errand: Option<Duration>,
+    round_trip: Option<Duration>,
     state: ByteCount,
     verification: Cost,
 }
@@ -98,10 +112,11 @@ pub struct Forecast {
 /// No rate is ever NaN, so that equal bits are equal rates.
 impl Hash for Forecast {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { settings, bandwidth, dirty_rate, before, .. } = self;
-        let Self { stalled, throttle, harvest, round_trip, state: saved, .. } = self;
-        let rates = (bandwidth.map(f64::to_bits), dirty_rate.to_bits());
-        (settings, rates, before, stalled, throttle, harvest, round_trip, saved).hash(state);
+        let Self { settings, bandwidth, recent, dirty_rate, before, .. } = self;
+        let Self { stalled, throttle, harvest, errand, round_trip, state: saved, .. } = self;
+        let rates = (bandwidth.map(f64::to_bits), recent.map(f64::to_bits), dirty_rate.to_bits());
+        let times = (harvest, errand, round_trip);
+        (settings, rates, before, stalled, throttle, times, saved).hash(state);
     }
 }
 
@@ -112,21 +127,23 @@ impl Forecast {
         Self {
             settings,
             bandwidth: None,
+            recent: [0.0; RECENT],
             dirty_rate: 0.0,
             before: pages,
             stalled: 0,
             throttle: 0,
             harvest: Duration::ZERO,
-            round_trip: Duration::ZERO,
+            errand: None,
+            round_trip: None,
             state: ByteCount::ZERO,
             verification: Cost::default(),
         }
     }
 
-    /// Takes note of a measured round trip of the control connection.
+    /// Takes note of a measured round trip of the control connection. While paused nothing else is
+    /// under way, so that the quickest is the best measure.
     pub fn round_trip(&mut self, measured: Duration) {
-        self.round_trip =
-            if self.round_trip.is_zero() { measured } else { (self.round_trip * 3 + measured) / 4 };
+        self.round_trip = Some(quickest(self.round_trip, measured));
     }
 
     /// Takes note of how large the guest's state is.
@@ -183,11 +200,34 @@ impl Forecast {
     #[must_use]
     pub fn downtime(&self, dirty: PageCount) -> Option<Duration> {
         let bytes = dirty.bytes() + self.state;
-        let sending = Duration::try_from_secs_f64(bytes.0 as f64 / self.bandwidth?);
-        // Parking and the state's way through both guests cost about as much as a harvest does.
-        let fixed = self.harvest * 2 + self.round_trip * 3 / 2;
+        let recent = self.recent.into_iter().fold(0.0, f64::max);
+        let rate = if recent > 0.0 { recent } else { self.bandwidth? };
+        let sending = Duration::try_from_secs_f64(bytes.0 as f64 / rate);
+        let trips = self.round_trip.unwrap_or_default() * 3 / 2;
+        let fixed = self.harvest + trips + self.errand.unwrap_or_default() * ERRANDS;
         let fixed = fixed.saturating_add(self.verification.time());
         Some(sending.unwrap_or(Duration::MAX).saturating_add(fixed))
+    }
+
+    /// The downtime of a switchover that pauses now, so long after the last harvest: the guest has
+    /// gone on writing as it did.
+    #[must_use]
+    pub fn downtime_after(&self, since: Duration) -> Option<Duration> {
+        let written = ByteCount((self.dirty_rate * since.as_secs_f64()) as u64);
+        self.downtime(self.before + PageCount::covering(written))
+    }
+
+    /// Whether what is dirty is sent so quickly that a last look before the pause costs nothing.
+    #[must_use]
+    pub fn has_time_to_rehearse(&self) -> bool {
+        self.negligible(self.before)
+    }
+
+    /// Takes note of a harvest while nothing else went on, which is how it will be in the pause.
+    pub fn rehearsed(&mut self, harvest: Duration, errand: Duration, dirty: PageCount) {
+        self.harvest = harvest;
+        self.errand = Some(quickest(self.errand, errand));
+        self.before = dirty;
     }
 
     /// Takes note of a round and decides what comes next.
@@ -227,8 +267,13 @@ impl Forecast {
 
     fn measure(&mut self, round: Round) {
         self.harvest = round.harvest;
+        self.errand = Some(quickest(self.errand, round.errand));
         self.dirty_rate = round.dirty.bytes().0 as f64 / round.open.as_secs_f64().max(1e-6);
         let rate = (round.bytes.0 as f64 / round.took.as_secs_f64().max(1e-6)).max(1.0);
+        if self.bandwidth.is_some() && round.bytes > ByteCount::ZERO {
+            self.recent.rotate_right(1);
+            self.recent[0] = rate;
+        }
         self.bandwidth = match self.bandwidth {
             _ if round.bytes == ByteCount::ZERO => self.bandwidth,
             Some(known) if round.bytes >= MEASURABLE => Some((known + rate) / 2.0),
@@ -266,6 +311,11 @@ impl Forecast {
     }
 }
 
+/// The quickest of what was measured; what is slower for good is believed step by step.
+fn quickest(known: Option<Duration>, measured: Duration) -> Duration {
+    known.map_or(measured, |known| measured.min(known * RISING_PERCENT / 100))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -285,6 +335,7 @@ mod tests {
             open: Duration::from_millis(mib.max(1)),
             dirty: PageCount::covering(ByteCount::mib(dirty)),
             harvest: Duration::from_millis(1),
+            errand: Duration::from_micros(100),
         }
     }
 
@@ -331,6 +382,8 @@ mod tests {
         forecast.decide(round(1000, 100));
         let pages_only = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
         assert!(pages_only >= Some(Duration::from_millis(100)));
+        let rehearsed = Duration::from_millis(1) + Duration::from_micros(4 * 100);
+        assert_eq!(pages_only, Some(Duration::from_millis(100) + rehearsed));
         forecast.round_trip(Duration::from_millis(20));
         forecast.state_size(ByteCount::mib(10));
         let more = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
@@ -360,6 +413,67 @@ mod tests {
         assert!(why.contains("8192 MiB") && why.contains("8332 ms, and 300 ms"), "{why}");
         forecast.settings.policy = Policy::SwitchOver;
         assert_eq!(forecast.hopeless(), None, "that policy takes what it gets");
+    }
+
+    #[test]
+    fn the_last_pages_go_as_fast_as_the_fastest_of_the_last_rounds() {
+        let mut forecast = forecast(Policy::Wait, 300);
+        let slow = |mib, ms| Round { took: Duration::from_millis(ms), ..round(mib, 100) };
+        // The first round fills fresh memory and is no measure of what comes after it.
+        forecast.decide(slow(1000, 2000));
+        let after =
+            |forecast: &Forecast| forecast.downtime(PageCount::covering(ByteCount::mib(100)));
+        let fixed = Duration::from_micros(1400);
+        assert_eq!(after(&forecast), Some(Duration::from_millis(200) + fixed));
+        for ms in [125, 50, 100] {
+            forecast.decide(slow(100, ms));
+        }
+        assert_eq!(after(&forecast), Some(Duration::from_millis(50) + fixed));
+        for _ in 0..2 {
+            forecast.decide(slow(100, 100));
+        }
+        assert_eq!(
+            after(&forecast),
+            Some(Duration::from_millis(100) + fixed),
+            "three are looked at"
+        );
+    }
+
+    #[test]
+    fn what_is_written_until_the_pause_is_counted() {
+        let mut forecast = forecast(Policy::Wait, 300);
+        forecast.decide(round(1000, 100));
+        forecast.decide(round(100, 50));
+        let fixed = Duration::from_micros(1400);
+        assert_eq!(
+            forecast.downtime_after(Duration::ZERO),
+            Some(Duration::from_millis(50) + fixed)
+        );
+        // 50 MiB in 100 ms were written, at 1000 MiB/s they are sent.
+        let later = forecast.downtime_after(Duration::from_millis(20));
+        assert_eq!(later, Some(Duration::from_millis(60) + fixed));
+    }
+
+    #[test]
+    fn a_rehearsal_in_quiet_counts_for_more_than_a_round() {
+        let mut forecast = forecast(Policy::Wait, 300);
+        forecast.decide(round(1000, 100));
+        assert!(!forecast.has_time_to_rehearse(), "100 ms of pages wait");
+        forecast.decide(round(100, 1));
+        assert!(forecast.has_time_to_rehearse());
+        let us = Duration::from_micros;
+        forecast.rehearsed(us(500), us(20), PageCount::ZERO);
+        assert_eq!(forecast.downtime(PageCount::ZERO), Some(us(580)));
+    }
+
+    #[test]
+    fn a_round_trip_is_the_quickest_until_it_is_slower_for_good() {
+        let ms = Duration::from_millis;
+        let mut forecast = forecast(Policy::Wait, 300);
+        [10, 8, 100].into_iter().for_each(|measured| forecast.round_trip(ms(measured)));
+        assert_eq!(forecast.round_trip, Some(ms(10)));
+        (0..20).for_each(|_| forecast.round_trip(ms(100)));
+        assert_eq!(forecast.round_trip, Some(ms(100)));
     }
 
     #[test]

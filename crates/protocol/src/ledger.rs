@@ -17,6 +17,7 @@
 //! shares a ledger between threads puts it behind a lock that is held for a call and no longer.
 
 mod flight;
+mod heat;
 mod round;
 mod take;
 
@@ -34,6 +35,7 @@ use whimbrel_page::{
 
 use crate::{BatchSeq, LaneId, LaneMark};
 use flight::{LaneAccount, Sent};
+use heat::Heat;
 use round::{Pages, Sweep};
 
 /// See the [module](self).
@@ -45,6 +47,7 @@ pub struct Ledger {
     pending: PageSet,
     /// Taken, or sent and not acknowledged.
     in_flight: PageSet,
+    heat: Heat,
     lanes: BTreeMap<LaneId, LaneAccount>,
     sweep: Sweep,
     /// Accounts of acknowledged batches, kept for their buffers.
@@ -54,8 +57,8 @@ pub struct Ledger {
 /// What is kept for its buffers says nothing.
 impl Hash for Ledger {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { layout, committed, pending, in_flight, lanes, sweep, spare: _ } = self;
-        (layout, committed, pending, in_flight, lanes, sweep).hash(state);
+        let Self { layout, committed, pending, in_flight, heat, lanes, sweep, spare: _ } = self;
+        (layout, committed, pending, in_flight, heat, lanes, sweep).hash(state);
     }
 }
 
@@ -68,16 +71,34 @@ impl Ledger {
             committed: LeafTable::new(layout),
             pending: PageSet::new(layout),
             in_flight: PageSet::new(layout),
+            heat: Heat::new(layout),
             lanes: BTreeMap::new(),
             sweep: Sweep::default(),
             spare: Vec::new(),
         }
     }
 
+    /// Has every round take pages in the order of their places, however often they are written.
+    #[must_use]
+    pub fn in_order_of_place(mut self) -> Self {
+        self.heat.ignore();
+        self
+    }
+
     // --- what there is to send -------------------------------------------------------------
 
-    /// Adds pages that may differ from what the destination holds: a harvest, or everything the
-    /// guest ever touched. Returns how many were not pending before.
+    /// Adds the pages that were written since the last harvest, and takes note of those that always
+    /// are. Returns how many were not pending before.
+    ///
+    /// # Panics
+    /// If the set is over another layout.
+    pub fn harvested(&mut self, pages: &PageSet) -> PageCount {
+        self.heat.harvested(pages);
+        self.merge(pages)
+    }
+
+    /// Adds pages that may differ from what the destination holds, such as everything the guest
+    /// ever touched. Returns how many were not pending before.
     ///
     /// # Panics
     /// If the set is over another layout.
@@ -121,6 +142,7 @@ impl Ledger {
     /// Begins a pass over what is pending. A round that is not over is over now, and nobody waits
     /// for [`LedgerEvent::Drained`] any more.
     pub fn start_round(&mut self, number: RoundNumber, pass: Pass) {
+        self.heat.choose(pass, &self.pending);
         self.sweep.start(number, pass);
     }
 
@@ -139,8 +161,8 @@ impl Ledger {
     /// What has come about since the last call. Ask after every other call that changes something.
     pub fn poll(&mut self) -> Option<LedgerEvent> {
         let idle = self.lanes.values().all(|lane| lane.taken.is_empty());
-        let Self { layout, pending, in_flight, .. } = self;
-        self.sweep.poll(&Pages { layout, pending, in_flight }, idle)
+        let Self { layout, pending, in_flight, heat, .. } = self;
+        self.sweep.poll(&Pages { layout, pending, in_flight, left: heat.left() }, idle)
     }
 
     /// The account of the round that is under way or was last.
@@ -265,8 +287,8 @@ impl Ledger {
 
     fn fill(&mut self, budget: PageCount, take: &mut Take) {
         while take.pages() < budget {
-            let Self { layout, pending, in_flight, .. } = self;
-            let pages = Pages { layout, pending, in_flight };
+            let Self { layout, pending, in_flight, heat, .. } = self;
+            let pages = Pages { layout, pending, in_flight, left: heat.left() };
             let Some(run) = self.sweep.next_run(&pages, (budget - take.pages()).0) else {
                 return;
             };

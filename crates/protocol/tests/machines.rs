@@ -139,7 +139,8 @@ impl World {
             }
             SourceAction::Harvest => {
                 let pending = PageCount(self.dirty.pop_front().unwrap_or(0));
-                SourceEvent::Harvested { pending, took: Duration::from_millis(1) }
+                let took = Duration::from_millis(1);
+                SourceEvent::Harvested { pending, took, parked: took }
             }
             SourceAction::Quiesce => SourceEvent::Quiesced,
             SourceAction::Pause => {

@@ -119,7 +119,11 @@ fn source_events() -> Vec<SourceEvent> {
         SourceEvent::LaneFailed(LaneId(0), "cut".into()),
         SourceEvent::Armed,
         SourceEvent::RoundTaken(ByteCount::mib(1)),
-        SourceEvent::Harvested { pending: PageCount::ZERO, took: Duration::from_millis(1) },
+        SourceEvent::Harvested {
+            pending: PageCount::ZERO,
+            took: Duration::from_millis(1),
+            parked: Duration::from_millis(1),
+        },
         SourceEvent::Quiesced,
         SourceEvent::Paused { pending: PageCount(1), state: Bytes::new() },
         SourceEvent::Rehearsed { memory: ByteCount::mib(1), takes: Duration::from_millis(1) },
@@ -161,7 +165,7 @@ fn sources() -> Vec<(&'static str, Source)> {
     step(&mut machine, &of(&["Armed", "RoundTaken", "Harvested", "Recorded Switching", "Ready"]));
     let copying = machine.clone();
     step(&mut machine, &of(&["Harvested"]));
-    step(&mut machine, &of(&["Quiesced"]));
+    step(&mut machine, &of(&["Quiesced", "Harvested"]));
     step(&mut machine, &of(&["Paused"]));
     step(&mut machine, &of(&["Flushed"]));
     let preparing = machine.clone();

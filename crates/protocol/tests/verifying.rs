@@ -71,7 +71,8 @@ fn rehearsed(takes_ms: u64) -> SourceEvent {
 }
 
 fn harvested() -> SourceEvent {
-    SourceEvent::Harvested { pending: PageCount::ZERO, took: Duration::from_millis(1) }
+    let took = Duration::from_millis(1);
+    SourceEvent::Harvested { pending: PageCount::ZERO, took, parked: took }
 }
 
 /// The ordinary way to a pause, with a rehearsal that fits the downtime limit.

@@ -182,10 +182,10 @@ impl World {
             }
             Chore::Harvest => {
                 let dirty = self.harvest();
-                self.src.ledger.merge(&dirty);
+                self.src.ledger.harvested(&dirty);
                 let took = self.random.micros(5, 500);
                 let pending = self.src.ledger.pending();
-                self.tell_source(SourceEvent::Harvested { pending, took });
+                self.tell_source(SourceEvent::Harvested { pending, took, parked: took });
             }
             Chore::Pause => self.parked(),
             Chore::Clear(pages) => self.src.tracker.forget(&pages),

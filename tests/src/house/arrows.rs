@@ -21,8 +21,8 @@ const OUTSIDE: [&str; 3] = ["tests", "benches", "fuzz"];
 
 /// All that the crates without I/O may stand on at run time, each without its `std` feature.
 const PURE: [(&str, &[&str]); 2] = [
-    ("page", &["bitvec", "bytes", "thiserror", "xxhash-rust"]),
-    ("protocol", &["bytes", "prost", "thiserror", "xxhash-rust"]),
+    ("page", &["bitvec", "bytes", "thiserror", "twox-hash"]),
+    ("protocol", &["bytes", "prost", "thiserror", "twox-hash"]),
 ];
 
 /// Foreign crates that belong to some crates only: the operating system to those with a room

@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn a_pure_tree_passes_and_each_impurity_is_found() {
-        let pure = "whimbrel_page \nbitvec alloc\nbytes \nradium \nxxhash_rust xxh3\n";
+        let pure = "whimbrel_page \nbitvec alloc\nbytes \nradium \ntwox_hash xxhash3_128\n";
         assert_eq!(check("page", pure), []);
         assert_eq!(check("page", "bytes default,std\n").len(), 1);
         assert_eq!(check("page", "windows_sys \n").len(), 1);

@@ -57,6 +57,19 @@ pub(crate) async fn demo(args: DemoArgs) -> Ending {
     Ok(account.exit())
 }
 
+/// Moves one guest as the demo does, shown to nobody.
+pub(crate) async fn moved(
+    guest: api::GuestConfig,
+    options: api::MigrationOptions,
+) -> Result<Account, Stop> {
+    let plan = Plan { guest, options, downtime_limit: Duration::ZERO };
+    let mut nest = Nest::new()?;
+    let shown = show(&plan, &mut nest, &mut Viewer::new(true)).await;
+    let shown = shown.map_err(|stop| nest.obituary().unwrap_or(stop));
+    nest.clear(GUEST).await;
+    shown
+}
+
 async fn show(plan: &Plan, nest: &mut Nest, viewer: &mut Viewer) -> Result<Account, Stop> {
     viewer.hint("starting two agents");
     let source = nest.hatch("source").await?;

@@ -26,7 +26,7 @@ use crate::link::{Connection, Link, LinkEvent, LinkNumber};
 use crate::options::IncomingOptions;
 use crate::progress::{Progress, Report};
 
-/// How often a look is published while nothing happens.
+/// How often a look is published: whoever looks costs time too.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
 pub(super) struct Driver {
@@ -46,6 +46,7 @@ pub(super) struct Driver {
     ram: ByteCount,
     pages: PageCount,
     began: Instant,
+    published: Instant,
     link: Option<Link>,
     number: LinkNumber,
     progress: Progress,
@@ -101,6 +102,7 @@ impl Driver {
             ram: ByteCount::ZERO,
             pages: PageCount::ZERO,
             began: Instant::now(),
+            published: Instant::now(),
             link: None,
             number: LinkNumber(0),
             progress: Progress::default(),
@@ -119,7 +121,9 @@ impl Driver {
             while let Some(action) = self.destination.poll() {
                 self.apply(action);
             }
-            self.publish(&publish);
+            if self.outcome.is_some() || self.published.elapsed() >= PUBLISH_INTERVAL {
+                self.publish(&publish);
+            }
             if self.outcome.is_some() {
                 break;
             }
@@ -146,9 +150,9 @@ impl Driver {
     }
 
     fn next_wake(&self) -> tokio::time::Instant {
-        let publish = self.began.elapsed() + PUBLISH_INTERVAL;
-        let due = self.destination.deadline().map_or(publish, |at| at.0.min(publish));
-        (self.began + due).into()
+        let publish = self.published + PUBLISH_INTERVAL;
+        let due = self.destination.deadline().map(|at| self.began + at.0);
+        due.map_or(publish, |due| due.min(publish)).into()
     }
 
     fn tell(&mut self, event: DestinationEvent) {
@@ -384,6 +388,7 @@ impl Driver {
     // --- what people see, and the end ------------------------------------------------------
 
     fn publish(&mut self, publish: &watch::Sender<Progress>) {
+        self.published = Instant::now();
         self.progress.session = Some(self.destination.session().0);
         self.progress.phase = self.destination.phase();
         self.progress.elapsed = self.began.elapsed();

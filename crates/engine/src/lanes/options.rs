@@ -25,6 +25,8 @@ pub struct LaneOptions {
     pub window: ByteCount,
     /// Page bytes in one batch, up to [`BATCH_PAYLOAD_MAX`] and what the destination offers.
     pub batch: ByteCount,
+    /// Pages that are written all the time are left for the last rounds.
+    pub hot_last: bool,
 }
 
 impl Default for LaneOptions {
@@ -35,6 +37,7 @@ impl Default for LaneOptions {
             stall_timeout: Duration::from_secs(5),
             window: WINDOW_DEFAULT,
             batch: BATCH_PAYLOAD_DEFAULT,
+            hot_last: true,
         }
     }
 }

@@ -95,6 +95,7 @@ impl SourceLanes {
         events: mpsc::Sender<LaneEvent>,
     ) -> Self {
         let ledger = Ledger::new(memory.layout());
+        let ledger = if options.hot_last { ledger } else { ledger.in_order_of_place() };
         let state = State { ledger, lanes: BTreeMap::new(), stopped: false };
         let (state, settled) = (Mutex::new(state), Condvar::new());
         Self { shared: Arc::new(Shared { memory, options, events, state, settled }) }
@@ -181,6 +182,13 @@ impl SourceLanes {
     }
 
     // --- pages -----------------------------------------------------------------------------
+
+    /// Adds the pages of a harvest; returns how many are pending now.
+    pub(crate) fn harvested(&self, pages: &PageSet) -> PageCount {
+        let mut state = self.shared.lock();
+        state.ledger.harvested(pages);
+        state.ledger.pending()
+    }
 
     /// Adds pages that may differ from what the destination holds; returns how many are pending
     /// now.

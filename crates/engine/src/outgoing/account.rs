@@ -12,6 +12,8 @@ use crate::guest::Throttle;
 use crate::lanes::SourceLanes;
 use crate::progress::{DowntimeParts, Progress, Report, RoundReport};
 
+/// How often a look is published.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Rounds kept: the first ones, and the last of what may go on for hours.
 const ROUNDS_FIRST: usize = 16;
 const ROUNDS_MAX: usize = 256;
@@ -41,7 +43,7 @@ pub(super) struct Account {
     /// How long the destination digested while the guest stood still.
     verified_there: Duration,
     downtime: DowntimeParts,
-    estimate: Option<Duration>,
+    published: Instant,
 }
 
 impl Account {
@@ -59,7 +61,7 @@ impl Account {
             granted: None,
             verified_there: Duration::ZERO,
             downtime: DowntimeParts::default(),
-            estimate: None,
+            published: began,
         }
     }
 
@@ -133,13 +135,12 @@ impl Account {
     }
 
     /// The machine is about to be told.
-    pub(super) fn hears(&mut self, event: &SourceEvent, source: &Source) {
+    pub(super) fn hears(&mut self, event: &SourceEvent) {
         match event {
             SourceEvent::Harvested { pending, .. } => {
                 if let Some(round) = self.progress.rounds.last_mut() {
                     round.dirty_after = *pending;
                 }
-                self.estimate = source.forecast().downtime(*pending);
             }
             SourceEvent::Verified => self.verified = Some(Instant::now()),
             SourceEvent::Message(Message::Digested(_, took)) if self.flushed.is_some() => {
@@ -175,8 +176,15 @@ impl Account {
         };
     }
 
+    /// When the next look is due. Whoever looks costs time too, of which there is none to spare
+    /// while the guest is paused.
+    pub(super) fn due(&self) -> Instant {
+        self.published + PUBLISH_INTERVAL
+    }
+
     /// Publishes a fresh look.
     pub(super) fn publish(&mut self, source: &Source, lanes: &SourceLanes) {
+        self.published = Instant::now();
         let forecast = source.forecast();
         let pending = lanes.pending();
         let progress = &mut self.progress;
@@ -193,12 +201,17 @@ impl Account {
     }
 
     /// The account of the whole migration.
-    pub(super) fn close(self, verify: Verify, verified: PageCount, ram: ByteCount) -> Report {
+    pub(super) fn close(
+        self,
+        source: &Source,
+        verified: PageCount,
+        (verify, ram): (Verify, ByteCount),
+    ) -> Report {
         Report {
             verify,
             total: self.began.elapsed(),
             downtime: self.downtime,
-            downtime_estimate: self.estimate,
+            downtime_estimate: source.estimate(),
             pages_verified: verified,
             guest_ram: ram,
             progress: self.progress,

@@ -24,9 +24,6 @@ use crate::link::{Connection, Link, LinkEvent, LinkNumber};
 use crate::options::{DestinationAddress, OutgoingOptions};
 use crate::progress::Progress;
 
-/// How often a look is published while nothing happens.
-const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-
 /// An attempt to open the control connection has ended.
 pub(super) struct Connected {
     number: LinkNumber,
@@ -103,11 +100,13 @@ impl Driver {
                 account.acts(&action);
                 self.apply(action, &happened, &mut account);
             }
-            account.publish(&self.source, &self.lanes);
+            if self.outcome.is_some() || Instant::now() >= account.due() {
+                account.publish(&self.source, &self.lanes);
+            }
             if self.outcome.is_some() {
                 break;
             }
-            let due = self.next_wake();
+            let due = self.next_wake(account.due());
             let input = tokio::select! {
                 Some(happened) = events.recv() => Input::Happened(happened),
                 Some(event) = lanes_say.recv() => Input::Lane(event),
@@ -115,7 +114,7 @@ impl Driver {
                 () = tokio::time::sleep_until(due) => Input::Time,
             };
             if let Some(event) = self.understand(input, &happened, &mut account) {
-                account.hears(&event, &self.source);
+                account.hears(&event);
                 self.tell(event);
             }
         }
@@ -128,10 +127,9 @@ impl Driver {
         Now(self.began.elapsed())
     }
 
-    fn next_wake(&self) -> tokio::time::Instant {
-        let publish = self.began.elapsed() + PUBLISH_INTERVAL;
-        let due = self.source.deadline().map_or(publish, |deadline| deadline.0.min(publish));
-        (self.began + due).into()
+    fn next_wake(&self, publish: Instant) -> tokio::time::Instant {
+        let due = self.source.deadline().map(|deadline| self.began + deadline.0);
+        due.map_or(publish, |due| due.min(publish)).into()
     }
 
     fn tell(&mut self, event: SourceEvent) {
@@ -349,13 +347,14 @@ impl Driver {
             Outcome::Aborted(_) => Job::Retreat,
             Outcome::Completed { .. } | Outcome::InDoubt { .. } => Job::LetGo,
         };
-        let Self { hands, lanes, subject, journal, link, options, .. } = self;
+        let Self { source, hands, lanes, subject, journal, link, options, .. } = self;
         lanes.stop();
         let verified = match outcome {
             Outcome::Completed { .. } => lanes.pages_known(),
             Outcome::Aborted(_) | Outcome::InDoubt { .. } => PageCount::ZERO,
         };
-        let report = account.close(options.source.verify, verified, subject.layout.bytes());
+        let told = (options.source.verify, subject.layout.bytes());
+        let report = account.close(&source, verified, told);
         let mut returned = hands.finish(last);
         let back = tokio::time::timeout(options.return_timeout, &mut returned).await;
         if let Some(link) = link {

@@ -193,15 +193,18 @@ impl Work {
         Ok(SourceEvent::Armed)
     }
 
+    /// Rehearses the harvest of the parked guest, so that its cost is known, then harvests.
     fn harvest(&mut self) -> Result<SourceEvent, Failure> {
         let scrub = self.scrub.as_ref().map(Scrub::hold);
         let began = Instant::now();
         self.dirty.clear();
+        self.tracker.harvest_paused(&mut self.dirty).map_err(memory)?;
+        let parked = began.elapsed();
         self.tracker.harvest(&mut self.dirty).map_err(memory)?;
         let took = began.elapsed();
-        let pending = self.lanes.merge(&self.dirty);
+        let pending = self.lanes.harvested(&self.dirty);
         let pending = self.judge(scrub, false).unwrap_or(pending);
-        Ok(SourceEvent::Harvested { pending, took })
+        Ok(SourceEvent::Harvested { pending, took, parked })
     }
 
     fn pause(&mut self) -> Result<SourceEvent, Failure> {

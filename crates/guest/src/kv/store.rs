@@ -1,6 +1,6 @@
 //! The keyspace: keys, what they hold, and when they end.
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use twox_hash::XxHash3_64;
 
 use super::arena::{Arena, At};
 use super::buffer::{self, STRING_HEAD};
@@ -112,7 +112,7 @@ impl Store {
     }
 
     pub(crate) fn hash(&self, bytes: &[u8]) -> u64 {
-        xxh3_64_with_seed(bytes, self.seed)
+        XxHash3_64::oneshot_with_seed(self.seed, bytes)
     }
 
     pub(crate) fn keys(&self) -> Dict {

@@ -49,14 +49,18 @@ pub(crate) struct Gate {
     /// A copy of [`State::open`] that the writing loop can afford to look at.
     open: AtomicBool,
     throttle: AtomicU8,
-    /// Threads wait here for the gate to open, and for their slice.
+    /// Threads that have been in wait here for the gate to open, and for their slice.
     opened: Condvar,
+    /// Where each rank waits for its first entry. Those that turn out not to be needed are not
+    /// woken when the others are: a guest that comes alive has better use for the processors.
+    seats: Vec<Condvar>,
     /// Whoever closed the gate waits here for the last thread to come out.
     quiet: Condvar,
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
+    /// A gate for threads of so many ranks.
+    pub(crate) fn new(ranks: usize) -> Self {
         let state =
             State { paused: true, holds: 0, ended: false, crew: usize::MAX, inside: 0, alive: 0 };
         Self {
@@ -64,6 +68,7 @@ impl Gate {
             open: AtomicBool::new(false),
             throttle: AtomicU8::new(0),
             opened: Condvar::new(),
+            seats: (0..ranks).map(|_| Condvar::new()).collect(),
             quiet: Condvar::new(),
         }
     }
@@ -99,22 +104,37 @@ impl Gate {
         self.quiet.notify_all();
     }
 
-    /// Only threads of a rank below `crew` are needed; the others end.
-    pub(crate) fn dismiss_from(&self, crew: usize) {
-        self.change(|state| state.crew = crew);
+    /// Only threads of a rank below `crew` are needed; the others will end when they are told to.
+    pub(crate) fn need_only(&self, crew: usize) {
+        self.lock().crew = crew;
     }
 
-    /// Waits until the gate is open, and goes in.
-    pub(crate) fn enter(&self, rank: usize) -> Pass {
+    /// Tells the threads that are not needed to end.
+    pub(crate) fn dismiss(&self) {
+        let crew = self.lock().crew.min(self.seats.len());
+        self.seats[crew..].iter().for_each(Condvar::notify_all);
+    }
+
+    /// Waits until the gate is open, and goes in for the first time.
+    pub(crate) fn first_enter(&self, rank: usize) -> Pass {
+        self.wait_and_enter(rank, &self.seats[rank])
+    }
+
+    fn wait_and_enter(&self, rank: usize, place: &Condvar) -> Pass {
         let mut state = self.lock();
         while !state.open() && !state.ended && rank < state.crew {
-            state = self.opened.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = place.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.ended || rank >= state.crew {
             return Pass::Ended;
         }
         state.inside += 1;
         Pass::Inside
+    }
+
+    /// Waits until the gate is open, and goes in again.
+    pub(crate) fn enter(&self) -> Pass {
+        self.wait_and_enter(0, &self.opened)
     }
 
     /// Comes out.
@@ -146,7 +166,7 @@ impl Gate {
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(state);
-        self.enter(0)
+        self.enter()
     }
 
     /// Closes the gate for the guest; `false` if it did not fall quiet within `within`, and then
@@ -186,7 +206,9 @@ impl Gate {
         let mut state = self.lock();
         change(&mut state);
         self.open.store(state.open(), Ordering::Relaxed);
+        let needed = if state.ended { usize::MAX } else { state.crew };
         self.opened.notify_all();
+        self.seats.iter().take(needed).for_each(Condvar::notify_all);
     }
 
     fn falls_quiet(&self, within: Duration, quiet: fn(&State) -> bool) -> bool {
@@ -220,9 +242,9 @@ mod tests {
 
     #[test]
     fn a_hold_that_was_not_got_is_not_given_back() {
-        let gate = Gate::new();
+        let gate = Gate::new(1);
         gate.resume();
-        assert_eq!(gate.enter(0), Pass::Inside);
+        assert_eq!(gate.enter(), Pass::Inside);
         assert!(gate.hold(AT_ONCE).is_none(), "somebody is inside");
         assert!(gate.is_open());
         gate.leave();

@@ -166,7 +166,7 @@ impl StressGuest {
         let counts = self.shared.writes.iter().zip(&state.writes);
         counts.for_each(|(writes, count)| writes.set(*count));
         self.shared.heart().arrive(state.pulse);
-        self.shared.gate.dismiss_from(plan.schedules.len());
+        self.shared.gate.need_only(plan.schedules.len());
         Ok(())
     }
 }
@@ -331,7 +331,7 @@ mod tests {
         let guest = guest.as_mut().expect("made, with threads that do nothing");
         let shared = Arc::clone(&guest.shared);
         shared.gate.resume();
-        assert_eq!(shared.gate.enter(0), crate::stress::gate::Pass::Inside);
+        assert_eq!(shared.gate.enter(), crate::stress::gate::Pass::Inside);
         assert!(guest.pause().is_err());
         assert!(shared.gate.is_open());
         shared.gate.leave();
@@ -348,6 +348,7 @@ mod tests {
         let mut guest = StressGuest::awaiting_state(description(), memory, limits).expect("made");
         assert_eq!(guest.threads.len(), usize::from(VCPUS_MAX.0) + 1);
         guest.load_state(&state).expect("valid");
+        guest.resume().expect("loaded");
         let start = std::time::Instant::now();
         while guest.threads.iter().filter(|thread| !thread.is_finished()).count() > 2 {
             assert!(start.elapsed() < Duration::from_secs(60), "they do not end");

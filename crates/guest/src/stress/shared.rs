@@ -61,7 +61,7 @@ impl Shared {
     pub(crate) fn new(memory: GuestMemory) -> Self {
         Self {
             memory,
-            gate: Gate::new(),
+            gate: Gate::new(usize::from(VCPUS_MAX.0)),
             writes: Default::default(),
             plan: OnceLock::new(),
             heart: Mutex::default(),

@@ -24,12 +24,17 @@ pub(crate) fn beat(shared: &Shared) {
     let Some(plan) = first_entry(shared, 0) else { return };
     let now = shared.now();
     let mut beater = Beater { shared, plan, duty: Duty::new(now), next: now };
+    if beater.turn() == Pass::Ended {
+        return;
+    }
+    // The guest is alive: now there is time for the threads that it does not need.
+    shared.gate.dismiss();
     while beater.turn() == Pass::Inside {}
 }
 
 /// Waits for the gate to open first: until then there may be no plan.
 fn first_entry(shared: &Shared, rank: usize) -> Option<&Plan> {
-    match shared.gate.enter(rank) {
+    match shared.gate.first_enter(rank) {
         Pass::Ended => None,
         Pass::Inside => Some(shared.plan.get().expect("the gate opens when there is a plan")),
     }

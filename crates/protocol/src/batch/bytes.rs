@@ -1,5 +1,7 @@
 //! Little-endian fields at fixed places (wire.md B1).
 
+use twox_hash::XxHash3_64;
+
 /// Reads fields one after the other. The caller has checked the length: a frame's size is fixed.
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);
 
@@ -42,7 +44,7 @@ impl<const N: usize> Frame<N> {
 
     /// The frame, its last 8 bytes being the checksum of all before them (wire.md B2).
     pub(super) fn sealed(self) -> [u8; N] {
-        let sum = xxhash_rust::xxh3::xxh3_64(&self.bytes[..self.used]);
+        let sum = XxHash3_64::oneshot(&self.bytes[..self.used]);
         let frame = self.put(&sum.to_le_bytes());
         assert_eq!(frame.used, N, "every byte of a frame is written");
         frame.bytes
@@ -53,5 +55,5 @@ impl<const N: usize> Frame<N> {
 pub(super) fn is_sealed(frame: &[u8]) -> bool {
     frame
         .split_last_chunk::<8>()
-        .is_some_and(|(body, sum)| xxhash_rust::xxh3::xxh3_64(body) == u64::from_le_bytes(*sum))
+        .is_some_and(|(body, sum)| XxHash3_64::oneshot(body) == u64::from_le_bytes(*sum))
 }

@@ -2,8 +2,8 @@
 
 use alloc::vec::Vec;
 
+use twox_hash::XxHash3_64;
 use whimbrel_page::{ByteCount, Disposition, Layout, PAGE_SIZE, PageCount, RegionId, Run};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::bytes::{Fields, is_sealed};
 use super::{BATCH_HEADER_SIZE, BATCH_MAGIC, BatchRun, RUN_SIZE, RUNS_CHECKSUM_SIZE, code_of};
@@ -131,7 +131,7 @@ impl BatchReader {
     pub fn runs(&mut self, header: &BatchHeader, frame: &[u8]) -> Result<&[BatchRun], BatchError> {
         self.runs.clear();
         let (body, sum) = frame.split_last_chunk::<8>().ok_or(BatchError::Sum("runs"))?;
-        if xxh3_64_with_seed(body, header.seal) != u64::from_le_bytes(*sum) {
+        if XxHash3_64::oneshot_with_seed(header.seal, body) != u64::from_le_bytes(*sum) {
             return Err(BatchError::Checksum("run list"));
         }
         let (mut pages, mut raw, mut after) = (PageCount::ZERO, PageCount::ZERO, (0, 0));

@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use twox_hash::XxHash3_64;
 use whimbrel_page::{ByteCount, Disposition, PAGE_SIZE, PageCount, PageIndex, RegionId, Run};
-use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use super::{BATCH_HEADER_SIZE, BATCH_MAGIC, BatchRun, RUN_SIZE, RUNS_CHECKSUM_SIZE, code_of};
 use crate::BatchSeq;
@@ -85,7 +85,7 @@ impl BatchWriter {
         put(&mut self.head, &seq.0.to_le_bytes());
         put(&mut self.head, &(self.pages.0 as u32).to_le_bytes());
         put(&mut self.head, &(payload.0 as u32).to_le_bytes());
-        let seal = xxh3_64(&self.head);
+        let seal = XxHash3_64::oneshot(&self.head);
         put(&mut self.head, &seal.to_le_bytes());
         for BatchRun { run, disposition } in &self.runs {
             put(&mut self.head, &run.first.0.to_le_bytes());
@@ -94,7 +94,7 @@ impl BatchWriter {
             put(&mut self.head, &code_of(*disposition).to_le_bytes());
             put(&mut self.head, &[0; 4]);
         }
-        let runs = xxh3_64_with_seed(&self.head[BATCH_HEADER_SIZE..], seal);
+        let runs = XxHash3_64::oneshot_with_seed(seal, &self.head[BATCH_HEADER_SIZE..]);
         put(&mut self.head, &runs.to_le_bytes());
         &self.head
     }

@@ -46,11 +46,11 @@ fn sealed(runs: u32, pages: u32, payload: u32, descriptors: &[[u64; 3]]) -> Vec<
     let mut head = [&BATCH_MAGIC.to_le_bytes()[..], &runs.to_le_bytes(), &1_u64.to_le_bytes()];
     let mut head = head.as_mut_slice().concat();
     head.extend([pages.to_le_bytes(), payload.to_le_bytes()].concat());
-    let seal = xxhash_rust::xxh3::xxh3_64(&head);
+    let seal = twox_hash::XxHash3_64::oneshot(&head);
     head.extend(seal.to_le_bytes());
     let body: Vec<u8> = descriptors.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
     head.extend(&body);
-    head.extend(xxhash_rust::xxh3::xxh3_64_with_seed(&body, seal).to_le_bytes());
+    head.extend(twox_hash::XxHash3_64::oneshot_with_seed(seal, &body).to_le_bytes());
     head
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use whimbrel_page::{Bitmap, ByteCount, Disposition, Layout, PageCount, PageSet, RegionId, Run};
+use whimbrel_page::{ByteCount, Disposition, Layout, PageCount, PageSet, RegionId, Run};
 
 use super::Take;
 
@@ -27,9 +27,10 @@ impl fmt::Display for RoundNumber {
 /// When a round is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Pass {
-    /// When every place was passed once; pages that were in flight then are left to the next one.
-    /// Where that is all of them it goes on until one can be taken: a round of nothing would only
-    /// be followed by the next one.
+    /// When every place was passed once; pages that were in flight then are left to the next one,
+    /// and so are those that are written all the time, while there is more of others. Where that is
+    /// all of them it goes on until one can be taken: a round of nothing would only be followed by
+    /// the next one.
     Once,
     /// When nothing is pending; pages that come back later still belong to it.
     UntilEmpty,
@@ -104,9 +105,9 @@ impl Sweep {
             return None;
         }
         let (region, first) = self.advance(pages)?;
-        let (map, busy) = pages.of(self.at.0);
-        let length = map.run_length(first, most);
-        let free = (first..first + length).take_while(|page| !busy.contains(*page)).count() as u64;
+        let length = pages.pending.bitmap_at(self.at.0).run_length(first, most);
+        let run = first..first + length;
+        let free = run.take_while(|page| !pages.passed_over(self.at.0, *page)).count() as u64;
         self.at.1 = first + free;
         Some(Run::new(region, first, free))
     }
@@ -150,9 +151,8 @@ impl Sweep {
     /// Moves the cursor to the next page that can be taken.
     fn advance(&mut self, pages: &Pages<'_>) -> Option<(RegionId, u64)> {
         while let Some(region) = pages.layout.regions().get(self.at.0) {
-            let (map, busy) = pages.of(self.at.0);
-            match map.next_one(self.at.1) {
-                Some(page) if busy.contains(page) => self.at.1 = page + 1,
+            match pages.pending.bitmap_at(self.at.0).next_one(self.at.1) {
+                Some(page) if pages.passed_over(self.at.0, page) => self.at.1 = page + 1,
                 Some(page) => {
                     self.at.1 = page;
                     return Some((region.id, page));
@@ -169,10 +169,14 @@ pub(super) struct Pages<'a> {
     pub(super) layout: &'a Layout,
     pub(super) pending: &'a PageSet,
     pub(super) in_flight: &'a PageSet,
+    /// What this round leaves for later ones.
+    pub(super) left: Option<&'a PageSet>,
 }
 
 impl Pages<'_> {
-    fn of(&self, place: usize) -> (&Bitmap, &Bitmap) {
-        (self.pending.bitmap_at(place), self.in_flight.bitmap_at(place))
+    /// Whether a page of the region at `place` is not taken, although it is pending.
+    fn passed_over(&self, place: usize, page: u64) -> bool {
+        let within = |set: &PageSet| set.bitmap_at(place).contains(page);
+        within(self.in_flight) || self.left.is_some_and(within)
     }
 }

@@ -163,7 +163,7 @@ impl World {
     }
 
     fn harvest(&mut self) {
-        self.ledger.merge(&self.dirty);
+        self.ledger.harvested(&self.dirty);
         self.dirty.clear();
     }
 
@@ -378,6 +378,46 @@ fn a_page_in_flight_is_left_to_the_next_round_where_there_are_others() {
     world.send(1);
     assert!(matches!(world.ledger.poll(), Some(LedgerEvent::RoundTaken(_))));
     assert_eq!(world.ledger.pending(), PageCount(1));
+}
+
+/// Has the guest write pages 0, 1, 2, … of the first region, and harvests.
+fn dirty(world: &mut World, pages: u64, content: u64) {
+    (0..pages).for_each(|page| world.write((RegionId(7), PageIndex(page)), content));
+    world.harvest();
+}
+
+/// Everything is taken, sent, landed and acknowledged; returns how many pages that were.
+fn pass(world: &mut World, number: u32, pass: Pass) -> u64 {
+    world.ledger.start_round(RoundNumber(number), pass);
+    loop {
+        world.take(0, 16);
+        if world.lanes[0].take.is_none() {
+            break;
+        }
+        world.send(0);
+        world.land(0, false);
+        world.ack(0);
+    }
+    match world.ledger.poll() {
+        Some(LedgerEvent::RoundTaken(tally)) => tally.pages.0,
+        other => panic!("the round is not over: {other:?}"),
+    }
+}
+
+#[test]
+fn what_is_written_all_the_time_is_left_while_there_is_more_of_others() {
+    let mut world = written();
+    assert_eq!(pass(&mut world, 0, Pass::Once), 100);
+    dirty(&mut world, 10, 50);
+    assert_eq!(pass(&mut world, 1, Pass::Once), 10, "one harvest tells nothing");
+    dirty(&mut world, 40, 51);
+    assert_eq!(pass(&mut world, 2, Pass::Once), 30, "the ten were written twice in a row");
+    assert_eq!(world.ledger.pending(), PageCount(10));
+    dirty(&mut world, 12, 52);
+    assert_eq!(pass(&mut world, 3, Pass::Once), 12, "there is nothing else to speak of");
+    dirty(&mut world, 60, 53);
+    assert_eq!(pass(&mut world, 4, Pass::UntilEmpty), 60, "the last round takes all");
+    world.finish();
 }
 
 #[test]

@@ -26,17 +26,36 @@ enum Stage {
     /// The cursor is passing over what was pending at that time. Each lane has deadlines of its
     /// own for that.
     Round(Now),
-    /// The dirty log is being fetched, and has to be by then, after a round of so many bytes and
-    /// so long.
-    Harvesting(Now, ByteCount, Duration),
+    /// The dirty log is being fetched.
+    Harvesting(Harvesting),
     /// It is time to switch over, and the announcement must come through by then.
     Waiting(Now),
 }
 
-impl Stage {
-    fn harvest(core: &mut Core, bytes: ByteCount, took: Duration) -> Self {
+/// A harvest that was asked for, by when it has to be there, and the round before it.
+#[derive(Clone, Copy, Debug, Hash)]
+struct Harvesting {
+    asked: Now,
+    by: Now,
+    bytes: ByteCount,
+    sent_in: Duration,
+}
+
+impl Harvesting {
+    /// Asks for a harvest. The lanes are done meanwhile, so that it is a good time to measure the
+    /// round trip.
+    fn ask(core: &mut Core, bytes: ByteCount, sent_in: Duration) -> Self {
         core.act(SourceAction::Harvest);
-        Self::Harvesting(core.after(core.options.harvest_timeout), bytes, took)
+        if core.link {
+            core.ping_now();
+        }
+        let by = core.after(core.options.harvest_timeout);
+        Self { asked: core.now, by, bytes, sent_in }
+    }
+
+    /// What it took beside the harvest itself.
+    fn errand(self, core: &Core, took: Duration) -> Duration {
+        core.now.since(self.asked).saturating_sub(took)
     }
 }
 
@@ -48,13 +67,14 @@ impl Copying {
 
     /// Goes on after a pause, or after a repair, with a fresh look at what is dirty.
     pub(super) fn afresh(core: &mut Core, round: u32) -> Self {
-        let stage = Stage::harvest(core, ByteCount::ZERO, Duration::ZERO);
-        Self { round, harvested: core.now, stage }
+        let harvest = Harvesting::ask(core, ByteCount::ZERO, Duration::ZERO);
+        Self { round, harvested: core.now, stage: Stage::Harvesting(harvest) }
     }
 
     pub(super) const fn deadline(&self) -> Option<Now> {
         match self.stage {
-            Stage::Arming(by) | Stage::Harvesting(by, ..) | Stage::Waiting(by) => Some(by),
+            Stage::Arming(by) | Stage::Waiting(by) => Some(by),
+            Stage::Harvesting(asked) => Some(asked.by),
             Stage::Round(_) => None,
         }
     }
@@ -69,13 +89,19 @@ impl Copying {
                 core.announce();
             }
             (SourceEvent::RoundTaken(bytes), Stage::Round(began)) => {
-                self.stage = Stage::harvest(core, bytes, core.now.since(*began));
+                let sent_in = core.now.since(*began);
+                self.stage = Stage::Harvesting(Harvesting::ask(core, bytes, sent_in));
             }
-            (SourceEvent::Harvested { pending, took }, Stage::Harvesting(_, bytes, sent_in)) => {
-                let open = core.now.since(self.harvested);
-                let (bytes, sent_in) = (*bytes, *sent_in);
+            (SourceEvent::Harvested { pending, took, parked }, Stage::Harvesting(asked)) => {
+                let round = Round {
+                    bytes: asked.bytes,
+                    took: asked.sent_in,
+                    open: core.now.since(self.harvested),
+                    dirty: pending,
+                    harvest: parked,
+                    errand: asked.errand(core, took),
+                };
                 self.harvested = core.now;
-                let round = Round { bytes, took: sent_in, open, dirty: pending, harvest: took };
                 return self.decide(core, round);
             }
             (other, _) => return core.unexpected(Phase::Copying(self), &other),
@@ -119,7 +145,8 @@ impl Copying {
     /// more.
     fn goes_on(mut self, core: &mut Core) -> Phase {
         if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
-            self.stage = Stage::harvest(core, ByteCount::ZERO, Duration::ZERO);
+            let harvest = Harvesting::ask(core, ByteCount::ZERO, Duration::ZERO);
+            self.stage = Stage::Harvesting(harvest);
         }
         if self.deadline().is_some_and(|by| core.now >= by) {
             return self.overdue(core);
@@ -148,7 +175,8 @@ impl Copying {
     fn quiesce(self, core: &mut Core) -> Phase {
         core.act(SourceAction::Quiesce);
         let deadline = core.after(core.options.silence_timeout);
-        Phase::Quiescing(Quiescing { deadline, round: self.round, repair: false })
+        let (round, harvested) = (self.round, self.harvested);
+        Phase::Quiescing(Quiescing { deadline, round, harvested, repair: false, rehearsal: None })
     }
 }
 
@@ -176,8 +204,12 @@ pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEv
 pub(super) struct Quiescing {
     pub(super) deadline: Now,
     round: u32,
+    /// When what is pending was harvested.
+    harvested: Now,
     /// Whether this is for comparing sums, not for a pause.
     repair: bool,
+    /// The last harvest before the pause, once it was asked for.
+    rehearsal: Option<Harvesting>,
 }
 
 impl Quiescing {
@@ -185,27 +217,52 @@ impl Quiescing {
     pub(super) fn for_repair(core: &mut Core, round: u32) -> Phase {
         core.act(SourceAction::Quiesce);
         let deadline = core.after(core.options.silence_timeout);
-        Phase::Quiescing(Self { deadline, round, repair: true })
+        let harvested = core.now;
+        Phase::Quiescing(Self { deadline, round, harvested, repair: true, rehearsal: None })
     }
 
-    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
+    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
         let tick = matches!(event, SourceEvent::Tick);
         let Some(event) = background(core, event) else {
             return if tick && core.now >= self.deadline {
-                core.say("what was in flight did not land in time; going on with pre-copy");
-                Phase::Copying(Copying::afresh(core, self.round))
+                core.say("the pause could not be prepared in time; going on with pre-copy");
+                Phase::Copying(self.back(core))
             } else {
                 Phase::Quiescing(self)
             };
         };
         match event {
             SourceEvent::Quiesced if self.repair => Repairing::start(core, self.round),
-            SourceEvent::Quiesced => Pausing::start(core, self.round),
+            SourceEvent::Quiesced if core.forecast.has_time_to_rehearse() => {
+                self.rehearsal = Some(Harvesting::ask(core, ByteCount::ZERO, Duration::ZERO));
+                Phase::Quiescing(self)
+            }
+            SourceEvent::Quiesced => self.pause(core),
+            SourceEvent::Harvested { pending, took, parked } if self.rehearsal.is_some() => {
+                let errand = self.rehearsal.map(|asked| asked.errand(core, took));
+                core.forecast.rehearsed(parked, errand.unwrap_or_default(), pending);
+                self.harvested = core.now;
+                self.pause(core)
+            }
             SourceEvent::LinkLost(why) => {
-                let copying = Copying::afresh(core, self.round);
+                let copying = self.back(core);
                 Relinking::start(core, &why, copying)
             }
             other => core.unexpected(Phase::Quiescing(self), &other),
+        }
+    }
+
+    fn pause(self, core: &mut Core) -> Phase {
+        core.estimate = core.forecast.downtime_after(core.now.since(self.harvested));
+        Pausing::start(core, self.round)
+    }
+
+    /// On with pre-copy. A harvest that was asked for comes by itself.
+    fn back(self, core: &mut Core) -> Copying {
+        let Self { round, harvested, rehearsal, .. } = self;
+        match rehearsal {
+            Some(asked) => Copying { round, harvested, stage: Stage::Harvesting(asked) },
+            None => Copying::afresh(core, round),
         }
     }
 }

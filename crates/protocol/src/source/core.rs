@@ -55,6 +55,8 @@ pub(super) struct Core {
     pub(super) pauses: u32,
     /// The downtime that was expected when the switchover was decided.
     pub(super) decided: Duration,
+    /// The downtime that was expected just before the last pause.
+    pub(super) estimate: Option<Duration>,
     pub(super) link: bool,
     heard: Now,
     pinged: Now,
@@ -85,6 +87,7 @@ impl Core {
             paused: false,
             pauses: 0,
             decided: Duration::ZERO,
+            estimate: None,
             link: false,
             heard: now,
             pinged: now,

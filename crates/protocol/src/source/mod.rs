@@ -128,6 +128,8 @@ pub enum SourceEvent {
         pending: PageCount,
         /// How long the harvest took.
         took: Duration,
+        /// How long that of a parked guest would have taken, of which nothing has to be tracked on.
+        parked: Duration,
     },
     /// Nothing is in flight and no lane takes.
     Quiesced,
@@ -362,6 +364,12 @@ impl Source {
     #[must_use]
     pub const fn forecast(&self) -> &crate::Forecast {
         &self.core.forecast
+    }
+
+    /// The downtime that was expected just before the last pause.
+    #[must_use]
+    pub const fn estimate(&self) -> Option<Duration> {
+        self.core.estimate
     }
 
     /// The session, once the destination has named it.

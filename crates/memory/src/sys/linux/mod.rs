@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod adopting;
+mod crew;
 mod extents;
 mod fault;
 mod guarded;

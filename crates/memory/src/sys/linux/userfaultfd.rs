@@ -19,7 +19,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, Run};
 
-use super::pagemap::{CHECK_ARMED, PRESENT, PROTECT, Pagemap, Query, SWAPPED, WRITTEN};
+use super::crew::Crew;
+use super::pagemap::{CHECK_ARMED, PROTECT, Pagemap, Query, WRITTEN};
 use super::{Extents, checked};
 use crate::sys::Mapping;
 use crate::tracked::Mechanism;
@@ -75,6 +76,8 @@ pub(crate) struct Userfaultfd {
 
 struct Armed {
     descriptor: OwnedFd,
+    /// Scans the regions in private memory.
+    crew: Option<Crew>,
     /// For each region in shared memory, the page tables that are protected as a whole.
     tables: Vec<Option<Bitmap>>,
 }
@@ -93,18 +96,17 @@ impl Userfaultfd {
         flags: u64,
         found: &mut PageSet,
     ) -> Result<(), MemoryError> {
+        let failed = || MemoryError::os("scan guest memory for written pages");
         let armed = self.armed.as_mut().expect("armed");
+        armed.crew.iter_mut().try_for_each(|crew| crew.scan(flags, found)).map_err(failed())?;
         for ((region, mapping), tables) in memory.regions().zip(&mut armed.tables) {
             let insert = |first, count| {
                 found.insert(Run::new(region, first, count));
             };
-            let outcome = match (mapping.file(), tables) {
-                (Some(file), Some(tables)) => {
-                    Shared { pagemap: &mut self.pagemap, mapping, file, tables }.scan(flags, insert)
-                }
-                _ => scan_private(&mut self.pagemap, mapping, flags, insert),
-            };
-            outcome.map_err(MemoryError::os("scan guest memory for written pages"))?;
+            if let (Some(file), Some(tables)) = (mapping.file(), tables) {
+                let mut shared = Shared { pagemap: &mut self.pagemap, mapping, file, tables };
+                shared.scan(flags, insert).map_err(failed())?;
+            }
         }
         Ok(())
     }
@@ -120,18 +122,18 @@ impl Mechanism for Userfaultfd {
         let none = |mapping: &Mapping| Bitmap::new(mapping.pages().div_ceil(TABLE_PAGES));
         let tables =
             memory.regions().map(|(_, mapping)| mapping.file().map(|_| none(mapping))).collect();
-        let armed = self.armed.insert(Armed { descriptor, tables });
+        let protected = || MemoryError::os("write-protect guest memory");
+        let armed = self.armed.insert(Armed { descriptor, crew: None, tables });
         for ((_, mapping), tables) in memory.regions().zip(&mut armed.tables) {
             register(&armed.descriptor, mapping)
                 .map_err(MemoryError::os("register guest memory"))?;
-            let outcome = match (mapping.file(), tables) {
-                (Some(file), Some(tables)) => {
-                    Shared { pagemap: &mut self.pagemap, mapping, file, tables }.protect()
-                }
-                _ => protect_private(&mut self.pagemap, mapping),
-            };
-            outcome.map_err(MemoryError::os("write-protect guest memory"))?;
+            if let (Some(file), Some(tables)) = (mapping.file(), tables) {
+                let mut shared = Shared { pagemap: &mut self.pagemap, mapping, file, tables };
+                shared.protect().map_err(protected())?;
+            }
         }
+        let private = memory.regions().filter(|(_, mapping)| mapping.file().is_none());
+        armed.crew = Some(Crew::protect(memory.layout(), private).map_err(protected())?);
         Ok(())
     }
 
@@ -202,23 +204,6 @@ fn unregister(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
 unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Result<()> {
     // SAFETY: as the caller promised.
     checked(unsafe { libc::ioctl(fd, request as libc::Ioctl, &raw mut *arg) }.into()).map(drop)
-}
-
-/// Protects what is populated. A scan that reports leaves alone what it does not find.
-fn protect_private(pagemap: &mut Pagemap, mapping: &Mapping) -> io::Result<()> {
-    let flags = PROTECT | CHECK_ARMED;
-    let query = Query { flags, any: PRESENT | SWAPPED, ..Query::default() };
-    pagemap.scan(mapping.addresses(), query, |_, _| ())
-}
-
-fn scan_private(
-    pagemap: &mut Pagemap,
-    mapping: &Mapping,
-    flags: u64,
-    each: impl FnMut(u64, u64),
-) -> io::Result<()> {
-    let query = Query { flags, all: WRITTEN, any: PRESENT | SWAPPED, ..Query::default() };
-    pagemap.scan(mapping.addresses(), query, each)
 }
 
 /// One region of shared memory under protection.

@@ -159,7 +159,7 @@ impl Handover {
             Job::Arm => return self.feed_a(SourceEvent::Armed),
             Job::Harvest => {
                 let (pending, took) = (PageCount::ZERO, Duration::ZERO);
-                return self.feed_a(SourceEvent::Harvested { pending, took });
+                return self.feed_a(SourceEvent::Harvested { pending, took, parked: took });
             }
             Job::Pause if std::mem::take(&mut self.a.life.failing) => {
                 SourceEvent::Failed(failure(Fault::Guest))

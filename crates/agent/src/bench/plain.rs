@@ -7,49 +7,23 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use socket2::SockRef;
-
+use super::{BenchError, Sample};
 use crate::os;
 
 /// Bytes given to the kernel in one write.
 pub const WRITE_SIZE: usize = 256 << 10;
 
-/// What one move took.
-#[derive(Clone, Copy, Debug)]
-pub struct Moved {
-    /// How much was moved.
-    pub bytes: usize,
-    /// From the first write to the last byte in place.
-    pub elapsed: Duration,
-    /// CPU time of both sides.
-    pub cpu: Duration,
-}
-
-impl Moved {
-    /// Mebibytes a second.
-    #[must_use]
-    pub fn mib_per_s(&self) -> f64 {
-        self.bytes as f64 / f64::from(1 << 20) / self.elapsed.as_secs_f64()
-    }
-
-    /// CPU seconds of both sides for a gibibyte.
-    #[must_use]
-    pub fn cpu_s_per_gib(&self) -> f64 {
-        self.cpu.as_secs_f64() * f64::from(1 << 30) / self.bytes as f64
-    }
-}
-
 /// Moves `source` over `lanes` connections into fresh memory.
 ///
 /// # Errors
 /// If a connection cannot be made or breaks, or if what arrived is not what was sent.
-pub fn run(source: &[u8], lanes: usize) -> io::Result<Moved> {
+pub fn run(source: &[u8], lanes: usize) -> Result<Sample, BenchError> {
     let mut destination = vec![0; source.len()];
     let share = source.len().div_ceil(lanes);
     let connections = (0..lanes).map(|_| connect()).collect::<io::Result<Vec<_>>>()?;
-    let (began, cpu) = (Instant::now(), os::cpu_time());
+    let (began, cpu) = (Instant::now(), os::usage()?.cpu);
     thread::scope(|scope| {
         let shares = source.chunks(share).zip(destination.chunks_mut(share));
         let ends = connections.into_iter().zip(shares).flat_map(|((out, into), (from, to))| {
@@ -58,11 +32,11 @@ pub fn run(source: &[u8], lanes: usize) -> io::Result<Moved> {
         let ends: Vec<_> = ends.collect();
         ends.into_iter().try_for_each(|end| end.join().expect("a mover does not panic"))
     })?;
-    let (elapsed, cpu) = (began.elapsed(), os::cpu_time() - cpu);
+    let (elapsed, cpu) = (began.elapsed(), os::usage()?.cpu - cpu);
     if destination != source {
-        return Err(io::Error::other("what arrived is not what was sent"));
+        return Err(BenchError::Wrong("what arrived is not what was sent".into()));
     }
-    Ok(Moved { bytes: source.len(), elapsed, cpu })
+    Ok(Sample { bytes: source.len() as u64, elapsed, cpu })
 }
 
 fn connect() -> io::Result<(TcpStream, TcpStream)> {
@@ -71,7 +45,7 @@ fn connect() -> io::Result<(TcpStream, TcpStream)> {
     let (into, _) = listener.accept()?;
     for socket in [&out, &into] {
         socket.set_nodelay(true)?;
-        os::unpaced(&SockRef::from(socket))?;
+        os::unpaced(socket)?;
     }
     Ok((out, into))
 }
@@ -87,13 +61,13 @@ fn receive(mut socket: TcpStream, to: &mut [u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory;
+    use crate::bench::memory;
 
     #[test]
     fn everything_arrives_over_any_number_of_lanes() {
         let source = memory::random((3 << 20) + 5);
         for lanes in [1, 2, 7] {
-            assert_eq!(run(&source, lanes).expect("loopback works").bytes, source.len());
+            assert_eq!(run(&source, lanes).expect("loopback works").bytes, source.len() as u64);
         }
     }
 }

@@ -1,0 +1,124 @@
+//! Migrations of a guest at work, in one process: what it costs the guest, and what it costs.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tokio::runtime::Builder;
+use whimbrel_engine::guest::Guest as _;
+use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
+use whimbrel_engine::page::{Layout, PAGE_SIZE};
+use whimbrel_engine::protocol::{GuestUuid, Token};
+use whimbrel_engine::{
+    DestinationAddress, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions, Report,
+    VolatileJournal,
+};
+use whimbrel_guest::stress::{
+    HostLimits, StressConfig, StressFactory, StressGuest, StressMonitor, StressSpec,
+};
+
+const TOKEN: Token = Token(0x5eed);
+/// How long a rate is watched before and after the move.
+const WATCHED: Duration = Duration::from_millis(500);
+
+/// How a guest at work is moved.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The shape of its memory.
+    pub layout: Layout,
+    /// What it does.
+    pub spec: StressSpec,
+    /// Lanes.
+    pub lanes: u16,
+    /// Whether pages that are written all the time are left for last.
+    pub hot_last: bool,
+    /// The tracker, if not the best there is.
+    pub tracker: Option<TrackerKind>,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub struct Worked {
+    /// The source's own account.
+    pub report: Report,
+    /// Page writes a second before, during and after the move.
+    pub rates: [f64; 3],
+    /// The longest gap that the guest saw.
+    pub blackout: Duration,
+    /// What it lost in all gaps.
+    pub lost: Duration,
+}
+
+impl Worked {
+    /// Pages taken to be sent, for each page of memory.
+    #[must_use]
+    pub fn resend_factor(&self) -> f64 {
+        let sent: u64 = self.report.progress.rounds.iter().map(|round| round.pages.0).sum();
+        sent as f64 * PAGE_SIZE as f64 / self.report.guest_ram.0 as f64
+    }
+}
+
+/// Moves a guest that works all the time.
+///
+/// # Errors
+/// If the migration does not complete, or the guest finds its memory damaged.
+pub fn migrate(work: &Work) -> anyhow::Result<Worked> {
+    let memory = GuestMemory::allocate(&work.layout, Backing::Private)?;
+    let config = StressConfig::new(work.spec, work.layout.clone())?;
+    let limits = HostLimits::default();
+    let mut guest = StressGuest::new(GuestUuid(1), "worker", config, memory, limits)?;
+    let source = guest.monitor();
+    guest.resume()?;
+    let before = watched(&source)?;
+    source.begin_move();
+    let (began, done) = (Instant::now(), operations(&source)?);
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let factory = StressFactory::default();
+    let arrived = factory.monitors();
+    let (outgoing, incoming) = runtime.block_on(both(guest, factory, work))?;
+    let monitor = arrived.get().context("a guest was made")?;
+    let during = (operations(&monitor)? - done) as f64 / began.elapsed().as_secs_f64();
+    if !matches!(outgoing.outcome, Outcome::Completed { .. }) {
+        bail!("the migration did not complete: {:?}", outgoing.outcome);
+    }
+    let after = watched(&monitor)?;
+    let felt = monitor.report().context("it runs")?;
+    let check = monitor.self_check()?;
+    if !check.is_clean() {
+        bail!("{check}");
+    }
+    drop(incoming);
+    let rates = [before, during, after];
+    let (blackout, lost) = (felt.blackout, felt.lost);
+    Ok(Worked { report: outgoing.report, rates, blackout, lost })
+}
+
+async fn both(
+    guest: StressGuest,
+    factory: StressFactory,
+    work: &Work,
+) -> anyhow::Result<(whimbrel_engine::Ended, whimbrel_engine::Ended)> {
+    let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let journal = Box::<VolatileJournal>::default();
+    let options = IncomingOptions::default();
+    let incoming = Incoming::bind(anywhere, TOKEN, Box::new(factory), journal, options)?;
+    let to = DestinationAddress { address: incoming.address(), token: TOKEN };
+    let mut options = OutgoingOptions { host: 1, tracker: work.tracker, ..Default::default() };
+    options.source.lanes = work.lanes;
+    options.lanes.hot_last = work.hot_last;
+    let journal = Box::<VolatileJournal>::default();
+    let outgoing = Outgoing::new(Box::new(guest), journal, to, options);
+    let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
+    Ok((source, destination?))
+}
+
+/// Page writes a second for a while.
+fn watched(monitor: &StressMonitor) -> anyhow::Result<f64> {
+    let (began, done) = (Instant::now(), operations(monitor)?);
+    std::thread::sleep(WATCHED);
+    Ok((operations(monitor)? - done) as f64 / began.elapsed().as_secs_f64())
+}
+
+fn operations(monitor: &StressMonitor) -> anyhow::Result<u64> {
+    Ok(monitor.report().context("the guest is there")?.operations.0)
+}
