@@ -57,8 +57,9 @@ fn harvests(c: &mut Criterion) {
             }
         };
         tracker.arm().expect("an open tracker arms");
-        for (name, step) in [("nothing", PAGES), ("every 1000th page", 1000), ("every 2nd page", 2)]
-        {
+        let dirty =
+            [("nothing", PAGES), ("every 1000th page", 1000), ("every 2nd page", 2), ("all", 1)];
+        for (name, step) in dirty {
             group.bench_function(format!("harvest, {name} dirty"), |b| {
                 b.iter_custom(|times| harvest(&guest, &mut *tracker, times, step).0);
             });
