@@ -2,6 +2,7 @@
 //! agents are real ones, or stand-ins where an end is wanted that real ones hardly come to.
 
 mod bad_input;
+mod bench;
 mod by_hand;
 mod demo;
 mod guests;
