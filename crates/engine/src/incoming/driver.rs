@@ -46,7 +46,8 @@ pub(super) struct Driver {
     ram: ByteCount,
     pages: PageCount,
     began: Instant,
-    published: Instant,
+    /// When the next look is due.
+    look_due: Instant,
     link: Option<Link>,
     number: LinkNumber,
     progress: Progress,
@@ -102,7 +103,7 @@ impl Driver {
             ram: ByteCount::ZERO,
             pages: PageCount::ZERO,
             began: Instant::now(),
-            published: Instant::now(),
+            look_due: Instant::now(),
             link: None,
             number: LinkNumber(0),
             progress: Progress::default(),
@@ -121,7 +122,7 @@ impl Driver {
             while let Some(action) = self.destination.poll() {
                 self.apply(action);
             }
-            if self.outcome.is_some() || self.published.elapsed() >= PUBLISH_INTERVAL {
+            if self.outcome.is_some() || Instant::now() >= self.look_due {
                 self.publish(&publish);
             }
             if self.outcome.is_some() {
@@ -150,9 +151,9 @@ impl Driver {
     }
 
     fn next_wake(&self) -> tokio::time::Instant {
-        let publish = self.published + PUBLISH_INTERVAL;
-        let due = self.destination.deadline().map(|at| self.began + at.0);
-        due.map_or(publish, |due| due.min(publish)).into()
+        let look = self.look_due.saturating_duration_since(self.began);
+        let due = self.destination.deadline().map_or(look, |at| at.0.min(look));
+        (self.began + due).into()
     }
 
     fn tell(&mut self, event: DestinationEvent) {
@@ -388,7 +389,7 @@ impl Driver {
     // --- what people see, and the end ------------------------------------------------------
 
     fn publish(&mut self, publish: &watch::Sender<Progress>) {
-        self.published = Instant::now();
+        self.look_due = Instant::now() + PUBLISH_INTERVAL;
         self.progress.session = Some(self.destination.session().0);
         self.progress.phase = self.destination.phase();
         self.progress.elapsed = self.began.elapsed();

@@ -43,7 +43,8 @@ pub(super) struct Account {
     /// How long the destination digested while the guest stood still.
     verified_there: Duration,
     downtime: DowntimeParts,
-    published: Instant,
+    /// When the next look is due.
+    due: Instant,
 }
 
 impl Account {
@@ -61,7 +62,7 @@ impl Account {
             granted: None,
             verified_there: Duration::ZERO,
             downtime: DowntimeParts::default(),
-            published: began,
+            due: began,
         }
     }
 
@@ -178,13 +179,13 @@ impl Account {
 
     /// When the next look is due. Whoever looks costs time too, of which there is none to spare
     /// while the guest is paused.
-    pub(super) fn due(&self) -> Instant {
-        self.published + PUBLISH_INTERVAL
+    pub(super) const fn due(&self) -> Instant {
+        self.due
     }
 
     /// Publishes a fresh look.
     pub(super) fn publish(&mut self, source: &Source, lanes: &SourceLanes) {
-        self.published = Instant::now();
+        self.due = Instant::now() + PUBLISH_INTERVAL;
         let forecast = source.forecast();
         let pending = lanes.pending();
         let progress = &mut self.progress;

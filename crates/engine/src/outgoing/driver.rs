@@ -128,8 +128,9 @@ impl Driver {
     }
 
     fn next_wake(&self, publish: Instant) -> tokio::time::Instant {
-        let due = self.source.deadline().map(|deadline| self.began + deadline.0);
-        due.map_or(publish, |due| due.min(publish)).into()
+        let publish = publish.saturating_duration_since(self.began);
+        let due = self.source.deadline().map_or(publish, |deadline| deadline.0.min(publish));
+        (self.began + due).into()
     }
 
     fn tell(&mut self, event: SourceEvent) {
