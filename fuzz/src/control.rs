@@ -36,11 +36,9 @@ fn judge(message: &Message) {
                 assert_eq!(check_plan(&plan, offer), Ok(()), "what is picked is accepted");
             }
         }
-        Message::Plan(plan) => {
-            if check_plan(plan, &offer()).is_ok() {
-                assert!(plan.version == 1 && plan.lanes <= 4, "{plan:?}");
-                assert!(plan.features.iter().any(|feature| feature == "b"), "{plan:?}");
-            }
+        Message::Plan(plan) if check_plan(plan, &offer()).is_ok() => {
+            assert!(plan.version == 1 && plan.lanes <= 4, "{plan:?}");
+            assert!(plan.features.iter().any(|feature| feature == "b"), "{plan:?}");
         }
         _ => {}
     }
