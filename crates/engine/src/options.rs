@@ -96,7 +96,8 @@ impl Default for OutgoingOptions {
             source: SourceOptions::default(),
             lanes: LaneOptions::default(),
             scrub: CoreShare::default(),
-            reacquire_timeout: Duration::from_secs(5),
+            // A prepared destination that is cut off holds them until it gives up waiting.
+            reacquire_timeout: IncomingOptions::default().doubt_timeout + Duration::from_secs(10),
             return_timeout: Duration::from_secs(10),
             tracker: None,
             peer: String::new(),

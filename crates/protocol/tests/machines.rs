@@ -8,8 +8,8 @@ use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, Root};
 use whimbrel_protocol::{
     BatchSeq, Convergence, Destination, DestinationAction, DestinationEvent, DestinationOptions,
-    Failure, Fault, GuestUuid, LaneId, LaneMark, Message, Now, Outcome, Policy, SessionId, Source,
-    SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term, Token,
+    Epoch, Failure, Fault, GuestUuid, LaneId, LaneMark, Message, Now, Outcome, Policy, SessionId,
+    Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term, Token,
 };
 
 const TOKEN: Token = Token(7);
@@ -464,4 +464,28 @@ fn each_policy_has_its_way_with_a_guest_that_does_not_converge() {
     let world = restless(Policy::Wait);
     assert_eq!(world.outcomes, completed(FIRST));
     world.in_order(&["S StartRound(99)", "S Pause"]);
+}
+
+/// Museum M4: what only one host may hold goes back to the source however it is that the
+/// destination hears that the attempt was given up.
+#[test]
+fn a_destination_that_hears_of_a_lost_link_by_the_next_one_lets_go() {
+    for (loaded, phase) in [("D Load(", "preparing"), ("D Send(Prepared(", "prepared")] {
+        let mut world = World::new();
+        while !world.log.iter().any(|line| line.starts_with(loaded)) {
+            assert!(world.step());
+        }
+        let late = std::mem::take(&mut world.to_destination);
+        assert_eq!(world.destination.phase(), phase);
+        // Only the source has noticed.
+        world.to_source.clear();
+        world.to_source.push_back(SourceEvent::LinkLost("cut".into()));
+        while world.destination.session().1 == Epoch(0) {
+            assert!(world.step());
+        }
+        world.to_destination.extend(late);
+        let world = world.run();
+        world.in_order(&["S Resume", "D Release"]);
+        assert_eq!(world.outcomes, completed(FIRST.next(FIRST.host)), "{:#?}", world.log);
+    }
 }

@@ -9,7 +9,9 @@ use whimbrel_protocol::{
 
 use crate::broken::Broken;
 use crate::journal::{Entry, Journal};
+use crate::locks::AGAIN;
 use crate::plan::{GUEST, SESSION, Side};
+use crate::seen::Seen;
 use crate::step::Step;
 use crate::world::World;
 
@@ -41,11 +43,20 @@ impl World {
         let Some((standing, _)) = self.journal(side).under_way() else { return };
         let most = if standing.is_note() { 50 } else { self.plan.fsync };
         let delay = self.random.micros(1, most);
+        let slow_until = match side {
+            Side::Source => self.src.slow_until,
+            Side::Destination => self.dst.slow_until,
+        };
         let life = self.life(side);
-        self.after(delay, Step::Written(life, side));
+        self.at((self.now + delay).max(slow_until), Step::Written(life, side));
     }
 
     pub(crate) fn written(&mut self, side: Side) {
+        // The thread that would write it is busy.
+        if side == Side::Source && self.src.resuming {
+            let life = self.src.life;
+            return self.after(AGAIN, Step::Written(life, side));
+        }
         let written = self.journal(side).complete().map(|(standing, _)| standing);
         self.written_back(side, written);
         self.start_write(side);
@@ -62,22 +73,32 @@ impl World {
 
     /// A side's question to the other side's agent; without a network it is never answered.
     pub(crate) fn ask(&mut self, side: Side, term: Term) {
-        if self.now >= self.network.out {
+        if self.network.carries(self.now) && self.has_agent(side) {
             let delay = self.link_delay() * 2;
             let at = self.network.arrival(self.now, delay, Duration::ZERO);
-            self.queue.push(at, Step::Question(side, term));
+            self.at(at, Step::Question(side, term));
+        } else {
+            self.saw(Seen::NotAnswered);
         }
+    }
+
+    fn has_agent(&self, side: Side) -> bool {
+        let (host_up, out) = match side {
+            Side::Source => (self.src.host_up, self.src.agent_out),
+            Side::Destination => (self.dst.host_up, self.dst.agent_out),
+        };
+        host_up && self.now >= out
     }
 
     /// The question of `asker` arrives at the other side's agent.
     pub(crate) fn question(&mut self, asker: Side, term: Term) {
         let side = asker.other();
-        let (host_up, process) = match side {
-            Side::Source => (self.src.host_up, self.src.process),
-            Side::Destination => (self.dst.host_up, self.dst.process),
+        let process = match side {
+            Side::Source => self.src.process,
+            Side::Destination => self.dst.process,
         };
-        if !host_up || self.now < self.network.out {
-            return;
+        if !self.has_agent(side) || !self.network.carries(self.now) {
+            return self.saw(Seen::NotAnswered);
         }
         let question = match asker {
             Side::Source => Question::DoYouRun,
@@ -86,22 +107,37 @@ impl World {
         let record = self.journal(side).record(GUEST, SESSION);
         let ruling = rule(question, term, record.as_ref(), process);
         if let Some(standing) = ruling.record {
+            // wire.md O2: what cannot be made durable is not answered.
+            if self.journal(side).full {
+                return self.saw(Seen::NotAnswered);
+            }
             self.journal(side).put((standing, term));
         }
         let answer = match ruling.answer {
-            Answer::AskProcess => self.ask_process(side, term),
-            answer => answer,
+            Answer::AskProcess => {
+                self.saw(Seen::AskedProcess);
+                self.ask_process(side, term)
+            }
+            answer => {
+                self.saw(Seen::AskedRecord);
+                answer
+            }
         };
         note!(self, "{asker:?} asked about {term}: {answer:?}");
         let delay = self.link_delay() * 2;
         let at = self.network.arrival(self.now, delay, Duration::ZERO);
-        self.queue.push(at, Step::Answer(asker, term, answer));
+        self.at(at, Step::Answer(asker, term, answer));
     }
 
     /// The living guest process of `side` answers.
     fn ask_process(&mut self, side: Side, term: Term) -> Answer {
         let aborted = |outcome: &Option<Outcome>| matches!(outcome, Some(Outcome::Aborted(_)));
+        let frozen = match side {
+            Side::Source => self.src.frozen,
+            Side::Destination => self.dst.frozen,
+        };
         match side {
+            _ if frozen > self.now => Answer::AskProcess,
             Side::Source if aborted(&self.src.outcome) => Answer::NotYours,
             Side::Source => Answer::AskProcess,
             // What was refused and could not be recorded is recorded now, or not said.
@@ -122,8 +158,8 @@ impl World {
     }
 
     pub(crate) fn answer(&mut self, asker: Side, term: Term, answer: Answer) {
-        if self.now < self.network.out {
-            return;
+        if !self.network.carries(self.now) || !self.has_agent(asker) {
+            return self.saw(Seen::NotAnswered);
         }
         match asker {
             Side::Destination => self.feed_destination(DestinationEvent::Answered(term, answer)),
@@ -138,9 +174,13 @@ impl World {
 
     /// A source that has ended in doubt goes on asking.
     pub(crate) fn doubt(&mut self) {
+        let mute = self.broken == Some(Broken::NeverAskAgain);
         if let (true, Some(Outcome::InDoubt { term, .. })) = (self.src.alive, &self.src.outcome) {
             let term = *term;
-            self.ask(Side::Source, term);
+            // The guest process ends when what it was told to write is written, or has failed.
+            if !mute && self.src.journal.under_way().is_none() {
+                self.ask(Side::Source, term);
+            }
             self.after(Duration::from_millis(500), Step::Doubt);
         }
     }
@@ -151,14 +191,17 @@ impl World {
         }
         match answer {
             Answer::Runs => {
+                self.saw(Seen::Settled);
                 self.src.journal.put((Standing::Ceded, term));
                 self.src.outcome = Some(Outcome::Completed { term });
             }
             Answer::NeverRan => {
+                self.saw(Seen::Settled);
                 self.src.journal.put((Standing::Owner, term));
                 let why = Failure::new(Fault::Guest, "the destination never ran the guest");
                 self.src.outcome = Some(Outcome::Aborted(why));
                 self.resume();
+                self.maybe_again();
             }
             // Only a person can decide, unless the peer's host has yet to come back.
             Answer::Unknown => self.needs_person = true,
@@ -175,34 +218,46 @@ impl World {
         }
     }
 
+    pub(crate) const fn lives(&self, side: Side) -> bool {
+        match side {
+            Side::Source => self.src.alive,
+            Side::Destination => self.dst.alive,
+        }
+    }
+
     /// The guest process of a side dies; its host and its journal stay.
     pub(crate) fn crash(&mut self, side: Side) {
+        self.die(side);
         let Self { src, dst, random, .. } = self;
-        let (alive, life, running, process, journal) = match side {
-            Side::Source => (
-                &mut src.alive,
-                &mut src.life,
-                &mut src.running,
-                &mut src.process,
-                &mut src.journal,
-            ),
-            Side::Destination => (
-                &mut dst.alive,
-                &mut dst.life,
-                &mut dst.running,
-                &mut dst.process,
-                &mut dst.journal,
-            ),
+        match side {
+            Side::Source => src.journal.writer_died(random),
+            Side::Destination => dst.journal.writer_died(random),
+        }
+    }
+
+    fn die(&mut self, side: Side) {
+        let Self { src, dst, .. } = self;
+        let (alive, life, running, process) = match side {
+            Side::Source => (&mut src.alive, &mut src.life, &mut src.running, &mut src.process),
+            Side::Destination => {
+                (&mut dst.alive, &mut dst.life, &mut dst.running, &mut dst.process)
+            }
         };
         if !std::mem::take(alive) {
             return;
         }
         (*life, *running, *process) = (*life + 1, false, Process::Dead);
-        journal.writer_died(random);
         self.hang_up(side);
         match side {
-            Side::Source => self.end_workers(),
-            Side::Destination => self.end_threads(),
+            Side::Source => {
+                self.src.resuming = false;
+                self.release_at_source();
+                self.end_workers();
+            }
+            Side::Destination => {
+                self.release_at_destination();
+                self.end_threads();
+            }
         }
     }
 
@@ -213,7 +268,7 @@ impl World {
             let lane = self.lane(id);
             lane.lander = crate::lander::Lander::default();
             lane.wire.clear();
-            if !lane.cut {
+            if !lane.deaf.at(Side::Source) {
                 self.after(delay, Step::LaneGone(id, Side::Source));
             }
         }
@@ -221,13 +276,19 @@ impl World {
 
     /// The whole host of a side restarts.
     pub(crate) fn restart(&mut self, side: Side) {
-        self.crash(side);
+        self.die(side);
         let Self { src, dst, random, .. } = self;
         let (process, up, journal) = match side {
             Side::Source => (&mut src.process, &mut src.host_up, &mut src.journal),
             Side::Destination => (&mut dst.process, &mut dst.host_up, &mut dst.journal),
         };
         (*process, *up) = (Process::HostRestarted, false);
-        journal.host_restarted(random);
+        let (lost, torn) = journal.host_restarted(random);
+        if lost {
+            self.saw(Seen::LostNote);
+        }
+        if torn {
+            self.saw(Seen::TornRecord);
+        }
     }
 }

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
+use whimbrel_page::PageSet;
 use whimbrel_protocol::{
     BatchSeq, Destination, DestinationAction, DestinationEvent, Failure, Fault, LaneId, Message,
     Now, Outcome, Process, Standing, Sums, Term,
 };
 
+use crate::breach::Law;
 use crate::broken::Broken;
 use crate::journal::Journal;
 use crate::memory::{Landing, leaf_of};
 use crate::plan::{Plan, Side};
+use crate::seen::Seen;
 use crate::step::{Life, LinkId, Step};
 use crate::world::World;
 
@@ -33,14 +36,24 @@ pub(crate) struct DestinationHost {
     pub(crate) no_run: bool,
     /// When the last event that was told arrives.
     pub(crate) inbox: Duration,
+    /// Until when the process stands still.
+    pub(crate) frozen: Duration,
+    /// Until when nothing that it asks of its guest is done.
+    pub(crate) slow_until: Duration,
+    /// Until when the agent is down.
+    pub(crate) agent_out: Duration,
+    /// Pages that were made to differ.
+    pub(crate) rotten: PageSet,
+    /// The number of the last batch in the order of sending that has landed.
+    pub(crate) landed_last: u64,
     /// The state that the parked guest has taken.
     state: Option<u64>,
 }
 
 impl DestinationHost {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan, now: Duration) -> Self {
         Self {
-            machine: Destination::new(Now(Duration::ZERO), plan.destination.clone()),
+            machine: Destination::new(Now(now), plan.destination.clone()),
             landing: Landing::new(&plan.layout),
             journal: Journal::default(),
             running: false,
@@ -53,8 +66,19 @@ impl DestinationHost {
             awaited: None,
             no_run: false,
             inbox: Duration::ZERO,
+            frozen: Duration::ZERO,
+            slow_until: Duration::ZERO,
+            agent_out: Duration::ZERO,
+            rotten: PageSet::new(&plan.layout),
+            landed_last: 0,
             state: None,
         }
+    }
+
+    /// When it looks at the clock.
+    pub(crate) fn deadline(&self) -> Option<Duration> {
+        let deadline = self.machine.deadline().filter(|_| self.alive);
+        deadline.map(|Now(at)| at.max(self.frozen))
     }
 }
 
@@ -67,7 +91,7 @@ impl World {
     fn tell_destination_in(&mut self, delay: Duration, event: DestinationEvent) {
         let at = self.now + delay + self.random.micros(0, 100);
         self.dst.inbox = self.dst.inbox.max(at);
-        self.queue.push(self.dst.inbox, Step::Destination(self.dst.life, event));
+        self.at(self.dst.inbox, Step::Destination(self.dst.life, event));
     }
 
     /// Hands an event to the machine, and carries out what follows.
@@ -90,7 +114,10 @@ impl World {
 
     fn act_for_destination(&mut self, action: DestinationAction) {
         let took = self.random.micros(1, 20_000);
+        let took = took.max(self.dst.slow_until.saturating_sub(self.now));
+        let mute = self.broken == Some(Broken::NeverAskAgain);
         match action {
+            DestinationAction::Ask(_) if mute => {}
             DestinationAction::Send(message) => self.send(Side::Destination, &message),
             DestinationAction::Hangup => self.hang_up(Side::Destination),
             DestinationAction::Reserve(_) => {
@@ -103,15 +130,21 @@ impl World {
                 self.look_at_counts();
             }
             DestinationAction::Verify(term) => self.verify_destination(term),
-            DestinationAction::Load(term, state) => self.load(term, &state),
+            DestinationAction::Load(term, state) => self.load(took, term, &state),
             DestinationAction::Run(term) => self.run_at_destination(term),
             DestinationAction::SendSums => self.send_sums(),
             DestinationAction::Record(standing, term) => {
                 self.record(Side::Destination, (standing, term));
             }
             DestinationAction::Ask(term) => self.ask(Side::Destination, term),
-            DestinationAction::Release | DestinationAction::Say(_) => {}
-            DestinationAction::Finish(outcome) => self.dst.outcome = Some(outcome),
+            DestinationAction::Release => self.release_at_destination(),
+            DestinationAction::Say(_) => {}
+            DestinationAction::Finish(outcome) => {
+                if !matches!(outcome, Outcome::Completed { .. }) {
+                    self.release_at_destination();
+                }
+                self.dst.outcome = Some(outcome);
+            }
         }
     }
 
@@ -125,12 +158,16 @@ impl World {
         self.tell_destination(DestinationEvent::Verified(term, root));
     }
 
-    fn load(&mut self, term: Term, state: &[u8]) {
+    fn load(&mut self, took: Duration, term: Term, state: &[u8]) {
         match state.try_into() {
             Ok(bytes) => self.dst.state = Some(u64::from_le_bytes(bytes)),
-            Err(_) => return self.breach("the state is not what was saved".into()),
+            Err(_) => return self.breach(Law::SameMemory, "the state is not what was saved"),
         }
-        self.tell_destination(DestinationEvent::Loaded(term));
+        if !self.acquire_at_destination() {
+            let failure = Failure::new(Fault::Guest, "its disk is locked elsewhere");
+            return self.tell_destination(DestinationEvent::Failed(failure));
+        }
+        self.tell_destination_in(took, DestinationEvent::Loaded(term));
         if self.broken == Some(Broken::RunBeforeGrant) {
             self.dst.running = true;
         }
@@ -142,13 +179,16 @@ impl World {
             return self.tell_destination(DestinationEvent::Failed(failure));
         }
         if let Some((region, page)) = self.dst.landing.memory.difference(&self.truth.memory) {
-            self.breach(format!("the guest runs on a {page} of {region} that is not its own"));
+            let what = format!("the guest runs on a {page} of {region} that is not its own");
+            self.breach(Law::SameMemory, what);
         }
         if self.dst.state != Some(self.truth.bursts) {
-            self.breach(format!("the guest runs from state {:?}, not its last", self.dst.state));
+            let what = format!("the guest runs from state {:?}, not its last", self.dst.state);
+            self.breach(Law::SameMemory, what);
         }
         self.dst.running = true;
-        self.tell_destination(DestinationEvent::Ran(term));
+        let took = self.dst.slow_until.saturating_sub(self.now);
+        self.tell_destination_in(took, DestinationEvent::Ran(term));
     }
 
     fn send_sums(&mut self) {
@@ -163,7 +203,12 @@ impl World {
 
     pub(crate) fn destination_written(&mut self, written: Option<Standing>) {
         match written {
-            Some(standing) => self.tell_destination(DestinationEvent::Recorded(standing)),
+            Some(standing) => {
+                if standing == Standing::Refused {
+                    self.saw(Seen::Refused);
+                }
+                self.tell_destination(DestinationEvent::Recorded(standing));
+            }
             None => {
                 let failure = Failure::new(Fault::Journal, "the disk is full");
                 self.tell_destination(DestinationEvent::Failed(failure));

@@ -2,8 +2,9 @@
 
 use whimbrel_protocol::{Outcome, Process, Standing};
 
+use crate::breach::{Breach, Law};
 use crate::plan::{HEALED, Side};
-use crate::world::{Breach, Ending, World};
+use crate::world::{Ending, World};
 
 impl World {
     /// Whether nothing more can come of this world.
@@ -14,12 +15,16 @@ impl World {
                 Some(Outcome::InDoubt { .. }) => self.needs_person && self.now >= HEALED,
                 Some(_) => true,
             };
-        let journals = self.src.journal.under_way().is_none() || !self.src.alive;
-        source && journals && (!self.dst.alive || self.dst.outcome.is_some())
+        let writing = self.src.alive && self.src.journal.under_way().is_some();
+        let busy = writing || self.src.again || self.src.resuming;
+        source && !busy && (!self.dst.alive || self.dst.outcome.is_some()) && self.former_settled()
     }
 
     /// Judges the end: one owner, who runs the guest, and both sides say the same.
     pub(crate) fn judge_end(&self) -> Result<Ending, Breach> {
+        if let Some(what) = self.former_disagrees() {
+            return Err(Breach::new(Law::Agreement, what));
+        }
         let (source, destination) = self.outcomes();
         let ending = match (source, destination) {
             (Some(Outcome::InDoubt { .. }), _) => self.in_doubt(),
@@ -35,9 +40,10 @@ impl World {
             _ => None,
         };
         let Some(ending) = ending else {
-            return Err(Breach(format!("the sides disagree: {source:?}, {destination:?}")));
+            let what = format!("the sides disagree: {source:?}, {destination:?}");
+            return Err(Breach::new(Law::Agreement, what));
         };
-        self.runner(&ending).map_or(Ok(ending), |what| Err(Breach(what)))
+        self.runner(&ending).map_or(Ok(ending), Err)
     }
 
     /// A doubt that stays is the work of a host that restarted.
@@ -53,7 +59,7 @@ impl World {
     }
 
     /// Who runs the guest in the end, where it is not who should.
-    fn runner(&self, ending: &Ending) -> Option<String> {
+    fn runner(&self, ending: &Ending) -> Option<Breach> {
         let (here, there) = (self.src.running, self.dst.running);
         let expected = match ending {
             Ending::Completed => (false, self.dst.alive),
@@ -62,9 +68,11 @@ impl World {
         };
         if (here, there) != expected {
             let side = if here { Some(Side::Source) } else { there.then_some(Side::Destination) };
-            return Some(format!("it ended {ending:?}, and the guest runs at {side:?}"));
+            let what = format!("it ended {ending:?}, and the guest runs at {side:?}");
+            return Some(Breach::new(Law::Agreement, what));
         }
         let marked = self.src.throttle > 0 || self.src.tracker.armed;
-        (here && marked).then(|| "the guest is left throttled or tracked".into())
+        let what = "the guest is left throttled or tracked";
+        (here && marked).then(|| Breach::new(Law::CleanUp, what))
     }
 }

@@ -1,4 +1,5 @@
-//! A host's record of one guest, and what of it survives a death.
+//! A host's record of one guest, and what of it survives a death: two slots, of which the one that
+//! is not the newest is written, as the agent's journal does it.
 
 use std::collections::VecDeque;
 
@@ -9,23 +10,30 @@ use crate::random::Random;
 /// What one slot of the journal says.
 pub(crate) type Entry = (Standing, Term);
 
+/// A slot: the number of its write and what it says; nothing where it cannot be read.
+type Slot = Option<(u64, Entry)>;
+
 /// The journal of one host. Writes happen one after the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal {
     /// What a reader finds, whoever has died.
-    written: Option<Entry>,
+    written: [Slot; 2],
     /// What is left when the host restarts.
-    durable: Option<Entry>,
+    durable: [Slot; 2],
+    writes: u64,
     /// Writes that were asked for and are not through; the first is under way.
     queue: VecDeque<Entry>,
     /// Every write fails, as on a disk that is full.
     pub(crate) full: bool,
+    /// Only in a world that breaks a law: the slot that is written is the one that counts.
+    pub(crate) one_slot: bool,
 }
 
 impl Journal {
     pub(crate) fn of_owner(term: Term) -> Self {
-        let entry = Some((Standing::Owner, term));
-        Self { written: entry, durable: entry, ..Self::default() }
+        let mut journal = Self::default();
+        journal.put((Standing::Owner, term));
+        journal
     }
 
     /// Asks for a write; returns whether it is under way at once.
@@ -42,6 +50,8 @@ impl Journal {
     pub(crate) fn complete(&mut self) -> Option<Entry> {
         let entry = self.queue.pop_front()?;
         if self.full {
+            // What may have got through is made unreadable: nobody acts on it.
+            self.written[self.next_slot()] = None;
             return None;
         }
         self.put(entry);
@@ -49,20 +59,31 @@ impl Journal {
     }
 
     /// One write that is not waited for, whatever the entry. `None` says that the disk is full.
-    pub(crate) const fn note(&mut self, entry: Entry) -> Option<()> {
+    pub(crate) fn note(&mut self, entry: Entry) -> Option<()> {
         if self.full {
             return None;
         }
-        self.written = Some(entry);
+        self.write(entry);
         Some(())
     }
 
     /// Puts an entry in place; a note is not made durable.
     pub(crate) fn put(&mut self, entry: Entry) {
-        self.written = Some(entry);
+        self.write(entry);
         if !entry.0.is_note() {
-            self.durable = Some(entry);
+            self.durable = self.written;
         }
+    }
+
+    fn write(&mut self, entry: Entry) {
+        let slot = self.next_slot();
+        self.writes += 1;
+        self.written[slot] = Some((self.writes, entry));
+    }
+
+    /// Always beside the newest one.
+    const fn next_slot(&self) -> usize {
+        if self.one_slot { 1 } else { (self.writes + 1) as usize % 2 }
     }
 
     /// The process is dead: the write under way happened or it did not, the others did not.
@@ -73,25 +94,43 @@ impl Journal {
         self.queue.clear();
     }
 
-    /// The host has restarted: notes are lost, unless they came to the disk by chance.
-    pub(crate) fn host_restarted(&mut self, random: &mut Random) {
-        self.writer_died(random);
-        if random.chance(70) {
-            self.written = self.durable;
+    /// The host has restarted. What was not made durable is lost, unless it came to the disk by
+    /// chance, and the write that was under way may have come there in part. Returns whether
+    /// something was lost, and whether something was torn.
+    pub(crate) fn host_restarted(&mut self, random: &mut Random) -> (bool, bool) {
+        let torn = !self.queue.is_empty() && random.chance(40);
+        if torn {
+            self.queue.clear();
+            self.written[self.next_slot()] = None;
         }
+        self.writer_died(random);
+        let lost = self.written != self.durable && random.chance(70);
+        if lost {
+            let torn_slot = self.next_slot();
+            for slot in (0..2).filter(|slot| !(torn && *slot == torn_slot)) {
+                self.written[slot] = self.durable[slot];
+            }
+        }
+        self.durable = self.written;
+        (lost, torn)
     }
 
-    pub(crate) const fn entry(&self) -> Option<Entry> {
-        self.written
+    pub(crate) fn entry(&self) -> Option<Entry> {
+        newest(&self.written)
     }
 
-    pub(crate) const fn durable(&self) -> Option<Entry> {
-        self.durable
+    pub(crate) fn durable(&self) -> Option<Entry> {
+        newest(&self.durable)
     }
 
     /// As the rules of ownership read it.
     pub(crate) fn record(&self, guest: GuestUuid, session: SessionId) -> Option<Record> {
-        let (standing, term) = self.written?;
+        let (standing, term) = self.entry()?;
         Some(Record { guest, term, session, peer: "the other host".into(), standing })
     }
+}
+
+fn newest(slots: &[Slot; 2]) -> Option<Entry> {
+    let slots = slots.iter().flatten();
+    slots.max_by_key(|(number, _)| *number).map(|(_, entry)| *entry)
 }

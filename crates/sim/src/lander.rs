@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use whimbrel_page::LeafSum;
 use whimbrel_protocol::batch::LaneHello;
-use whimbrel_protocol::{BatchSeq, DestinationEvent, Epoch, LaneId, LaneMark, LaneTicket};
+use whimbrel_protocol::{BatchSeq, DestinationEvent, Hello, LaneId, LaneMark};
 
+use crate::breach::Law;
 use crate::broken::Broken;
-use crate::lanes::{Batch, SESSION};
+use crate::lanes::Batch;
 use crate::memory::leaf_of;
 use crate::plan::Side;
+use crate::seen::Seen;
 use crate::step::Step;
 use crate::world::World;
 
@@ -19,6 +21,8 @@ pub(crate) struct Lander {
     pub(crate) stage: Stage,
     /// It was told to end.
     closing: bool,
+    /// It dies in the middle of what it lands next.
+    pub(crate) tears: bool,
     landed: BatchSeq,
     sum: LeafSum,
 }
@@ -30,6 +34,13 @@ pub(crate) enum Stage {
     None,
     Reading,
     Landing(Batch),
+}
+
+/// The first words of a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Greeting {
+    Control(Hello),
+    Lane(LaneHello),
 }
 
 impl Lander {
@@ -47,12 +58,13 @@ impl Lander {
 }
 
 impl World {
-    pub(crate) fn lane_hello(&mut self, (lane, token): LaneTicket, epoch: Epoch) {
-        if !self.dst.alive || self.now < self.network.out {
+    pub(crate) fn lane_hello(&mut self, hello: &LaneHello) {
+        if !self.dst.alive || !self.network.carries(self.now) {
             return;
         }
-        let hello = LaneHello { session: SESSION, epoch, lane, token };
-        let admitted = self.dst.machine.admit(&hello);
+        let lane = hello.lane;
+        self.greetings.push(Greeting::Lane(*hello));
+        let admitted = self.dst.machine.admit(hello);
         note!(self, "lane {} admitted: {admitted:?}", lane.0);
         if admitted.is_ok() {
             self.lane(lane).lander.stage = Stage::Reading;
@@ -61,15 +73,40 @@ impl World {
         self.after(delay, Step::LaneAnswer(life, lane, admitted.is_ok()));
     }
 
+    /// A lane is opened as one was before: it must be turned away, for what it carries is old.
+    pub(crate) fn replay_lane(&mut self, hello: &LaneHello) {
+        if !self.dst.alive || self.dst.running {
+            return;
+        }
+        let admitted = self.dst.machine.admit(hello).is_ok();
+        if admitted {
+            self.breach(Law::Strangers, format!("a lane is let in again: {hello:?}"));
+        } else if self.broken == Some(Broken::TakeStrangers) {
+            let place = self.any_place(u64::MAX);
+            self.truth.writes += 1;
+            self.dst.landing.end(place, self.truth.writes);
+        } else {
+            self.saw(Seen::TurnedAway);
+        }
+    }
+
     pub(crate) fn arrive(&mut self, id: LaneId) {
         let now = self.now;
         let lane = self.lanes.get_mut(&id).expect("a lane that was opened");
         let ready = matches!(lane.lander.stage, Stage::Reading) && !lane.lander.closing;
-        if !ready || lane.cut || lane.wire.front().is_none_or(|batch| batch.arrives > now) {
+        let deaf = lane.deaf.at(Side::Destination);
+        if !ready || deaf || lane.wire.front().is_none_or(|batch| batch.arrives > now) {
             return;
         }
         let batch = lane.wire.pop_front().expect("as looked at");
-        batch.pages.iter().for_each(|(place, _)| self.dst.landing.begin(*place));
+        // wire.md B8
+        if batch.seq.0 != lane.lander.landed.0 + 1 {
+            self.breach(Law::Honesty, format!("lane {} sends {:?} out of turn", id.0, batch.seq));
+            return self.end_lander(id);
+        }
+        if self.broken != Some(Broken::KnowTornPages) {
+            batch.pages.iter().for_each(|(place, _)| self.dst.landing.begin(*place));
+        }
         let early = (self.broken == Some(Broken::AckBeforeLanding)).then(|| batch.clone());
         self.lane(id).lander.stage = Stage::Landing(batch);
         if let Some(batch) = early {
@@ -82,11 +119,16 @@ impl World {
     pub(crate) fn land(&mut self, id: LaneId) {
         let lander = &mut self.lane(id).lander;
         let Stage::Landing(batch) = std::mem::take(&mut lander.stage) else { return };
-        let closing = lander.closing;
+        let (closing, tears) = (lander.closing, lander.tears);
         // A thread that is told to end may do so between two pages: the batch does not count.
-        if closing && self.random.chance(50) {
+        if tears || (closing && self.random.chance(50)) {
             let some = self.random.below(batch.pages.len() as u64) as usize;
             self.put(&batch.pages[..some]);
+            // Or in the middle of one.
+            if tears || self.random.chance(50) {
+                self.saw(Seen::TornLanding);
+                self.dst.landing.tear(batch.pages[some].0);
+            }
             return self.end_lander(id);
         }
         self.put(&batch.pages);
@@ -107,6 +149,7 @@ impl World {
             let skip = *content == 0 && self.broken == Some(Broken::SkipZeroPages);
             let content = if skip { self.dst.landing.memory.get(*place) } else { *content };
             let garbled = std::mem::take(&mut self.garble);
+            self.spoilt |= garbled;
             self.dst.landing.end(*place, if garbled { u64::MAX } else { content });
             if skip {
                 self.dst.landing.table.set(place.0, place.1, leaf_of(0));
@@ -118,6 +161,10 @@ impl World {
     fn count(&mut self, id: LaneId, batch: &Batch) {
         let early = self.broken == Some(Broken::AckBeforeLanding);
         let mut sum = self.lane(id).lander.sum;
+        if batch.number < self.dst.landed_last {
+            self.saw(Seen::Overtaken);
+        }
+        self.dst.landed_last = self.dst.landed_last.max(batch.number);
         for ((region, page), content) in &batch.pages {
             let found = self.dst.landing.table.get(*region, *page);
             let leaf = if early { leaf_of(*content) } else { found };
@@ -128,8 +175,8 @@ impl World {
         (lane.lander.landed, lane.lander.sum) = (batch.seq, sum);
         let at = self.network.arrival(now, delay, lane.last_ack);
         lane.last_ack = at;
-        if !lane.cut {
-            self.queue.push(at, Step::Ack(id, batch.seq, sum));
+        if !lane.deaf.at(Side::Source) {
+            self.at(at, Step::Ack(id, batch.seq, sum));
         }
     }
 
@@ -155,7 +202,7 @@ impl World {
         lane.wire.clear();
         let mark = lane.lander.mark(id);
         self.tell_destination(DestinationEvent::LaneEnded(mark));
-        if !self.lane(id).cut {
+        if !self.lane(id).deaf.at(Side::Source) {
             self.after(delay, Step::LaneGone(id, Side::Source));
         }
     }
@@ -176,7 +223,7 @@ impl World {
         let lane = self.lane(id);
         match lane.lander.stage {
             Stage::None => {}
-            Stage::Reading if lane.wire.is_empty() || lane.cut => self.end_lander(id),
+            Stage::Reading if lane.wire.is_empty() || lane.deaf.at(side) => self.end_lander(id),
             Stage::Reading | Stage::Landing(_) if in_order => {
                 self.after(Duration::from_micros(500), Step::LaneGone(id, side));
             }
@@ -193,14 +240,18 @@ impl World {
         let landed = |(lane, batch): &(LaneId, BatchSeq)| {
             self.lanes.get(lane).is_some_and(|known| known.lander.landed() >= *batch)
         };
-        if !counts.iter().all(landed) {
+        if !counts.iter().all(landed) && self.broken != Some(Broken::LandedUncounted) {
             return;
         }
-        let mut root = self.dst.landing.table.root();
+        let (term, mut root) = (*term, self.dst.landing.table.root());
         if self.broken == Some(Broken::SkipDigests) {
-            root = self.src.said_root;
+            root = self.src.said.1;
         }
-        let term = *term;
+        // The source waits for this answer, and what it sent has landed as it was.
+        let awaited = self.src.machine.phase() == "switchover" && self.src.said.0 == term;
+        if awaited && self.src.alive && !self.spoilt && !root.agrees(self.src.said.1) {
+            self.breach(Law::Honesty, "nothing was garbled, but the roots differ");
+        }
         self.dst.awaited = None;
         self.tell_destination(DestinationEvent::Landed(term, root));
     }

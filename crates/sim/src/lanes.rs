@@ -4,13 +4,17 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use whimbrel_page::{ByteCount, Disposition, LeafSum};
+use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::Take;
-use whimbrel_protocol::{BatchSeq, Epoch, LaneId, LaneMark, LaneTicket, SessionId, SourceEvent};
+use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, LaneTicket, SourceEvent};
 
+use crate::breach::Law;
 use crate::broken::Broken;
 use crate::lander::Lander;
+use crate::links::Deaf;
 use crate::memory::{Content, Place, leaf_of};
 use crate::plan::Side;
+use crate::seen::Seen;
 use crate::step::Step;
 use crate::world::World;
 
@@ -35,6 +39,8 @@ pub(crate) struct Batch {
     pub(crate) seq: BatchSeq,
     pub(crate) pages: Vec<(Place, Content)>,
     pub(crate) arrives: Duration,
+    /// Its number among all batches that were ever sent.
+    pub(crate) number: u64,
 }
 
 /// One lane with both its ends and what is between them.
@@ -50,10 +56,9 @@ pub(crate) struct Lane {
     pub(crate) flight: VecDeque<(BatchSeq, Vec<Place>, LeafSum)>,
     sum: LeafSum,
     /// Whether the ledger keeps an account of it.
-    account: bool,
+    pub(crate) account: bool,
     pub(crate) wire: VecDeque<Batch>,
-    /// Nothing arrives any more, in neither direction.
-    pub(crate) cut: bool,
+    pub(crate) deaf: Deaf,
     pub(crate) last_ack: Duration,
     pub(crate) lander: Lander,
 }
@@ -69,7 +74,7 @@ impl Lane {
             sum: LeafSum::ZERO,
             account: false,
             wire: VecDeque::new(),
-            cut: false,
+            deaf: Deaf::default(),
             last_ack: Duration::ZERO,
             lander: Lander::default(),
         }
@@ -88,12 +93,14 @@ impl World {
 
     pub(crate) fn open_lane(&mut self, ticket: LaneTicket) {
         if self.lanes.insert(ticket.0, Lane::new()).is_some() {
-            return self.breach(format!("lane {} is opened twice", ticket.0.0));
+            return self.breach(Law::Strangers, format!("lane {} is opened twice", ticket.0.0));
         }
         let (life, delay) = (self.src.life, self.lane_delay());
-        let epoch = self.src.machine.session().map_or(Epoch(0), |(_, epoch)| epoch);
-        if self.now >= self.network.out {
-            self.after(delay, Step::LaneHello(life, ticket, epoch));
+        let session = self.src.machine.session();
+        let (session, epoch) = session.expect("a session gave the ticket out");
+        let hello = LaneHello { session, epoch, lane: ticket.0, token: ticket.1 };
+        if self.network.carries(self.now) {
+            self.after(delay, Step::LaneHello(life, hello));
         }
         self.after(OPEN_TIMEOUT, Step::LaneLate(life, ticket.0));
     }
@@ -125,6 +132,9 @@ impl World {
             return;
         }
         self.end_worker(id);
+        if self.broken == Some(Broken::FailSilently) {
+            return;
+        }
         self.tell_source(SourceEvent::LaneFailed(id, why.into()));
         if self.broken == Some(Broken::GiveBackEarly) {
             self.close_account(id, None);
@@ -139,7 +149,7 @@ impl World {
             return;
         }
         lane.worker = Worker::Ended;
-        if !lane.cut {
+        if !lane.deaf.at(Side::Destination) {
             self.after(delay, Step::LaneGone(id, Side::Destination));
         }
     }
@@ -169,7 +179,8 @@ impl World {
     }
 
     fn take(&mut self, id: LaneId) {
-        if self.src.ledger.flight(id).batches >= self.plan.window {
+        let full = self.src.ledger.flight(id).batches >= self.plan.window;
+        if full && self.broken != Some(Broken::IgnoreWindow) {
             return;
         }
         let budget = self.plan.batch;
@@ -188,7 +199,11 @@ impl World {
         let runs = take.runs().to_vec();
         let places = runs.iter().flat_map(|run| run.pages().map(|page| (run.region, page)));
         let copies: Vec<(Place, Content)> = places.map(|at| (at, self.copy(at))).collect();
-        copies.iter().for_each(|(_, content)| take.found(leaf_of(*content)));
+        for (place, content) in &copies {
+            let live = self.broken == Some(Broken::DigestLivePage);
+            let digested = if live { self.src.memory.get(*place) } else { *content };
+            take.found(leaf_of(digested));
+        }
         let kept = take.dispositions().zip(&copies);
         let pages: Vec<(Place, Content)> =
             kept.filter(|((.., how), _)| *how != Disposition::Unchanged).map(|(_, c)| *c).collect();
@@ -203,7 +218,13 @@ impl World {
     }
 
     fn put_on_wire(&mut self, id: LaneId, seq: BatchSeq, pages: Vec<(Place, Content)>) {
-        let (now, delay) = (self.now, self.lane_delay());
+        let (now, mut delay) = (self.now, self.lane_delay());
+        if self.plan.slow_lane == Some(id.0) {
+            delay *= 8;
+        }
+        self.src.sent += 1;
+        let number = self.src.sent;
+        let twice = self.broken == Some(Broken::NumberTwice) && self.random.chance(20);
         let lane = self.lanes.get_mut(&id).expect("as asked for");
         let watched = !lane.flight.is_empty();
         if !watched {
@@ -215,9 +236,18 @@ impl World {
         lane.flight.push_back((seq, places, lane.sum));
         let last = lane.wire.back().map_or(Duration::ZERO, |batch| batch.arrives);
         let arrives = self.network.arrival(now, delay, last);
-        if !lane.cut {
-            lane.wire.push_back(Batch { seq, pages, arrives });
-            self.queue.push(arrives, Step::Arrive(id));
+        let zeros = self.broken == Some(Broken::DropZeroBatches);
+        let dropped = zeros && pages.iter().all(|(_, content)| *content == 0);
+        if dropped || self.broken == Some(Broken::LandedWhenSent) {
+            lane.flight.clear();
+            let sum = lane.sum;
+            let _ = self.src.ledger.acked(id, seq, sum);
+        }
+        let lane = self.lanes.get_mut(&id).expect("as asked for");
+        if !lane.deaf.at(Side::Destination) && !dropped {
+            let seq = if twice { BatchSeq(seq.0 - 1) } else { seq };
+            lane.wire.push_back(Batch { seq, pages, arrives, number });
+            self.at(arrives, Step::Arrive(id));
         }
         if !watched {
             self.after(ACK_TIMEOUT, Step::Watch(id));
@@ -230,6 +260,10 @@ impl World {
             return;
         }
         if let Err(fault) = self.src.ledger.acked(id, landed, sum) {
+            if !self.spoilt && self.broken != Some(Broken::LandedWhenSent) {
+                self.breach(Law::Honesty, format!("nothing was garbled, but {fault}"));
+            }
+            self.saw(Seen::Garbled);
             return self.fail_lane(id, &fault.to_string());
         }
         lane.progressed = self.now;
@@ -248,7 +282,7 @@ impl World {
         if now >= due {
             self.fail_lane(id, "nothing was acknowledged in time");
         } else {
-            self.queue.push(due, Step::Watch(id));
+            self.at(due, Step::Watch(id));
         }
     }
 
@@ -257,6 +291,9 @@ impl World {
         let Some(lane) = self.lanes.get_mut(&id) else { return };
         if std::mem::take(&mut lane.account) {
             let flight = std::mem::take(&mut lane.flight);
+            if !flight.is_empty() {
+                self.saw(Seen::GaveBack);
+            }
             let last = flight.back().map(|(batch, _, sum)| (*batch, *sum));
             let mark = match (self.broken, last) {
                 (Some(Broken::SkipGiveBack), Some((batch, sum))) => {
@@ -280,6 +317,3 @@ impl World {
         self.living_lanes().into_iter().for_each(|id| self.end_worker(id));
     }
 }
-
-/// The session of every lane in a world.
-pub(crate) const SESSION: SessionId = crate::plan::SESSION;

@@ -1,25 +1,43 @@
 //! The laws, looked at after every step.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use whimbrel_page::Leaf;
-use whimbrel_protocol::{Standing, Violation};
+use whimbrel_protocol::{Now, Process, Standing, Violation};
 
+use crate::breach::Law;
 use crate::lander::Stage;
 use crate::memory::{Place, leaf_of};
 use crate::plan::Side;
 use crate::world::World;
 
+/// The longest deadline that any setting of a world allows for.
+const WAIT_MAX: Duration = Duration::from_secs(15);
+
 impl World {
     pub(crate) fn look_at_laws(&mut self) {
-        let found = self.two_guests().or_else(|| self.not_owning());
-        let found = found.or_else(|| self.two_copies()).or_else(|| self.untrue_digest());
-        if let Some(what) = found {
-            self.breach(what);
+        let found = [
+            (Law::OneRunner, self.two_guests()),
+            (Law::Owning, self.not_owning()),
+            (Law::Locks, self.without_locks()),
+            (Law::OneCopy, self.two_copies()),
+            (Law::TrueDigests, self.untrue_digest()),
+            (Law::Limits, self.beyond_limits()),
+            (Law::Deadlines, self.without_deadline()),
+        ];
+        for (law, what) in found {
+            if let Some(what) = what {
+                self.breach(law, what);
+            }
         }
+        self.look_at_stand_still();
     }
 
     fn two_guests(&self) -> Option<String> {
+        if self.former.iter().any(|former| former.dst.running) {
+            return Some("the guest runs where an attempt failed".into());
+        }
         (self.src.running && self.dst.running).then(|| "the guest runs on both sides".into())
     }
 
@@ -27,11 +45,15 @@ impl World {
     fn not_owning(&self) -> Option<String> {
         let granted = match self.src.journal.entry() {
             Some((Standing::Granted | Standing::Ceded, term)) => Some(term),
-            _ => None,
+            None if self.src.running => return Some("the source runs without a record".into()),
+            _ => self.src.granted,
         };
         if let Some(term) = granted.filter(|_| self.src.running) {
-            let refused = |(standing, of)| standing == Standing::Refused && of >= term;
-            if !self.dst.journal.durable().is_some_and(refused) {
+            // Or the host that refused it was asked to take the guest again.
+            let refused =
+                |(standing, of)| of > term || (standing == Standing::Refused && of == term);
+            let hosts = self.former.iter().map(|former| &former.dst).chain([&self.dst]);
+            if !hosts.filter_map(|dst| dst.journal.durable()).any(refused) {
                 return Some(format!("the source runs the guest after it granted term {term}"));
             }
         }
@@ -40,15 +62,56 @@ impl World {
         }
         match self.dst.journal.entry() {
             Some((Standing::Running | Standing::Owner, term)) => {
-                // A note that could not be written, or is lost, leaves the record before it.
+                // A note that could not be written, or is lost, leaves the record before it, and
+                // nobody can read one that was torn when the host died.
                 let gives = [Standing::Switching, Standing::Granted, Standing::Ceded];
                 let entry = self.src.journal.entry();
                 let given =
                     entry.is_some_and(|(standing, of)| gives.contains(&standing) && of == term);
-                (!given).then(|| format!("the destination runs under {term}, not granted"))
+                let lost = self.src.process == Process::HostRestarted;
+                (!given && !lost).then(|| format!("the destination runs under {term}, not granted"))
             }
             entry => Some(format!("the destination runs, and its record is {entry:?}")),
         }
+    }
+
+    /// Law 5: what is under way is bounded.
+    fn beyond_limits(&self) -> Option<String> {
+        let up = self.lanes.iter().filter(|(_, lane)| lane.account);
+        for (id, lane) in up {
+            let batches = self.src.ledger.flight(*id).batches;
+            if batches > self.plan.window || lane.wire.len() > self.plan.window {
+                return Some(format!("lane {} has {batches} batches under way", id.0));
+            }
+            if lane.wire.iter().any(|batch| batch.pages.len() as u64 > self.plan.batch.0) {
+                return Some(format!("a batch of lane {} is too long", id.0));
+            }
+        }
+        let (lanes, most) = (self.living_lanes().len(), self.plan.destination.lanes_max);
+        if lanes > usize::from(most) {
+            return Some(format!("{lanes} lanes are open of {most}"));
+        }
+        let (pauses, most) = (self.src.pauses, self.plan.source.pauses_max);
+        (pauses > most).then(|| format!("the guest is paused for the {pauses}th time of {most}"))
+    }
+
+    /// Law 6: whoever waits has a deadline, and not a far one.
+    fn without_deadline(&self) -> Option<String> {
+        let waits = [
+            (self.src.alive, self.src.machine.phase(), self.src.machine.deadline()),
+            (self.dst.alive, self.dst.machine.phase(), self.dst.machine.deadline()),
+        ];
+        let waits = waits.into_iter().filter(|(alive, phase, _)| *alive && *phase != "ended");
+        for (_, phase, deadline) in waits {
+            match deadline {
+                None => return Some(format!("{phase} has no deadline")),
+                Some(Now(at)) if at > self.now + WAIT_MAX => {
+                    return Some(format!("{phase} waits until {at:?}"));
+                }
+                _ => {}
+            }
+        }
+        None
     }
 
     /// Every page that is on a wire or being landed, and how often.
@@ -89,7 +152,7 @@ impl World {
             }
             let committed = self.src.ledger.committed(region, page);
             let vague = matches!(committed, Leaf::Unknown) || !self.src.alive;
-            if vague || self.rotten.contains(region, page) || open.contains(&place) {
+            if vague || self.dst.rotten.contains(region, page) || open.contains(&place) {
                 continue;
             }
             if !committed.agrees(held) {
@@ -105,7 +168,8 @@ impl World {
         match fed {
             Ok(()) => {}
             Err(violation) if violation.by_peer => {
-                self.breach(format!("an honest peer was blamed at the {side:?}: {violation}"));
+                let what = format!("an honest peer was blamed at the {side:?}: {violation}");
+                self.breach(Law::Honesty, what);
             }
             Err(violation) => {
                 note!(self, "{side:?}: stray: {violation}");

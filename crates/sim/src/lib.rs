@@ -1,6 +1,6 @@
 //! The shipping machines and the shipping ledger on virtual time, from one seed.
 //!
-//! A [`World`] is two hosts with model memory, a network that delays, loses and breaks, journals
+//! A [`World`] is a source and its destinations with model memory, a network that delays, loses and breaks, journals
 //! that survive what journals survive, and a guest that writes all the while. After every step the
 //! laws are checked. This crate does **no** I/O and knows no real time, memory or socket; what it
 //! finds is about the protocol, not about the engine that carries it out.
@@ -24,7 +24,10 @@ macro_rules! note {
 }
 
 mod agents;
+mod attempts;
+mod breach;
 mod broken;
+mod case;
 mod destination;
 mod ending;
 pub mod exhaustive;
@@ -35,14 +38,21 @@ mod lander;
 mod lanes;
 mod laws;
 mod links;
+mod locks;
 mod memory;
 mod plan;
 mod queue;
 mod random;
+mod seen;
+mod shrink;
 mod source;
 mod step;
 mod world;
 
+pub use breach::{Breach, Law};
 pub use broken::Broken;
+pub use case::{Case, Size};
 pub use plan::{Fault, Side};
-pub use world::{Breach, Ending, World};
+pub use seen::{Seen, Sights};
+pub use shrink::Shrunk;
+pub use world::{Ending, World};

@@ -3,19 +3,57 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use whimbrel_protocol::limits::CONTROL_FRAME_MAX;
 use whimbrel_protocol::{DestinationEvent, Hello, Message, Now, SourceEvent};
 
+use crate::breach::Law;
+use crate::lander::Greeting;
 use crate::plan::Side;
+use crate::seen::Seen;
 use crate::step::{LinkId, Step};
 use crate::world::World;
+
+/// Frames that may be under way on one connection in one direction: a connection that is silent
+/// for longer than its timeout is given up, so no more than that can gather.
+const FRAMES_MAX: usize = 64;
+
+/// At which ends of a connection nothing arrives any more.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Deaf {
+    source: bool,
+    destination: bool,
+}
+
+impl Deaf {
+    pub(crate) const BOTH: Self = Self { source: true, destination: true };
+
+    pub(crate) const fn at(self, side: Side) -> bool {
+        match side {
+            Side::Source => self.source,
+            Side::Destination => self.destination,
+        }
+    }
+
+    pub(crate) const fn make(&mut self, side: Side) {
+        match side {
+            Side::Source => self.source = true,
+            Side::Destination => self.destination = true,
+        }
+    }
+
+    pub(crate) const fn anywhere(self) -> bool {
+        self.source || self.destination
+    }
+}
 
 /// One control connection.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
-    /// Nothing arrives any more.
-    dead: bool,
+    deaf: Deaf,
+    /// Frames to each side that have not arrived yet.
+    under_way: BTreeMap<Side, usize>,
     /// When the last frame to each side arrives; later ones do not overtake it.
-    last: BTreeMap<bool, Duration>,
+    last: BTreeMap<Side, Duration>,
 }
 
 /// Everything between the hosts that is not a lane.
@@ -27,6 +65,8 @@ pub(crate) struct Network {
     pub(crate) stalled: Duration,
     /// Until when nothing can be opened and no question arrives.
     pub(crate) out: Duration,
+    /// Until when nothing that is new is answered, not even by a refusal.
+    pub(crate) hole: Duration,
 }
 
 impl Network {
@@ -34,6 +74,11 @@ impl Network {
         self.count += 1;
         self.links.insert(self.count, Link::default());
         self.count
+    }
+
+    /// Whether something that needs no open connection gets through.
+    pub(crate) fn carries(&self, now: Duration) -> bool {
+        now >= self.out.max(self.hole)
     }
 
     /// When what is sent now arrives, given its delay: late in a stall, and never out of order.
@@ -56,6 +101,9 @@ impl World {
     }
 
     pub(crate) fn connected(&mut self) {
+        if self.now < self.network.hole {
+            return;
+        }
         if self.now < self.network.out || !self.dst.host_up || !self.dst.alive {
             return self.feed_source(SourceEvent::LinkLost("nobody answers".into()));
         }
@@ -76,23 +124,40 @@ impl World {
     fn send_on(&mut self, link: LinkId, from: Side, message: &Message) {
         let delay = self.link_delay();
         let to = from.other();
-        let last = self.network.links[&link].last.get(&(to == Side::Source)).copied();
+        let last = self.network.links[&link].last.get(&to).copied();
         let at = self.network.arrival(self.now, delay, last.unwrap_or_default());
         let known = self.network.links.get_mut(&link).expect("a link that was opened");
-        known.last.insert(to == Side::Source, at);
-        self.queue.push(at, Step::Frame(link, to, message.encode().to_vec()));
+        known.last.insert(to, at);
+        let under_way = known.under_way.entry(to).or_insert(0);
+        *under_way += 1;
+        let (many, body) = (*under_way > FRAMES_MAX, message.encode().to_vec());
+        if many || body.len() > CONTROL_FRAME_MAX {
+            let name = message.name();
+            self.breach(Law::Limits, format!("a {name} of {} bytes is one too many", body.len()));
+        }
+        self.at(at, Step::Frame(link, to, body));
     }
 
     pub(crate) fn frame(&mut self, link: LinkId, to: Side, body: &[u8]) {
-        if self.network.links[&link].dead {
+        let known = self.network.links.get_mut(&link).expect("a link that was opened");
+        *known.under_way.get_mut(&to).expect("it was sent") -= 1;
+        if known.deaf.at(to) {
             return;
         }
         let message = match Message::decode(body) {
             Ok(message) => message,
-            Err(error) => return self.breach(format!("a frame does not decode: {error}")),
+            Err(error) => {
+                return self.breach(Law::Honesty, format!("a frame does not decode: {error}"));
+            }
         };
         match (to, message) {
             (Side::Source, message) if self.src.link == Some(link) => {
+                if let Message::Resumed(_) = message {
+                    self.saw(Seen::Resumed);
+                }
+                if let Message::Differs(..) = message {
+                    self.saw(Seen::Differed);
+                }
                 self.feed_source(SourceEvent::Message(message));
             }
             (Side::Destination, Message::Hello(hello)) => self.greeted(link, &hello),
@@ -107,6 +172,7 @@ impl World {
         if !self.dst.alive {
             return self.break_link(link);
         }
+        self.greetings.push(Greeting::Control(hello.clone()));
         let before = self.dst.link;
         // The answers that are polled belong on the new connection.
         self.dst.link = Some(link);
@@ -139,16 +205,28 @@ impl World {
 
     /// The connection breaks, and both sides notice, each in its time.
     pub(crate) fn break_link(&mut self, link: LinkId) {
-        self.silence_link(link);
-        for side in [Side::Source, Side::Destination] {
+        self.silence_link(link, Deaf::BOTH);
+        for side in Side::BOTH {
             let delay = self.random.micros(1, 50_000);
             self.after(delay, Step::LinkGone(link, side));
         }
     }
 
-    /// The connection carries nothing more, and nobody is told.
-    pub(crate) fn silence_link(&mut self, link: LinkId) {
-        self.network.links.get_mut(&link).expect("a link that was opened").dead = true;
+    /// Nothing arrives any more at some ends of the connection, and nobody is told.
+    pub(crate) fn silence_link(&mut self, link: LinkId, deaf: Deaf) {
+        let known = self.network.links.get_mut(&link).expect("a link that was opened");
+        Side::BOTH.into_iter().filter(|side| deaf.at(*side)).for_each(|side| known.deaf.make(side));
+    }
+
+    /// Somebody greets as a source did before: nothing may come of it.
+    pub(crate) fn replay_control(&mut self, hello: &Hello) {
+        if !self.dst.alive {
+            return;
+        }
+        match self.dst.machine.greet(Now(self.now), hello) {
+            Ok(()) => self.breach(Law::Strangers, format!("greeted again: {hello:?}")),
+            Err(_) => self.saw(Seen::TurnedAway),
+        }
     }
 
     pub(crate) fn link_gone(&mut self, link: LinkId, side: Side) {

@@ -5,8 +5,12 @@ use whimbrel_page::{Layout, Leaf, LeafTable, PageIndex, PageSet, RegionId, Run};
 /// Where a page is.
 pub(crate) type Place = (RegionId, PageIndex);
 
-/// What a page holds. No two writes ever write the same number, except for 0.
+/// What a page holds. A write never writes a number that was written before, except for 0 and for
+/// what the page held before its last write.
 pub(crate) type Content = u64;
+
+/// Half one page, half another.
+const TORN: Content = u64::MAX - 2;
 
 /// The leaf of a page with this content.
 pub(crate) fn leaf_of(content: Content) -> Leaf {
@@ -107,6 +111,11 @@ impl Landing {
     /// Law 4: unknown from the first byte that is written in place.
     pub(crate) fn begin(&mut self, (region, page): Place) {
         self.table.set(region, page, Leaf::Unknown);
+    }
+
+    /// Half of the page is written when its thread dies: it holds what never was, and nobody knows.
+    pub(crate) fn tear(&mut self, place: Place) {
+        self.memory.set(place, TORN);
     }
 
     pub(crate) fn end(&mut self, place: Place, content: Content) {

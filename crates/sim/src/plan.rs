@@ -1,5 +1,7 @@
 //! What one seed makes of a world: the guest, the network, the settings, and what will go wrong.
 
+mod faults;
+
 use std::time::Duration;
 
 use whimbrel_page::{ByteCount, Layout, PageCount, RegionId, RegionLayout};
@@ -8,71 +10,11 @@ use whimbrel_protocol::{
     Term, Token, VERIFY_FULL, Verify,
 };
 
+pub(crate) use faults::Trigger;
+pub use faults::{Fault, Side};
+
 use crate::broken::Broken;
 use crate::random::Random;
-
-/// One of the two hosts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    /// Where the guest is at first.
-    Source,
-    /// Where it is to go.
-    Destination,
-}
-
-impl Side {
-    pub(crate) const fn other(self) -> Self {
-        match self {
-            Self::Source => Self::Destination,
-            Self::Destination => Self::Source,
-        }
-    }
-}
-
-/// When something goes wrong.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Trigger {
-    /// At this time.
-    At(Duration),
-    /// After so many steps of the world.
-    Step(u64),
-    /// So long after one of the machines has changed its phase for the n-th time: narrow windows
-    /// are found that way.
-    Change(u32, Duration),
-}
-
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The control connection breaks; both sides notice.
-    BreakLink,
-    /// The control connection carries nothing more; nobody is told.
-    SilentLink,
-    /// Everything on the network is late by this much.
-    Stall(Duration),
-    /// Control connection and lanes break, and none can be opened for so long.
-    Outage(Duration),
-    /// The n-th lane breaks; the side notices, the other one has to be told.
-    BreakLane(u64, Side),
-    /// The n-th lane carries nothing more; nobody is told.
-    SilentLane(u64),
-    /// The guest process dies; its journal is kept.
-    Crash(Side),
-    /// The host restarts: the guest process dies and notes may be lost.
-    Restart(Side),
-    /// Somebody wants the migration to end.
-    Cancel(Side),
-    /// A page of the destination holds something else than what was sent, and its digest says so.
-    Rot(u64),
-    /// What lands next was garbled on its way.
-    Garble,
-    /// Records fail for so long.
-    FullDisk(Side, Duration),
-    /// The guest does not run at the destination when it is told to.
-    NoRun,
-    /// The guest writes like mad for a while.
-    Storm(Duration),
-}
 
 /// Everything that a seed decides before the world begins.
 #[derive(Clone, Debug)]
@@ -86,6 +28,14 @@ pub(crate) struct Plan {
     pub(crate) burst: u64,
     /// Pages it writes at all, the first ones.
     pub(crate) working_set: u64,
+    /// Writes that put back what the page held before its last one, in percent.
+    pub(crate) write_back: u64,
+    /// Whether the guest has outside resources that only one host may hold.
+    pub(crate) locks: bool,
+    /// How often the guest is to be moved until it has moved.
+    pub(crate) attempts: u32,
+    /// A lane whose batches take eight times as long.
+    pub(crate) slow_lane: Option<u16>,
     /// The one-way delay of a control frame, in microseconds.
     pub(crate) link_delay: (u64, u64),
     /// The delay of a batch on a lane, in microseconds.
@@ -109,8 +59,6 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const GUEST: GuestUuid = GuestUuid(0x6e57);
 pub(crate) const SESSION: SessionId = SessionId(0x5e55);
-pub(crate) const TOKEN: Token = Token(1);
-const RESUME_TOKEN: Token = Token(2);
 
 impl Plan {
     pub(crate) fn new(random: &mut Random) -> Self {
@@ -125,6 +73,10 @@ impl Plan {
             beat: random.micros(100, 50_000),
             burst: random.pick(&[0, 1, 1, 2, 4, 8]),
             working_set: random.between(1, pages),
+            write_back: random.pick(&[0, 10, 60]),
+            locks: random.chance(50),
+            attempts: random.pick(&[1, 2, 2, 3]),
+            slow_lane: random.pick(&[None, Some(0), Some(1)]),
             link_delay: (link / 4, link),
             lane_delay: (lane / 10, lane),
             batch,
@@ -132,8 +84,8 @@ impl Plan {
             fsync: random.pick(&[200, 2_000, 20_000]),
             subject: subject(layout.clone()),
             source: source_options(random),
-            destination: destination_options(),
-            faults: faults(random),
+            destination: destination_options(0),
+            faults: faults::faults(random),
             layout,
         }
     }
@@ -150,6 +102,7 @@ impl Plan {
         (plan.beat, plan.burst) = (Duration::from_micros(700), 1);
         (plan.link_delay, plan.lane_delay) = ((100, 300), (100, 400));
         (plan.batch, plan.window, plan.fsync) = (PageCount(2), 2, 2_000);
+        (plan.write_back, plan.locks, plan.attempts, plan.slow_lane) = (30, true, 1, None);
         plan.source.lanes = 2;
         plan.source.convergence.policy = Policy::SwitchOver;
         plan.source.convergence.downtime_max = Duration::from_millis(50);
@@ -161,24 +114,14 @@ impl Plan {
 impl Plan {
     /// Adds what brings a broken law to light.
     pub(crate) fn provoke(&mut self, broken: Broken, random: &mut Random) {
-        let faults: &[Fault] = match broken {
-            Broken::GiveBackEarly | Broken::EndBeforeLanding | Broken::SkipGiveBack => {
-                &[Fault::BreakLane(0, Side::Source), Fault::BreakLane(1, Side::Source)]
-            }
-            Broken::RefuseWithoutRecord => &[Fault::NoRun],
-            Broken::ResumeAfterGrant => &[Fault::BreakLink, Fault::SilentLink],
-            Broken::SkipDigests => &[Fault::Rot(1)],
-            Broken::LeaveThrottled => &[Fault::Cancel(Side::Source)],
-            Broken::ArmAfterReading => &[Fault::Storm(Duration::from_millis(50))],
-            _ => &[],
-        };
-        let now = Trigger::Step(1);
-        for fault in faults {
-            let at = match fault {
-                Fault::NoRun | Fault::Storm(_) => now,
-                _ => trigger(random),
-            };
-            self.faults.push((at, *fault));
+        self.faults.extend(faults::provoking(broken, random));
+        match broken {
+            Broken::ResendDirtyOnly => self.attempts = 2,
+            Broken::RunWithoutLocks => self.locks = true,
+            Broken::ClearAfterReading | Broken::UntrackedWriter => self.burst += 1,
+            // Locks would keep the guest from running twice.
+            Broken::ResumeAfterGrant | Broken::UnwindWhenLate => self.locks = false,
+            _ => {}
         }
     }
 }
@@ -229,12 +172,13 @@ fn source_options(random: &mut Random) -> SourceOptions {
     }
 }
 
-fn destination_options() -> DestinationOptions {
+pub(crate) fn destination_options(attempt: u32) -> DestinationOptions {
+    let number = u128::from(attempt) * 10_000;
     DestinationOptions {
-        session: SESSION,
-        token: TOKEN,
-        resume_token: RESUME_TOKEN,
-        lane_tokens: (0..200).map(|lane| Token(1000 + lane)).collect(),
+        session: SessionId(SESSION.0 + u128::from(attempt)),
+        token: Token(number + 1),
+        resume_token: Token(number + 2),
+        lane_tokens: (0..200).map(|lane| Token(number + 1000 + lane)).collect(),
         features: vec![Feature { name: VERIFY_FULL.into(), mandatory: false }],
         lanes_max: 4,
         batch_bytes_max: 64 << 10,
@@ -243,59 +187,5 @@ fn destination_options() -> DestinationOptions {
         resume_window: Duration::from_secs(3),
         step_timeout: Duration::from_secs(2),
         doubt_timeout: Duration::from_secs(3),
-    }
-}
-
-/// Faults come alone and spread out, or together: it takes a broken link *and* a death, one
-/// shortly after the other, to get between a record and its reader.
-fn faults(random: &mut Random) -> Vec<(Trigger, Fault)> {
-    let count = random.pick(&[0, 1, 1, 2, 3, 6]);
-    let together = random.chance(40).then(|| trigger(random));
-    let mut faults = Vec::new();
-    for _ in 0..count {
-        let at = match together {
-            Some(at) => near(random, at),
-            None => trigger(random),
-        };
-        faults.push((at, fault(random)));
-    }
-    faults
-}
-
-fn near(random: &mut Random, trigger: Trigger) -> Trigger {
-    let later = random.micros(0, 200_000);
-    match trigger {
-        Trigger::At(at) => Trigger::At(at + later),
-        Trigger::Step(step) => Trigger::Step(step),
-        Trigger::Change(change, delay) => Trigger::Change(change, delay + later),
-    }
-}
-
-fn trigger(random: &mut Random) -> Trigger {
-    if random.chance(30) {
-        return Trigger::At(random.micros(10, 3_000_000));
-    }
-    let change = random.between(1, 22) as u32;
-    Trigger::Change(change, random.micros(0, 20_000))
-}
-
-fn fault(random: &mut Random) -> Fault {
-    let side = random.pick(&[Side::Source, Side::Destination]);
-    let a_while = random.micros(100, 5_000_000);
-    match random.below(20) {
-        0..3 => Fault::BreakLink,
-        3..5 => Fault::SilentLink,
-        5 => Fault::Stall(a_while),
-        6..8 => Fault::Outage(a_while),
-        8..10 => Fault::BreakLane(random.below(4), side),
-        10 => Fault::SilentLane(random.below(4)),
-        11..13 => Fault::Crash(side),
-        13 => Fault::Restart(side),
-        14 => Fault::Cancel(side),
-        15 => Fault::Rot(random.below(64)),
-        16 => Fault::Garble,
-        17 => Fault::FullDisk(side, a_while),
-        18 => Fault::NoRun,
-        _ => Fault::Storm(a_while),
     }
 }

@@ -6,14 +6,17 @@ use std::time::Duration;
 use whimbrel_page::{CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, Root, Run};
 use whimbrel_protocol::ledger::{LedgerEvent, Pass};
 use whimbrel_protocol::{
-    Failure, Fault, Ledger, Now, Outcome, Process, RoundNumber, Source, SourceAction, SourceEvent,
-    Standing, Sums,
+    Failure, Fault, Ledger, Message, Now, Outcome, Process, RoundNumber, Source, SourceAction,
+    SourceEvent, Standing, Sums, Term,
 };
 
+use crate::breach::Law;
 use crate::broken::Broken;
 use crate::journal::Journal;
+use crate::locks::AGAIN;
 use crate::memory::{Memory, Tracker, leaf_of};
-use crate::plan::{Plan, Side, TOKEN};
+use crate::plan::{Plan, Side};
+use crate::seen::Seen;
 use crate::step::{Chore, Life, LinkId, Step};
 use crate::world::World;
 
@@ -42,11 +45,29 @@ pub(crate) struct SourceHost {
     pub(crate) process: Process,
     pub(crate) life: Life,
     pub(crate) outcome: Option<Outcome>,
-    /// The root that was said last.
-    pub(crate) said_root: Root,
+    /// The term that was granted, once that was said.
+    pub(crate) granted: Option<Term>,
+    /// The root that was said last, and in which attempt to hand over.
+    pub(crate) said: (Term, Root),
     /// When the last event that was told arrives.
     pub(crate) inbox: Duration,
-    pausing: bool,
+    /// Until when the process stands still.
+    pub(crate) frozen: Duration,
+    /// Until when nothing that it asks of its guest is done.
+    pub(crate) slow_until: Duration,
+    /// Until when the agent is down.
+    pub(crate) agent_out: Duration,
+    /// Since when the guest stands still.
+    pub(crate) parked: Option<Duration>,
+    /// The guest is to run on, and waits for what it let go of.
+    pub(crate) resuming: bool,
+    /// Somebody will try again.
+    pub(crate) again: bool,
+    /// Batches that were ever sent.
+    pub(crate) sent: u64,
+    /// Pauses of this attempt.
+    pub(crate) pauses: u32,
+    pub(crate) pausing: bool,
     watched: Watched,
     round: RoundNumber,
     /// Chunks that were found to differ, ever.
@@ -56,10 +77,10 @@ pub(crate) struct SourceHost {
 }
 
 impl SourceHost {
-    pub(crate) fn new(plan: &Plan) -> Self {
+    pub(crate) fn new(plan: &Plan, now: Duration) -> Self {
         let (subject, options) = (plan.subject.clone(), plan.source.clone());
         Self {
-            machine: Source::new(Now(Duration::ZERO), subject, TOKEN, options),
+            machine: Source::new(Now(now), subject, plan.destination.token, options),
             ledger: Ledger::new(&plan.layout),
             memory: Memory::new(&plan.layout),
             tracker: Tracker::new(&plan.layout),
@@ -72,8 +93,17 @@ impl SourceHost {
             process: Process::Alive,
             life: 0,
             outcome: None,
-            said_root: Root::default(),
+            granted: None,
+            said: (Term::default(), Root::default()),
             inbox: Duration::ZERO,
+            frozen: Duration::ZERO,
+            slow_until: Duration::ZERO,
+            agent_out: Duration::ZERO,
+            parked: None,
+            resuming: false,
+            again: false,
+            sent: 0,
+            pauses: 0,
             pausing: false,
             watched: Watched::Nothing,
             round: RoundNumber(0),
@@ -88,7 +118,7 @@ impl World {
     pub(crate) fn tell_source(&mut self, event: SourceEvent) {
         let at = self.now + self.random.micros(0, 100);
         self.src.inbox = self.src.inbox.max(at);
-        self.queue.push(self.src.inbox, Step::Source(self.src.life, event));
+        self.at(self.src.inbox, Step::Source(self.src.life, event));
     }
 
     /// Hands an event to the machine, and carries out what follows.
@@ -97,13 +127,37 @@ impl World {
             return;
         }
         note!(self, "source [{}] <- {event:?}", self.src.machine.phase());
-        let lost = matches!(event, SourceEvent::LinkLost(_));
+        let unwinds = match self.broken {
+            Some(Broken::ResumeAfterGrant) => matches!(event, SourceEvent::LinkLost(_)),
+            Some(Broken::UnwindWhenLate) => event == SourceEvent::Tick,
+            _ => false,
+        };
         let fed = self.src.machine.handle(Now(self.now), event);
-        if lost && self.broken == Some(Broken::ResumeAfterGrant) && self.src.machine.granted() {
+        if unwinds && self.src.machine.granted() && !self.src.machine.ended() {
             self.resume();
         }
         self.judge(Side::Source, fed);
         self.poll_source();
+    }
+
+    /// Somebody wants the migration to end. Before the grant it does, at once (law 6).
+    pub(crate) fn cancel_at_source(&mut self) {
+        let (granted, ended) = (self.src.machine.granted(), self.src.machine.ended());
+        let cancel = SourceEvent::Cancel("somebody said so".into());
+        if self.now < self.src.frozen {
+            return self.tell_source(cancel);
+        }
+        if granted {
+            self.saw(if ended { Seen::CancelledAgain } else { Seen::TooLate });
+        }
+        if self.broken == Some(Broken::CancelLater) {
+            self.tell_source(cancel);
+        } else {
+            self.feed_source(cancel);
+        }
+        if self.src.alive && !granted && !self.src.machine.ended() {
+            self.breach(Law::Cancel, format!("it goes on {}", self.src.machine.phase()));
+        }
     }
 
     pub(crate) fn poll_source(&mut self) {
@@ -114,9 +168,11 @@ impl World {
     }
 
     fn act_for_source(&mut self, action: SourceAction) {
+        let mute = self.broken == Some(Broken::NeverAskAgain) && self.src.machine.granted();
         match action {
+            SourceAction::Connect | SourceAction::Ask(_) if mute => {}
             SourceAction::Connect => self.connect(),
-            SourceAction::Send(message) => self.send(Side::Source, &message),
+            SourceAction::Send(message) => self.say_to_destination(&message),
             SourceAction::Hangup => {
                 self.hang_up(Side::Source);
                 self.end_workers();
@@ -134,10 +190,12 @@ impl World {
             SourceAction::Quiesce => self.quiesce(),
             SourceAction::Pause => {
                 self.src.pausing = true;
+                self.src.pauses += 1;
                 self.chore(Chore::Pause, 2_000);
             }
             SourceAction::Verify => self.verify_source(),
             SourceAction::Flush(number) => self.flush(number),
+            SourceAction::Resume if self.broken == Some(Broken::StayPaused) => {}
             SourceAction::Resume => self.resume(),
             SourceAction::Throttle(percent) => self.src.throttle = percent,
             SourceAction::Record(standing, term) => self.record(Side::Source, (standing, term)),
@@ -153,6 +211,15 @@ impl World {
         }
     }
 
+    fn say_to_destination(&mut self, message: &Message) {
+        match message {
+            Message::Prepare(prepare) => self.src.said = (prepare.term, prepare.root),
+            Message::Grant(term) => self.src.granted = Some(*term),
+            _ => {}
+        }
+        self.send(Side::Source, message);
+    }
+
     fn arm(&mut self) {
         if self.broken == Some(Broken::ArmAfterReading) {
             self.src.ledger.merge(&self.truth.touched);
@@ -164,12 +231,18 @@ impl World {
 
     fn chore(&mut self, chore: Chore, micros: u64) {
         let (life, delay) = (self.src.life, self.random.micros(5, micros));
-        self.after(delay, Step::Done(life, chore));
+        let at = (self.now + delay).max(self.src.slow_until);
+        self.at(at, Step::Done(life, chore));
     }
 
     pub(crate) fn chore_done(&mut self, chore: Chore) {
         if self.src.outcome.is_some() {
             return;
+        }
+        // One thread does all of it, and it is busy.
+        if self.src.resuming {
+            let life = self.src.life;
+            return self.after(AGAIN, Step::Done(life, chore));
         }
         match chore {
             Chore::Arm => {
@@ -177,7 +250,9 @@ impl World {
                 if self.broken == Some(Broken::ArmAfterReading) {
                     return;
                 }
-                self.src.ledger.merge(&self.truth.touched);
+                let again = self.broken == Some(Broken::ResendDirtyOnly) && self.attempt > 0;
+                let dirty = again.then(|| self.src.tracker.harvest());
+                self.src.ledger.merge(dirty.as_ref().unwrap_or(&self.truth.touched));
                 self.tell_source(SourceEvent::Armed);
             }
             Chore::Harvest => {
@@ -208,6 +283,8 @@ impl World {
             return;
         }
         self.src.running = false;
+        self.src.parked = Some(self.now);
+        self.release_at_source();
         let dirty = self.src.tracker.harvest();
         self.src.ledger.merge(&dirty);
         let pending = self.src.ledger.pending();
@@ -225,11 +302,6 @@ impl World {
             }
         }
         self.tell_source(SourceEvent::Verified);
-    }
-
-    pub(crate) fn resume(&mut self) {
-        self.src.pausing = false;
-        self.src.running = true;
     }
 
     // --- rounds ----------------------------------------------------------------------------
@@ -267,7 +339,6 @@ impl World {
                 (LedgerEvent::RoundTaken(_), Watched::Flush(flush)) => {
                     let root = self.src.ledger.root_when_landed();
                     let sent = self.src.ledger.lanes().collect();
-                    self.src.said_root = root;
                     self.tell_source(SourceEvent::Flushed { flush, root, sent });
                 }
                 (LedgerEvent::Drained, Watched::Quiet) => self.tell_source(SourceEvent::Quiesced),
@@ -312,9 +383,21 @@ impl World {
             self.src.tracker.armed = false;
         }
         if let Outcome::InDoubt { .. } = outcome {
+            self.saw(Seen::Doubted);
             self.after(Duration::from_millis(200), Step::Doubt);
         }
-        self.src.outcome = Some(outcome);
+        let aborted = matches!(outcome, Outcome::Aborted(_));
+        self.src.outcome = Some(match outcome {
+            Outcome::Aborted(_) if self.broken == Some(Broken::ReportSuccess) => {
+                Outcome::Completed { term: self.src.machine.term() }
+            }
+            outcome => outcome,
+        });
+        if aborted {
+            self.maybe_again();
+            self.src.tracker.armed |=
+                self.src.again && self.broken == Some(Broken::ResendDirtyOnly);
+        }
     }
 
     pub(crate) fn source_written(&mut self, written: Option<Standing>) {

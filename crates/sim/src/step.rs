@@ -2,9 +2,8 @@
 
 use whimbrel_page::LeafSum;
 use whimbrel_page::PageSet;
-use whimbrel_protocol::{
-    Answer, BatchSeq, DestinationEvent, Epoch, LaneId, LaneTicket, SourceEvent, Term,
-};
+use whimbrel_protocol::batch::LaneHello;
+use whimbrel_protocol::{Answer, BatchSeq, DestinationEvent, LaneId, SourceEvent, Term};
 
 use crate::plan::{Fault, Side};
 
@@ -29,7 +28,7 @@ pub(crate) enum Step {
     /// The source's hand has done what takes it a while.
     Done(Life, Chore),
     /// A lane's greeting arrives at the destination.
-    LaneHello(Life, LaneTicket, Epoch),
+    LaneHello(Life, LaneHello),
     /// Its answer arrives at the source.
     LaneAnswer(Life, LaneId, bool),
     /// The lane was not opened in time.
@@ -56,10 +55,35 @@ pub(crate) enum Step {
     Answer(Side, Term, Answer),
     /// A source in doubt asks again.
     Doubt,
+    /// A source that wants to run the guest on tries again to take back what it let go of.
+    Reacquire(Life),
+    /// Somebody wants the guest moved after all.
+    Again,
     /// Something goes wrong.
     Fault(Fault),
     /// What went wrong for a while is well again.
     Mend(Fault),
+}
+
+impl Step {
+    /// The process in which this happens; questions are the agents' business.
+    pub(crate) const fn side(&self) -> Option<Side> {
+        match self {
+            Self::Source(..) | Self::Connected(_) | Self::Done(..) | Self::Reacquire(_) => {
+                Some(Side::Source)
+            }
+            Self::LaneAnswer(..) | Self::LaneLate(..) | Self::Work(_) => Some(Side::Source),
+            Self::Ack(..) | Self::Watch(_) => Some(Side::Source),
+            Self::Destination(..) | Self::LaneHello(..) | Self::Arrive(_) => {
+                Some(Side::Destination)
+            }
+            Self::Land(_) | Self::ThreadEnds(_) => Some(Side::Destination),
+            Self::Frame(_, side, _) | Self::LinkGone(_, side) => Some(*side),
+            Self::LaneGone(_, side) | Self::Written(_, side) => Some(*side),
+            Self::Question(..) | Self::Answer(..) | Self::Doubt | Self::Again => None,
+            Self::Fault(_) | Self::Mend(_) => None,
+        }
+    }
 }
 
 /// What takes the source's hand a while.

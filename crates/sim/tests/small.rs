@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use whimbrel_sim::{Ending, Fault, Side, World};
+use whimbrel_sim::{Broken, Ending, Fault, Seen, Side, World};
 
 const A_WHILE: Duration = Duration::from_millis(30);
+/// Longer than a side is silent before its peer gives the connection up.
+const A_LONG_WHILE: Duration = Duration::from_millis(700);
 
 fn faults() -> Vec<Fault> {
     let mut faults = vec![
@@ -13,6 +15,10 @@ fn faults() -> Vec<Fault> {
         Fault::SilentLink,
         Fault::Stall(A_WHILE),
         Fault::Outage(A_WHILE),
+        Fault::BlackHole(A_WHILE),
+        Fault::Replay(0),
+        Fault::Replay(1),
+        Fault::TearLane(0),
         Fault::SilentLane(0),
         Fault::SilentLane(1),
         Fault::Rot(1),
@@ -23,7 +29,9 @@ fn faults() -> Vec<Fault> {
     for side in [Side::Source, Side::Destination] {
         faults.extend([Fault::BreakLane(0, side), Fault::BreakLane(1, side)]);
         faults.extend([Fault::Crash(side), Fault::Restart(side), Fault::Cancel(side)]);
-        faults.push(Fault::FullDisk(side, A_WHILE));
+        faults.extend([Fault::HalfOpenLink(side), Fault::HalfOpenLane(0, side)]);
+        faults.extend([Fault::FullDisk(side, A_WHILE), Fault::NoAgent(side, A_LONG_WHILE)]);
+        faults.extend([Fault::Freeze(side, A_LONG_WHILE), Fault::Hang(side, A_LONG_WHILE)]);
     }
     faults
 }
@@ -65,6 +73,35 @@ fn a_cancel_at_every_step_may_be_said_again() {
     }
     println!("{endings:?}");
     assert!(failed.is_empty(), "{} worlds, first {}", failed.len(), failed[0]);
+}
+
+/// Law 4's trap: a lane dies in the middle of a page, and the guest writes back what the page held
+/// before. What the destination holds of it is unknown, so it is sent again and never skipped.
+#[test]
+fn a_guest_that_writes_back_what_a_dead_lane_tore() {
+    let (mut torn, mut ended) = (0, BTreeMap::new());
+    for (lane, step) in (0..2).flat_map(|lane| (0..steps()).map(move |step| (lane, step))) {
+        let mut world = World::seesaw(&[(step, Fault::TearLane(lane))], None);
+        match world.run() {
+            Ok(ending) => *ended.entry(ending).or_insert(0) += 1,
+            Err(breach) => panic!("lane {lane} at step {step}: {breach}"),
+        }
+        torn += world.sights().get(&Seen::TornLanding).copied().unwrap_or(0);
+    }
+    println!("{torn} pages were torn: {ended:?}");
+    assert!(torn > 50, "only {torn} pages were torn");
+}
+
+/// The same with a law of it broken, which has to show.
+#[test]
+fn torn_pages_that_count_as_known_are_found_out() {
+    for broken in [Broken::KnowTornPages, Broken::SkipGiveBack] {
+        let worlds = (0..steps()).map(|step| [(step, Fault::TearLane(0))]);
+        let found = worlds.filter(|faults| World::seesaw(faults, Some(broken)).run().is_err());
+        let found = found.count();
+        println!("{broken}: {found} of {} worlds", steps());
+        assert!(found > 0, "{broken} is never found out");
+    }
 }
 
 /// Two faults, the second one soon after the first. `WHIMBREL_PAIRS=1` looks at all half a million

@@ -161,3 +161,39 @@ fn a_panic_in_a_lane_fails_the_lane_only() {
         world.assert_equal();
     }
 }
+
+/// Law 4's trap: a lane dies in the middle of a page, or its last word is lost, and the guest
+/// writes back what the page held before. Nobody knows what is there now, so it goes again.
+#[test]
+fn what_is_written_back_after_a_dead_lane_goes_again() {
+    let run = Run::new(RegionId(4), 70, 8);
+    let half_a_page = BATCH_HEADER_SIZE + 32 + 2 * 4096 + 2048;
+    for (make, cut) in KINDS.into_iter().flat_map(|make| [(make, half_a_page), (make, 0)]) {
+        let mut world = World::new(make);
+        let first = world.open();
+        world.write_all(1);
+        world.finish_round();
+        let dying = world.open_with(Tampered::wrap(move |_, bytes| {
+            if cut > 0 {
+                bytes.truncate(cut);
+            }
+            Some(LaneError::Closed)
+        }));
+        // The dying one is to be the only one.
+        world.destination.close(first);
+        let mark = world.mark(first);
+        world.source.close(mark);
+        let mut some = PageSet::new(&layout());
+        some.insert(run);
+        run.pages().for_each(|page| world.write((run.region, page), 2));
+        world.source.merge(&some);
+        world.start_round(Pass::UntilEmpty);
+        while !matches!(world.hear(), LaneEvent::Failed(lane, _) if lane == dying) {}
+        run.pages().for_each(|page| world.write((run.region, page), 1));
+        world.source.merge(&some);
+        world.replace(dying);
+        let tally = world.finish_round();
+        assert_eq!((tally.raw, tally.unchanged), (run.count, PageCount::ZERO), "cut at {cut}");
+        world.assert_equal();
+    }
+}

@@ -42,14 +42,46 @@ pub(in crate::sys) struct Guarded {
     runs: AtomicI64,
     /// What [`OPEN_RUNS`] may grow to, but for [`OWN_RUNS`] a region.
     runs_max: i64,
+    /// The steps that were taken, the last one in the lowest digit.
+    #[cfg(test)]
+    trail: std::sync::atomic::AtomicU64,
+}
+
+/// A step of a handler or a harvest. What may come between any two of them is tested.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Open = 1,
+    Mark = 2,
+    Take = 3,
+    Close = 4,
 }
 
 impl Guarded {
     pub(super) fn new(start: usize, len: usize, granule: u64, runs_max: i64) -> Self {
         let marks = AtomicBits::new((len / PAGE_SIZE) as u64);
         let (all_open, runs) = (AtomicBool::new(false), AtomicI64::new(0));
-        Self { start, len, granule, marks, all_open, runs, runs_max }
+        Self {
+            start,
+            len,
+            granule,
+            marks,
+            all_open,
+            runs,
+            runs_max,
+            #[cfg(test)]
+            trail: Default::default(),
+        }
     }
+
+    /// Tests listen here. Async-signal-safe.
+    #[cfg(test)]
+    fn passes(&self, step: Step) {
+        let add = |trail| Some(trail % 10_u64.pow(18) * 10 + step as u64);
+        let _ = self.trail.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add);
+    }
+
+    #[cfg(not(test))]
+    const fn passes(&self, _: Step) {}
 
     /// Answers a write to a protected page. Returns whether the write may be tried again.
     /// Async-signal-safe.
@@ -67,6 +99,7 @@ impl Guarded {
 
     /// First step of the handler.
     fn open(&self, page: u64) -> bool {
+        self.passes(Step::Open);
         let added = self.runs_added(page);
         let (own, all) = (self.runs.load(Ordering::SeqCst), OPEN_RUNS.load(Ordering::SeqCst));
         if own + added > OWN_RUNS && all + added > self.runs_max {
@@ -83,6 +116,7 @@ impl Guarded {
 
     /// Second step of the handler.
     fn mark(&self, page: u64) {
+        self.passes(Step::Mark);
         self.marks.set(page, self.granule);
     }
 
@@ -99,6 +133,7 @@ impl Guarded {
     /// First step of a harvest: hands the runs of marked pages to `each` and unmarks them.
     /// Returns whether pages besides those may have been written.
     pub(super) fn take(&self, each: impl FnMut(u64, u64)) -> bool {
+        self.passes(Step::Take);
         let all = self.all_open.swap(false, Ordering::SeqCst);
         self.marks.drain(each);
         all
@@ -112,6 +147,7 @@ impl Guarded {
 
     /// Second step of a harvest: protects every page.
     pub(super) fn close(&self) -> io::Result<()> {
+        self.passes(Step::Close);
         let outcome = protect(self.start, self.len, Access::Read);
         match outcome {
             Ok(()) => self.forget_runs(),
@@ -168,3 +204,6 @@ fn protect(at: usize, len: usize, access: Access) -> io::Result<()> {
     // whoever writes to it comes back through the handler.
     checked(unsafe { libc::mprotect(at, len, bits) }.into()).map(drop)
 }
+
+#[cfg(test)]
+mod tests;
