@@ -7,6 +7,7 @@
 pub mod demo;
 pub mod faults;
 pub mod house;
+pub mod museum;
 pub mod net;
 pub mod os;
 pub mod peers;

@@ -1,9 +1,10 @@
 //! The shipping machines and the shipping ledger on virtual time, from one seed.
 //!
-//! A [`World`] is a source and its destinations with model memory, a network that delays, loses and breaks, journals
-//! that survive what journals survive, and a guest that writes all the while. After every step the
-//! laws are checked. This crate does **no** I/O and knows no real time, memory or socket; what it
-//! finds is about the protocol, not about the engine that carries it out.
+//! A [`World`] is a source and, attempt after attempt, its destinations, with model memory, a
+//! network that delays, loses and breaks, journals that survive what journals survive, and a guest
+//! that writes all the while. After every step the laws are checked. This crate does **no** I/O and
+//! knows no real time, memory or socket; what it finds is about the protocol, not about the engine
+//! that carries it out. Its binary prints what the worlds came to.
 //!
 //! ```text
 //!              Source ◄── events, actions ──► hand ── frames, batches ── hand ◄──► Destination
