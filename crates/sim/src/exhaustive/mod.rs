@@ -7,5 +7,6 @@
 mod digest;
 mod explore;
 pub mod handover;
+pub mod pages;
 
 pub use explore::{Broke, Census, Model, explore};

@@ -14,8 +14,7 @@ fn faults() -> u32 {
 }
 
 #[track_caller]
-fn look(faults: u32) -> (Census, BTreeSet<Row>) {
-    let world = Handover::new(faults).with_third_host();
+fn look(faults: u32, world: Handover) -> (Census, BTreeSet<Row>) {
     let census = explore(world.clone());
     let Census { states, steps, depth, ends, broke } = &census;
     println!("{faults} faults: {states} states, {steps} steps, {depth} deep, {ends:?}");
@@ -26,14 +25,14 @@ fn look(faults: u32) -> (Census, BTreeSet<Row>) {
 
 #[test]
 fn a_guest_is_handed_over_in_every_order() {
-    let (census, _) = look(0);
+    let (census, _) = look(0, Handover::new(0));
     assert!(census.states >= 150, "the world has shrunk");
     assert_eq!(census.ends.keys().collect::<Vec<_>>(), [&"completed"]);
 }
 
 #[test]
 fn two_things_go_wrong_at_any_step() {
-    let (census, rows) = look(faults());
+    let (census, rows) = look(faults(), Handover::new(faults()).with_third_host());
     assert!(census.states >= 2_000_000, "the world has shrunk");
     let ends: Vec<_> = census.ends.keys().copied().collect();
     assert_eq!(ends, ["aborted", "completed", "in doubt", "lost with its process"]);
@@ -43,6 +42,14 @@ fn two_things_go_wrong_at_any_step() {
         of_question.for_each(|(_, record, process)| println!("  {record:?} {process:?}"));
     }
     assert!(rows.len() >= 40, "{} rows of the table were met", rows.len());
+}
+
+#[test]
+fn the_third_host_gets_a_guest_that_the_second_one_waits_for() {
+    let (census, _) = look(faults() - 1, Handover::after_a_broken_promise(faults() - 1));
+    assert!(census.states >= 50_000, "the world has shrunk");
+    let ends: Vec<_> = census.ends.keys().copied().collect();
+    assert_eq!(ends, ["aborted", "completed", "in doubt", "lost with its process"]);
 }
 
 /// The mutant breaks this law, with so many faults and no less.

@@ -1,3 +1,4 @@
 //! Worlds in which everything that can happen does.
 
 mod handover;
+mod pages;

@@ -173,6 +173,29 @@ impl Handover {
         world
     }
 
+    /// A guest that is about to be handed over to the third host. The second one has promised to
+    /// take it and does not know that the source has given that attempt up.
+    #[must_use]
+    pub fn after_a_broken_promise(faults: u32) -> Self {
+        let mut world = Self::new(3).with_third_host();
+        while world.d[0].machine.phase() != "prepared" {
+            world.go_on_with(|_| true);
+        }
+        world.take(Step::Fault(Fault::Break));
+        world.take(Step::Fault(Fault::Cancel(Host::A)));
+        while world.a.life.holds == host::Holds::Moving {
+            world.go_on_with(|step| matches!(step, Step::Job(Host::A) | Step::Told(Host::A)));
+        }
+        world.take(Step::Fault(Fault::ThirdHost));
+        Self { faults, ..world }
+    }
+
+    /// The next of these things happens.
+    fn go_on_with(&mut self, which: impl Fn(&Step) -> bool) {
+        let step = self.plain_steps().into_iter().find(which);
+        self.take(step.expect("an attempt goes on by itself"));
+    }
+
     /// The same, where the source may send the guest to a third host after a failed attempt.
     #[must_use]
     pub fn with_third_host(self) -> Self {
@@ -196,9 +219,7 @@ impl Handover {
         let before = self.a.machine.term();
         let to = Host::DESTINATIONS[self.a.to];
         while self.a.machine.term() == before {
-            let steps = self.plain_steps();
-            let step = steps.into_iter().find(|step| step.concerns(to));
-            self.take(step.expect("an attempt begins by itself"));
+            self.go_on_with(|step| step.concerns(to));
         }
     }
 
