@@ -88,8 +88,10 @@ fn read_row(line: &str) -> Option<Exhibit> {
     };
     let put_back = cells.get(3).copied().unwrap_or_default();
     let names = quoted(put_back);
-    let (broken, rest) = names.into_iter().partition(|name| name.starts_with(char::is_uppercase));
-    let (paths, mutations) = rest.into_iter().partition::<Vec<_>, _>(|name| name.contains('/'));
+    let (broken, rest): (Vec<_>, Vec<_>) =
+        names.into_iter().partition(|name| name.starts_with(char::is_uppercase));
+    let (paths, mutations): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|name| name.contains('/'));
     let paths = paths.into_iter().chain(quoted(cells.get(4).copied().unwrap_or_default()));
     let paths = paths.filter(|path| path.contains('/')).collect();
     let bounds = cells.get(5).copied().unwrap_or_default().split('≤').skip(1);
