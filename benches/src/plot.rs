@@ -69,7 +69,8 @@ impl Chart {
             let points = points.collect::<Vec<_>>().join(" ");
             let _ = writeln!(
                 svg,
-                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\"/>"
+                "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" \
+                 stroke-width=\"2\"/>"
             );
             let (x, y) = (WIDTH - RIGHT + 12.0, TOP + 18.0 * number as f64);
             let _ = writeln!(

@@ -1,4 +1,5 @@
-//! Which pages are written all the time: what is sent of them now is stale before the round is over.
+//! Which pages are written all the time: what is sent of them now is stale before the round is
+//! over.
 
 use whimbrel_page::{Layout, PageSet};
 
