@@ -86,7 +86,7 @@ const ERRANDS: u32 = 4;
 /// A known time that is beaten counts at once, one that is exceeded is raised to this share of it.
 const RISING_PERCENT: u32 = 125;
 /// Last pages that are sent this quickly are not worth another round.
-const NEGLIGIBLE: Duration = Duration::from_millis(1);
+pub(crate) const NEGLIGIBLE: Duration = Duration::from_millis(1);
 /// How much a throttle is raised at a time: quick at first, then in small steps.
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 75, 85, 92];
 

@@ -180,7 +180,7 @@ fn sources() -> Vec<(&'static str, Source)> {
     step(&mut repairing, &of(&["Differs", "Quiesced"]));
     step(&mut repairing, &[]);
     let way = ["LinkUp", "Offer", "Accepted", "LaneUp", "Armed", "RoundTaken", "Harvested"];
-    let rest = ["Recorded Switching", "Ready", "Harvested", "Quiesced", "Paused"];
+    let rest = ["Recorded Switching", "Ready", "Harvested", "Quiesced", "Harvested", "Paused"];
     for event in of(&way).into_iter().chain(of(&rest)) {
         verifying.handle(Now::default(), event).expect("the ordinary way");
     }

@@ -83,7 +83,8 @@ fn paused(source: &mut Source) -> Vec<SourceAction> {
     let ready = SourceEvent::Message(Message::Ready(TERM));
     tell(source, [SourceEvent::Recorded(Standing::Switching), ready, harvested()]);
     let state = Bytes::new();
-    let events = [SourceEvent::Quiesced, SourceEvent::Paused { pending: PageCount(1), state }];
+    let parked = SourceEvent::Paused { pending: PageCount(1), state };
+    let events = [SourceEvent::Quiesced, harvested(), parked];
     tell(source, events)
 }
 

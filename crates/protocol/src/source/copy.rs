@@ -121,7 +121,7 @@ impl Copying {
         }
         match core.forecast.decide(round) {
             Decision::Switch if core.both_announced() => {
-                core.decided = core.forecast.downtime(round.dirty).unwrap_or_default();
+                core.decided = round.dirty;
                 return self.quiesce(core);
             }
             Decision::Switch => {

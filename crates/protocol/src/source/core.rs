@@ -11,7 +11,7 @@ use crate::{
     BatchSeq, Epoch, Failure, Fault, Forecast, LaneClosed, LaneId, LaneMark, LaneTicket, Message,
     Now, Outcome, SessionId, Standing, Term, Token, Verify, Violation,
 };
-use whimbrel_page::LeafSum;
+use whimbrel_page::{LeafSum, PageCount};
 
 /// Where the announcement of a term stands. Both halves are needed before a pause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -53,8 +53,8 @@ pub(super) struct Core {
     pub(super) switching: bool,
     pub(super) paused: bool,
     pub(super) pauses: u32,
-    /// The downtime that was expected when the switchover was decided.
-    pub(super) decided: Duration,
+    /// What was dirty when the switchover was decided.
+    pub(super) decided: PageCount,
     /// The downtime that was expected just before the last pause.
     pub(super) estimate: Option<Duration>,
     pub(super) link: bool,
@@ -86,7 +86,7 @@ impl Core {
             switching: false,
             paused: false,
             pauses: 0,
-            decided: Duration::ZERO,
+            decided: PageCount::ZERO,
             estimate: None,
             link: false,
             heard: now,

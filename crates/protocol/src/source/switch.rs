@@ -8,6 +8,7 @@ use super::connect::{Relinking, Retry};
 use super::copy::{Copying, Quiescing, background};
 use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
+use crate::convergence::NEGLIGIBLE;
 use crate::{
     Answer, BatchSeq, Convergence, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome,
     Policy, Prepare, Standing, Verify,
@@ -107,8 +108,11 @@ impl Pausing {
         }
         // What was decided on is older than the pause by as long as the lanes took to drain.
         let Convergence { downtime_max, policy } = core.options.convergence;
-        let accepted = downtime_max.max(core.decided);
-        if expected > accepted.saturating_mul(3) / 2 && policy != Policy::SwitchOver {
+        // What it costs beside the pages is no reason: it would be the same the next time.
+        let decided = core.forecast.downtime(core.decided).unwrap_or_default();
+        let written = expected.saturating_sub(decided) > NEGLIGIBLE;
+        let too_long = expected > downtime_max.saturating_mul(3) / 2;
+        if written && too_long && policy != Policy::SwitchOver {
             let numbers = core.forecast.numbers(pending);
             return paused.back(core, &format!("too much was written before the pause: {numbers}"));
         }
