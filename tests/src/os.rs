@@ -180,6 +180,15 @@ impl Nobody {
 /// Bytes of one slot of a journal; its sequence number is at 16.
 const SLOT: usize = 4096;
 
+/// A file that takes nothing.
+///
+/// # Panics
+/// If this host has none.
+#[must_use]
+pub fn full_disk() -> fs::File {
+    fs::File::options().write(true).open("/dev/full").expect("every Linux has it")
+}
+
 /// A disk of a few mebibytes, in memory.
 pub struct SmallDisk {
     folder: TempDir,

@@ -148,6 +148,8 @@ pub struct How {
     pub options: Vec<String>,
     /// The network namespace that it lives in, if not this one, and its address there.
     pub elsewhere: Option<(String, IpAddr)>,
+    /// Nothing that it says on its standard error can be written.
+    pub mute: bool,
 }
 
 impl How {
@@ -155,7 +157,7 @@ impl How {
     #[must_use]
     pub fn with(options: &[&str]) -> Self {
         let options = options.iter().map(ToString::to_string).collect();
-        Self { options, elsewhere: None }
+        Self { options, ..Self::default() }
     }
 
     fn command(&self, data: &Data, listen: &str) -> Command {
@@ -172,7 +174,10 @@ impl How {
             }
         };
         command.args(&self.options).stdin(Stdio::piped());
-        command.stderr(data.said.try_clone().expect("one file more"));
+        command.stderr(match self.mute {
+            true => crate::os::full_disk(),
+            false => data.said.try_clone().expect("one file more"),
+        });
         command
     }
 }

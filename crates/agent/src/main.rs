@@ -28,7 +28,11 @@ fn main() -> ExitCode {
 
 fn run(arguments: Vec<String>) -> Result<(), Box<dyn Error>> {
     let options = parse(arguments)?;
-    tracing_subscriber::fmt().with_writer(io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt()
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .log_internal_errors(false)
+        .init();
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(
         async {
             let agent = Agent::bind(options).await?;

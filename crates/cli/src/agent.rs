@@ -20,6 +20,8 @@ pub(crate) async fn agent(args: AgentArgs) -> Ending {
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(false)
+        // Whoever read it may be gone, or its disk full: that is no reason to panic.
+        .log_internal_errors(false)
         .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
         .try_init()
         .map_err(|why| Stop::failed(format!("no log: {why}")))?;

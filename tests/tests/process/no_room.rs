@@ -2,7 +2,7 @@
 //! cannot hold otherwise is tested where the agent is.
 
 use whimbrel_tests::os::SmallDisk;
-use whimbrel_tests::program::Agent;
+use whimbrel_tests::program::{Agent, How};
 use whimbrel_tests::skipped;
 
 const GUEST: [&str; 4] = ["--memory", "16MiB", "--dirty-rate", "20MiB/s"];
@@ -21,6 +21,14 @@ async fn a_destination_without_disk_space_refuses() {
     disk.empty();
     let _ = here.ask(&["migrate", "g", &there.address]).await.ended(0);
     there.assert_runs("g").await;
+}
+
+#[tokio::test]
+async fn an_agent_whose_log_finds_no_room_works_on() {
+    let how = How { mute: true, ..How::with(&["--die-with-parent"]) };
+    let agent = Agent::start_as(&std::env::temp_dir(), how).await;
+    agent.guest("g", &GUEST).await;
+    agent.assert_runs("g").await;
 }
 
 #[tokio::test]
