@@ -71,6 +71,8 @@ pub struct Host {
     /// Its agent.
     pub agent: Agent,
     disk: Option<SmallDisk>,
+    /// How many sockets its agent had before anybody called.
+    sockets: usize,
     samples: Arc<Mutex<Vec<Sample>>>,
     sampler: Option<JoinHandle<()>>,
 }
@@ -91,7 +93,8 @@ impl Host {
         let folder = disk.as_ref().map_or_else(std::env::temp_dir, |it| it.folder().to_owned());
         let how = How { elsewhere, ..How::with(&["--deadlines", DEADLINES]) };
         let agent = Agent::start_as(&folder, how).await;
-        Self { agent, disk, samples: Arc::default(), sampler: None }
+        let sockets = os::sockets(agent.pid());
+        Self { agent, disk, sockets, samples: Arc::default(), sampler: None }
     }
 
     /// A connection to its agent.
@@ -179,6 +182,12 @@ impl Host {
     /// If the host has no disk of its own.
     pub fn empty_disk(&self) {
         self.disk.as_ref().expect("a disk of its own").empty();
+    }
+
+    /// Sockets of its agent that nobody has closed.
+    #[must_use]
+    pub fn open_sockets(&self) -> usize {
+        os::sockets(self.agent.pid()).saturating_sub(self.sockets)
     }
 
     /// Processes of guests here.

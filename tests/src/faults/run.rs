@@ -51,7 +51,8 @@ struct World {
     source: Host,
     destination: Host,
     way: Arc<Way>,
-    ushers: [Usher; 2],
+    /// The one in the destination's place first.
+    ushers: Vec<Usher>,
     uuid: String,
     /// The source's network and the destination's, where they are not on this host's.
     apart: Option<[Namespace; 2]>,
@@ -74,13 +75,12 @@ pub async fn run_apart(scenario: Scenario, networks: [Namespace; 2]) -> Account 
 }
 
 async fn run_in(mut world: World, scenario: Scenario) -> Account {
-    let before = world.sockets();
     let reached = world.go_wrong(scenario).await;
     let (settled_in, source, destination) = world.settle().await;
     let check = world.check(&source, &destination).await;
     let at_source = world.source.seen();
     let at_destination = world.destination.seen();
-    let left = world.clean_up(before).await;
+    let left = world.clean_up().await;
     let logs = format!("{}{}", world.source.agent.logs(), world.destination.agent.logs());
     Account {
         scenario,
@@ -111,7 +111,7 @@ impl World {
         let uuid = start_guest(&source, scenario.seed).await;
         source.watch(&uuid);
         destination.watch(&uuid);
-        Self { source, destination, way, ushers: [there, back], uuid, apart }
+        Self { source, destination, way, ushers: vec![there, back], uuid, apart }
     }
 
     fn host(&mut self, side: Side) -> &mut Host {
@@ -119,11 +119,6 @@ impl World {
             Side::Source => &mut self.source,
             Side::Destination => &mut self.destination,
         }
-    }
-
-    /// Open sockets of the agents, without those of the harness itself.
-    fn sockets(&self) -> [usize; 2] {
-        [&self.source, &self.destination].map(|host| os::sockets(host.agent.pid()))
     }
 
     /// Begins the migration, and does what is to go wrong; false if its step never came.
@@ -275,39 +270,43 @@ impl World {
     }
 
     /// Stops everything, and says what is left of it.
-    async fn clean_up(&mut self, sockets: [usize; 2]) -> Vec<String> {
-        let mut left = Vec::new();
+    async fn clean_up(&mut self) -> Vec<String> {
         let uuid = self.uuid.clone();
-        for (number, side) in [Side::Source, Side::Destination].into_iter().enumerate() {
-            let host = self.host(side);
-            if let Ok(mut client) = host.client().await {
+        let mut left = Vec::new();
+        for side in [Side::Source, Side::Destination] {
+            if let Ok(mut client) = self.host(side).client().await {
                 let request = api::StopGuestRequest { guest: uuid.clone(), force: true };
                 // Where it has gone from there is nothing to stop.
                 let _ = client.stop_guest(request).await;
             }
-            let gone = async {
-                let mut looks = interval(Duration::from_millis(20));
-                while !host.remains().is_empty() {
-                    looks.tick().await;
-                }
-                while os::sockets(host.agent.pid()) > sockets[number] {
-                    looks.tick().await;
-                }
-            };
-            if timeout(WATCHDOG, gone).await.is_err() {
-                let (processes, now) = (host.remains(), os::sockets(host.agent.pid()));
-                let before = sockets[number];
-                left.push(format!("{side:?}: {processes:?}, {now} sockets, {before} before"));
-            }
-            let status = host.agent.end().await;
-            if status != Some(0) {
-                left.push(format!("{side:?}: the agent ended with {status:?}"));
-            }
-            let litter = host.litter(&uuid);
-            left.extend(litter.iter().map(|path| format!("{side:?}: {}", path.display())));
+        }
+        self.ushers.clear();
+        for side in [Side::Source, Side::Destination] {
+            let remains = remains(self.host(side), &uuid).await;
+            left.extend(remains.into_iter().map(|what| format!("{side:?}: {what}")));
         }
         left
     }
+}
+
+/// What is left at a host whose guests were all stopped; ends its agent.
+async fn remains(host: &mut Host, uuid: &str) -> Vec<String> {
+    let mut left = Vec::new();
+    let gone = async {
+        let mut looks = interval(Duration::from_millis(20));
+        while !host.remains().is_empty() || host.open_sockets() > 0 {
+            looks.tick().await;
+        }
+    };
+    if timeout(WATCHDOG, gone).await.is_err() {
+        left.push(format!("{:?} and {} sockets", host.remains(), host.open_sockets()));
+    }
+    let status = host.agent.end().await;
+    if status != Some(0) {
+        left.push(format!("the agent ended with {status:?}"));
+    }
+    left.extend(host.litter(uuid).iter().map(|path| path.display().to_string()));
+    left
 }
 
 async fn start_guest(host: &Host, seed: u64) -> String {
