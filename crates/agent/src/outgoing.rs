@@ -169,6 +169,10 @@ impl Core {
             api::Outcome::Aborted | api::Outcome::Unspecified => {}
         }
         migration.publish(|newest| *newest = last);
+        // A process whose disk was full could not record how it ended: the other side still knows.
+        if guest.is_dead() && self.is_in_doubt(&guest) {
+            self.settle(&guest, None).await;
+        }
     }
 
     /// Tells the destination's agent that the guest will not come. Without that word its process
