@@ -60,8 +60,12 @@ impl Ending {
     /// Whether there is nothing more to come.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        let state = matches!(self.state(), GuestState::Running | GuestState::Gone)
-            || self.state() == GuestState::Failed;
+        let state = match self.state() {
+            GuestState::Running | GuestState::Gone => true,
+            // A process that is just ending does not answer any more, and is not dead yet.
+            GuestState::Failed => self.guest.as_ref().is_some_and(|guest| guest.pid == 0),
+            _ => false,
+        };
         state && self.outcome() != Some(api::Outcome::Unspecified)
     }
 }
