@@ -29,6 +29,9 @@ pub const CONTROL_FRAME_MAX: usize = STATE_BYTES_MAX + (1 << 20);
 /// Fields in one control frame, lists included: each list's own limit is below, so that an error
 /// names the list.
 pub const CONTROL_FIELDS_MAX: usize = 8192;
+/// The generation of a term that a peer may name: the next one has to exist, and a peer's must not
+/// use up the numbers of this host.
+pub const TERM_GENERATION_MAX: u64 = 1 << 62;
 /// Bytes of saved state in [`crate::Prepare`].
 pub const STATE_BYTES_MAX: usize = 16 << 20;
 /// Bytes in a guest's name.

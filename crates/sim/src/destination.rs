@@ -144,8 +144,27 @@ impl World {
                     self.release_at_destination();
                 }
                 self.dst.outcome = Some(outcome);
+                self.settle_destination();
             }
         }
+    }
+
+    /// A guest of which it was not known whether it runs has answered by now, and the record says
+    /// which it is: as the engine's hands do in the end, after what they were still writing.
+    fn settle_destination(&mut self) {
+        let Some(Outcome::InDoubt { term, why }) = &self.dst.outcome else { return };
+        if self.dst.journal.under_way().is_some() {
+            return;
+        }
+        let (term, why) = (*term, why.clone());
+        let standing = if self.dst.running { Standing::Owner } else { Standing::Refused };
+        if !self.dst.journal.full {
+            self.dst.journal.put((standing, term));
+        }
+        self.dst.outcome = Some(match self.dst.running {
+            true => Outcome::Completed { term },
+            false => Outcome::Aborted(Failure::new(Fault::Guest, why)),
+        });
     }
 
     /// What is known of each page is what is found in it.
@@ -214,5 +233,6 @@ impl World {
                 self.tell_destination(DestinationEvent::Failed(failure));
             }
         }
+        self.settle_destination();
     }
 }

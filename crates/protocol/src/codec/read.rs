@@ -17,7 +17,7 @@ use super::proto::control::Message as Wire;
 use super::{DecodeError, proto};
 use crate::limits::{
     BATCH_PAYLOAD_MAX, FEATURE_BYTES_MAX, FEATURES_MAX, KIND_BYTES_MAX, LANE_MARKS_MAX, LANES_MAX,
-    NAME_BYTES_MAX, REASON_BYTES_MAX, STATE_BYTES_MAX, SUMS_CHUNKS_MAX,
+    NAME_BYTES_MAX, REASON_BYTES_MAX, STATE_BYTES_MAX, SUMS_CHUNKS_MAX, TERM_GENERATION_MAX,
 };
 use crate::{
     Accepted, BatchSeq, Epoch, Fault, Feature, GuestUuid, Hello, LaneClosed, LaneId, LaneMark,
@@ -148,7 +148,14 @@ fn versions(field: &'static str, min: u32, max: u32) -> Read<()> {
 }
 
 fn term(field: &'static str, value: Option<proto::Term>) -> Read<Term> {
-    need(field, value).map(|t| Term { generation: t.generation, host: t.host })
+    let proto::Term { generation, host } = need(field, value)?;
+    if generation > TERM_GENERATION_MAX {
+        return Err(bad(
+            field,
+            format!("is of generation {generation}, after which none can come"),
+        ));
+    }
+    Ok(Term { generation, host })
 }
 
 fn root(field: &'static str, value: Option<proto::Root>) -> Read<Root> {

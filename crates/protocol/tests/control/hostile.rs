@@ -46,6 +46,10 @@ fn each_field_is_checked_and_named() {
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (field(1, &number(1, 1)), "hello.version_min gives the versions 1..=0, which is no range"),
         (field(6, &[]), "grant.term is missing"),
+        (
+            field(6, &field(1, &number(1, u64::MAX))),
+            "grant.term is of generation 18446744073709551615, after which none can come",
+        ),
         (field(3, &number(1, 65536)), "lane_lost.lane is 65536, it must be 0 to 65535"),
         (field(7, &field(1, &[b'x'; 4097])), "abort.why has 4097 bytes, at most 4096 are allowed"),
         (field(35, &number(1, 99)), "rejected.fault is 99, which is none"),

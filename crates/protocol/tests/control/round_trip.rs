@@ -17,7 +17,8 @@ pub(crate) fn config(cases: u32) -> ProptestConfig {
 }
 
 fn term() -> impl Strategy<Value = Term> {
-    any::<(u64, u64)>().prop_map(|(generation, host)| Term { generation, host })
+    let generation = 0..=whimbrel_protocol::limits::TERM_GENERATION_MAX;
+    (generation, any::<u64>()).prop_map(|(generation, host)| Term { generation, host })
 }
 
 fn root() -> impl Strategy<Value = Root> {

@@ -28,16 +28,19 @@ fn both_pages_in_a_batch() {
 }
 
 #[track_caller]
-fn breaks(slip: Slip, law: &str) {
-    let broke = explore(Pages::new(1, 1, 1).with_slip(slip)).broke;
+fn breaks(world: Pages, slip: Slip, law: &str) {
+    let broke = explore(world.with_slip(slip)).broke;
     let broke = broke.iter().find(|broke| broke.what.starts_with(law));
     println!("{slip:?}: {}", broke.expect("the slip breaks the law"));
 }
 
 #[test]
 fn no_law_may_be_left_out() {
-    breaks(Slip::ClearAfterReading, "the guest runs on pages that are not its own");
-    breaks(Slip::GiveBackEarly, "two copies of page");
-    breaks(Slip::LostCountsAsLanded, "page ");
-    breaks(Slip::TornIsKnown, "the digest of page");
+    // A write is lost between the harvest of an older one and the clearing.
+    let writes = Pages::new(1, 2, 0);
+    breaks(writes, Slip::ClearAfterReading, "the guest runs on pages that are not its own");
+    let fails = || Pages::new(1, 1, 1);
+    breaks(fails(), Slip::GiveBackEarly, "two copies of page");
+    breaks(fails(), Slip::LostCountsAsLanded, "page ");
+    breaks(fails(), Slip::TornIsKnown, "the digest of page");
 }

@@ -175,6 +175,11 @@ impl Handover {
         let (Some(said), Holds::Moving, true) = (there.life.said, there.life.holds, done) else {
             return;
         };
+        let said = match said {
+            Said::InDoubt(term) => there.life.settled(term),
+            said => said,
+        };
+        there.life.said = Some(said);
         there.life.holds = match said {
             Said::Completed(_) => Holds::Here,
             Said::Aborted | Said::InDoubt(_) => Holds::Gone,

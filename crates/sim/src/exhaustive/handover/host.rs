@@ -133,6 +133,16 @@ impl Hash for Life {
 }
 
 impl Life {
+    /// A guest of which it was not known whether it runs has answered by now, and the record says
+    /// which it is: as the engine's hands do in the end.
+    pub(crate) fn settled(&mut self, term: Term) -> Said {
+        let standing = if self.running { Standing::Owner } else { Standing::Refused };
+        if !std::mem::take(&mut self.failing) {
+            self.journal.record((standing, term, Host::A));
+        }
+        if self.running { Said::Completed(term) } else { Said::Aborted }
+    }
+
     pub(crate) fn new(running: bool) -> Self {
         Self {
             clock: Now::default(),
