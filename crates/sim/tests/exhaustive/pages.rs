@@ -37,7 +37,7 @@ fn breaks(world: Pages, slip: Slip, law: &str) {
 #[test]
 fn no_law_may_be_left_out() {
     // A write is lost between the harvest of an older one and the clearing.
-    let writes = Pages::new(1, 2, 0);
+    let writes = Pages::new(2, 1, 0);
     breaks(writes, Slip::ClearAfterReading, "the guest runs on pages that are not its own");
     let fails = || Pages::new(1, 1, 1);
     breaks(fails(), Slip::GiveBackEarly, "two copies of page");
