@@ -97,6 +97,14 @@ macro_rules! usher {
         impl Agent for Usher {
             type WatchMigrationStream =
                 tokio_stream::Pending<Result<api::MigrationStatus, Status>>;
+            type RelayStream = tokio_stream::Pending<Result<api::GuestFrame, Status>>;
+
+            async fn relay(
+                &self,
+                _: Request<tonic::Streaming<api::RelayFrame>>,
+            ) -> Answer<Self::RelayStream> {
+                Err(Status::not_found("nothing is here"))
+            }
 
             async fn get_host(&self, _: Request<api::GetHostRequest>) -> Answer<api::Host> {
                 Ok(Response::new(self.host.clone()))
@@ -134,6 +142,7 @@ usher! {
     check_guest(CheckGuestRequest) -> CheckReport;
     stop_guest(StopGuestRequest) -> StopGuestResponse;
     resolve_guest(ResolveGuestRequest) -> Guest;
+    release_guest(ReleaseGuestRequest) -> ReleaseGuestResponse;
     migrate(MigrateRequest) -> MigrationStatus;
     get_migration(GetMigrationRequest) -> MigrationStatus;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;

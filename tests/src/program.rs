@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::os::Pid;
 
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
-const WATCHDOG: Duration = Duration::from_secs(180);
+pub(crate) const WATCHDOG: Duration = Duration::from_secs(180);
 /// How an agent's first line begins.
 const LISTENING: &str = "whimbrel agent listening on ";
 

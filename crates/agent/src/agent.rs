@@ -18,6 +18,7 @@ use crate::folder::{DataFolder, FolderError};
 use crate::guests::Guests;
 use crate::lifecycle::trackers;
 use crate::options::AgentOptions;
+use crate::relay::Relays;
 use crate::service::AgentService;
 
 /// How long calls may take to end when the agent does.
@@ -67,6 +68,7 @@ pub(crate) struct Core {
     pub(crate) address: SocketAddr,
     pub(crate) guests: Guests,
     pub(crate) trackers: Vec<Tracker>,
+    pub(crate) relays: Relays,
 }
 
 /// An agent that listens; its guests run whether it does or not.
@@ -93,9 +95,9 @@ impl Agent {
         let listen = |source| AgentError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        let guests = Guests::default();
-        let core =
-            Arc::new(Core { options, folder, program, address, guests, trackers: trackers() });
+        let (guests, trackers) = (Guests::default(), trackers());
+        let relays = Relays::new().map_err(AgentError::Failed)?;
+        let core = Arc::new(Core { options, folder, program, address, guests, trackers, relays });
         core.recover().await.map_err(AgentError::Failed)?;
         Ok(Self { core, listener })
     }

@@ -101,6 +101,7 @@ impl Core {
             Some(Standing::Ceded | Standing::Refused) => self.remember(guest),
             Some(Standing::Owner | Standing::Running) => {
                 tracing::error!(guest = name, "the guest has died with its process");
+                self.end_relay(guest.uuid);
             }
             Some(Standing::MayOwn | Standing::Switching | Standing::Granted) => {
                 drop(buried);

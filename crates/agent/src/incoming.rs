@@ -8,12 +8,12 @@ use whimbrel_control::AgentAddress;
 use whimbrel_control::api::{self, Direction, MigrationStatus};
 use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS};
 use whimbrel_engine::{Failure, Fault};
-use whimbrel_guest::stress::{KIND, STATE_VERSION};
 
 use crate::admission;
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::guests::{Guest, Migration};
+use crate::kinds;
 use crate::lifecycle::available;
 use crate::process_api::{self as process, GuestFile};
 use crate::process_link::overlap;
@@ -70,6 +70,7 @@ impl Core {
             kind: request.kind.clone(),
             memory_bytes: request.memory_bytes,
             stopped: false,
+            service_address: request.service_address.clone(),
         };
         let migration = Migration::new(MigrationStatus {
             migration_id: request.migration_id.clone(),
@@ -125,6 +126,8 @@ impl Core {
             self.end_process(&guest).await;
             self.refuse_for_dead(&guest);
             self.process_ended(&guest).await;
+        } else if last.outcome() == api::Outcome::Completed {
+            self.take_over_port(&guest).await;
         }
         migration.publish(|newest| *newest = last);
     }
@@ -162,14 +165,11 @@ fn check_fit(request: &api::PrepareIncomingRequest) -> Result<(), Status> {
         )));
     }
     let (kind, version) = (&request.kind, request.state_version);
-    if kind != KIND {
-        let why = format!("guests of kind {kind:?} cannot live here, only {KIND:?}");
-        return Err(Status::failed_precondition(why));
-    }
-    if version != STATE_VERSION {
+    let known = kinds::state_version(kind).map_err(Status::failed_precondition)?;
+    if version != known {
         return Err(Status::failed_precondition(format!(
-            "the guest's state has version {version}, this host reads {STATE_VERSION}: use one \
-             release on both hosts"
+            "the guest's state has version {version}, this host reads {known}: use one release \
+             on both hosts"
         )));
     }
     Ok(())
@@ -190,6 +190,7 @@ fn peer_address(request: &api::PrepareIncomingRequest, ends: Ends) -> Result<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whimbrel_guest::stress::{KIND, STATE_VERSION};
 
     fn request() -> api::PrepareIncomingRequest {
         api::PrepareIncomingRequest {

@@ -23,6 +23,7 @@ pub mod guest_process;
 mod guests;
 mod incoming;
 mod journal;
+mod kinds;
 mod lifecycle;
 mod meeting;
 mod options;
@@ -31,6 +32,7 @@ mod outgoing;
 mod ownership;
 mod process_link;
 mod recovery;
+mod relay;
 mod service;
 mod stress;
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::guests::{Guest, Life, life_of};
 use crate::journal::{self, Entry};
 use crate::os;
 use crate::process_api::{self as process, GuestFile};
-use crate::{admission, convert, process_link};
+use crate::{admission, convert, kinds, process_link, relay};
 
 impl Core {
     /// What this host has and what of it is free.
@@ -51,10 +51,8 @@ impl Core {
         request: api::StartGuestRequest,
     ) -> Result<api::Guest, Status> {
         let config = request.config.unwrap_or_default();
-        let Some(api::guest_config::Kind::Stress(asked)) = &config.kind else {
-            return Err(Status::invalid_argument("a guest needs a kind; there is `stress`"));
-        };
-        crate::stress::config(ByteCount(config.memory_bytes), asked)?;
+        let kind = kinds::Config::of(&config)?.kind();
+        let door = relay::door(&config).await?;
         let uuid = uuid::Uuid::new_v4();
         let name = match request.name.as_str() {
             "" => format!("guest-{}", &uuid.to_string()[..8]),
@@ -63,9 +61,10 @@ impl Core {
         let file = GuestFile {
             uuid: uuid.to_string(),
             name,
-            kind: "stress".to_owned(),
+            kind: kind.to_owned(),
             memory_bytes: config.memory_bytes,
             stopped: false,
+            service_address: door.as_ref().map(relay::Door::address).unwrap_or_default(),
         };
         let newcomer = self.newcomer(GuestUuid(uuid.as_u128()), file);
         let available = available()?;
@@ -78,6 +77,9 @@ impl Core {
             self.end_process(&guest).await;
             self.erase(&guest);
             return Err(status);
+        }
+        if let Some(door) = door {
+            self.relay(&guest, door);
         }
         tracing::info!(guest = %guest.config.name, uuid = %guest.uuid, "a guest was started");
         Ok(self.view(&guest).await)
@@ -189,6 +191,7 @@ impl Core {
             self.stop_moving(&guest).await?;
         }
         guest.set_stopped();
+        self.end_relay(guest.uuid);
         self.end_process(&guest).await;
         if !guest.is_dead() {
             return Err(Status::internal("the guest's process does not end; see the agent's log"));
@@ -231,7 +234,9 @@ impl Core {
 
     /// Keeps of a dead guest only what answers questions.
     pub(crate) fn remember(&self, guest: &Arc<Guest>) {
-        let config = GuestFile { stopped: true, ..guest.config.clone() };
+        // Clients of a guest that has moved on still come here.
+        let service_address = self.relays.look(guest.uuid).map_or_else(String::new, |(at, _)| at);
+        let config = GuestFile { stopped: true, service_address, ..guest.config.clone() };
         let kept = guest.folder.forget_process().and_then(|()| guest.folder.write_config(&config));
         if let Err(error) = kept {
             tracing::error!(guest = %guest.config.name, "its folder cannot be written: {error}");
@@ -270,6 +275,10 @@ impl Core {
             view.term_host = record.term.host;
             view.standing = convert::standing_word(record.standing).to_owned();
             view.peer = record.peer;
+        }
+        if let Some((address, carried)) = self.relays.look(guest.uuid) {
+            view.service_address = address;
+            view.carried = carried;
         }
         view.migration_id = guest.migration().map(|last| last.id.clone()).unwrap_or_default();
         view

@@ -14,12 +14,11 @@ use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
 use whimbrel_control::{AgentAddress, Client, ClientError};
 use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
 use whimbrel_engine::{Failure, Fault};
-use whimbrel_guest::stress::STATE_VERSION;
 
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::guests::{Guest, Life, Migration};
-use crate::{admission, process_api as process};
+use crate::{admission, kinds, process_api as process};
 
 impl Core {
     /// Begins to move a guest; comes back when the destination expects it and it is on its way.
@@ -123,12 +122,14 @@ impl Core {
             guest_uuid: guest.uuid.to_string(),
             guest_name: guest.config.name.clone(),
             kind: guest.config.kind.clone(),
-            state_version: STATE_VERSION,
+            // A guest that is here is of a kind that is known.
+            state_version: kinds::state_version(&guest.config.kind).unwrap_or_default(),
             memory_bytes: guest.config.memory_bytes,
             protocol_version_min: *PROTOCOL_VERSIONS.start(),
             protocol_version_max: *PROTOCOL_VERSIONS.end(),
             agent_host,
             agent_port: agent_port.into(),
+            service_address: self.relays.look(guest.uuid).map_or_else(String::new, |(at, _)| at),
         }
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -183,6 +185,18 @@ impl ProcessLink {
     pub(crate) async fn watch(&mut self) -> Result<Streaming<api::MigrationStatus>, Status> {
         let request = within(self.deadlines.process_call, process::WatchRequest {});
         answer(self.client.watch(request).await)
+    }
+}
+
+impl ProcessLink {
+    /// Attaches a relay to the guest, if it runs there.
+    pub(crate) async fn relay(
+        &mut self,
+        frames: mpsc::Receiver<api::RelayFrame>,
+    ) -> Result<Streaming<api::GuestFrame>, Status> {
+        let call = self.client.relay(ReceiverStream::new(frames));
+        let late = |_| Status::deadline_exceeded("the guest process does not answer");
+        answer(timeout(self.deadlines.process_call, call).await.map_err(late)?)
     }
 }
 

@@ -29,6 +29,7 @@ impl Core {
                 }
             };
             tracing::info!(guest = %guest.config.name, alive = !guest.is_dead(), "found again");
+            self.listen_again(&guest).await;
             let core = Arc::clone(self);
             if guest.is_dead() {
                 tokio::spawn(async move { core.process_ended(&guest).await });

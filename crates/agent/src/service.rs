@@ -6,13 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api::agent_server::Agent;
 use whimbrel_control::api::{self, GuestState};
 
 use crate::agent::Core;
 use crate::incoming::Ends;
 use crate::process_api as process;
+use crate::relay::GuestFrames;
 use crate::watching::{self, StatusStream};
 
 pub(crate) struct AgentService {
@@ -141,6 +142,19 @@ impl Agent for AgentService {
 
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
         self.to_its_end(|core| core.meet(request.into_inner())).await
+    }
+
+    type RelayStream = GuestFrames;
+
+    async fn relay(&self, request: Request<Streaming<api::RelayFrame>>) -> Answer<GuestFrames> {
+        Arc::clone(&self.core).pass_on(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn release_guest(
+        &self,
+        request: Request<api::ReleaseGuestRequest>,
+    ) -> Answer<api::ReleaseGuestResponse> {
+        self.to_its_end(|core| core.release_guest(request.into_inner())).await
     }
 
     async fn ask(&self, request: Request<api::AskRequest>) -> Answer<api::AskResponse> {

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
@@ -56,6 +56,7 @@ macro_rules! silent {
         #[tonic::async_trait]
         impl Process for Stub {
             type WatchStream = StatusStream;
+            type RelayStream = tokio_stream::Pending<Result<api::GuestFrame, Status>>;
 
             async fn hello(
                 &self,
@@ -97,5 +98,6 @@ silent! {
     cancel(process::CancelRequest) -> api::CancelMigrationResponse;
     ask(api::AskRequest) -> api::AskResponse;
     settle(process::SettleRequest) -> process::Status;
+    relay(Streaming<api::RelayFrame>) -> Self::RelayStream;
     stop(process::StopRequest) -> process::StopResponse;
 }

@@ -40,6 +40,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
         Command::Cancel(args) => asked("", remote::cancel(args)),
         Command::Resolve(args) => asked("", remote::resolve(args)),
+        Command::Release(args) => asked("", remote::release(args)),
         Command::Stop(args) => asked("", remote::stop(args)),
         Command::Probe(args) => asked("", remote::probe(args)),
         Command::Demo(args) => run(demo::demo(args)),

@@ -1,6 +1,7 @@
 //! The command line as it is typed. What it means is decided in `plan`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     Cancel(CancelArgs),
     /// Decide about a guest in doubt, when the other host is known to be off.
     Resolve(ResolveArgs),
+    /// Let go of the clients of a guest that has moved away.
+    Release(ReleaseArgs),
     /// End a guest.
     Stop(StopArgs),
     /// Ask an agent whether it is there and what it can take.
@@ -73,12 +76,16 @@ pub(crate) struct DemoArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Guest")]
 pub(crate) struct GuestArgs {
-    /// What kind of guest; there is no key-value guest (kv) yet.
+    /// What kind of guest: one that writes memory and checks it, or a key-value store that Redis
+    /// clients use.
     #[arg(long = "guest", value_enum, default_value_t = Kind::Stress, value_name = "KIND")]
     pub(crate) kind: Kind,
     /// Its memory, as 512MiB or 1GiB.
     #[arg(long, default_value = "1GiB", value_name = "SIZE")]
     pub(crate) memory: Size,
+    /// Where clients of a key-value guest connect, as 127.0.0.1:6379 [default: loopback, any port].
+    #[arg(long = "serve", value_name = "ADDRESS")]
+    pub(crate) serve: Option<SocketAddr>,
     /// The part that it writes again and again [default: 256MiB, or all of a smaller memory].
     #[arg(long, value_name = "SIZE")]
     pub(crate) working_set: Option<Size>,
@@ -274,6 +281,14 @@ pub(crate) struct ResolveArgs {
     /// I vouch that the other host is off, or that the guest does not run there.
     #[arg(long)]
     pub(crate) peer_is_off: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReleaseArgs {
+    /// Its name or uuid.
+    pub(crate) guest: String,
     #[command(flatten)]
     pub(crate) target: Target,
 }

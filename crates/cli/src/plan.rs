@@ -19,11 +19,16 @@ const DOWNTIME_MAX: Duration = Duration::from_secs(60);
 /// # Errors
 /// A usage error: one sentence that names the options.
 pub(crate) fn guest(args: &GuestArgs) -> Result<api::GuestConfig, Stop> {
+    let memory = memory(args.memory)?;
     if args.kind == Kind::Kv {
-        let why = "--guest kv: there is no key-value guest yet; use --guest stress";
+        let listen = args.serve.map_or_else(String::new, |address| address.to_string());
+        let kind = Some(api::guest_config::Kind::Kv(api::KvConfig { listen }));
+        return Ok(api::GuestConfig { memory_bytes: memory.0, kind });
+    }
+    if args.serve.is_some() {
+        let why = "--serve: only a key-value guest has clients; say --guest kv too";
         return Err(Stop::usage(why));
     }
-    let memory = memory(args.memory)?;
     let working_set = working_set(args.working_set, memory)?;
     let pages = working_set.0 / PAGE_BYTES;
     if u64::from(args.vcpus) > pages {
@@ -177,10 +182,19 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_asked_for_with_its_address() {
+        for (options, address) in [("", ""), (" --serve [::1]:6379", "[::1]:6379")] {
+            let kind = planned(&format!("--guest kv{options}")).kind;
+            let listen = address.to_owned();
+            assert_eq!(kind, Some(api::guest_config::Kind::Kv(api::KvConfig { listen })));
+        }
+    }
+
+    #[test]
     fn rates_reach_the_agent() {
         let rate = |options| match planned(options).kind {
             Some(api::guest_config::Kind::Stress(stress)) => stress.rate,
-            None => panic!("stress"),
+            _ => panic!("stress"),
         };
         assert_eq!(rate("--dirty-rate 0"), None);
         let max = api::stress_config::Rate::DirtyRateMax(true);
@@ -196,7 +210,8 @@ mod tests {
             ("--working-set 0", "say --dirty-rate 0"),
             ("--working-set 5000", "multiple of 4KiB"),
             ("--working-set 4KiB --vcpus 2", "--vcpus 2"),
-            ("--guest kv", "no key-value guest yet"),
+            ("--serve 127.0.0.1:6379", "say --guest kv"),
+            ("--guest kv --memory 512KiB", "at least 1 MiB"),
             ("--downtime 999us", "1ms to 60s"),
             ("--downtime 61s", "1ms to 60s"),
         ];

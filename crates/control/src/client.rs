@@ -85,6 +85,20 @@ impl Client {
         Ok(Watch { address: self.address.clone(), quiet: self.deadlines.quiet, stream })
     }
 
+    /// Between agents: attaches a relay of clients to a guest.
+    ///
+    /// # Errors
+    /// As every call.
+    pub async fn relay(
+        &mut self,
+        frames: impl tonic::IntoStreamingRequest<Message = api::RelayFrame>,
+    ) -> Result<Streaming<api::GuestFrame>, ClientError> {
+        let deadline = self.deadlines.call;
+        let late = |_| Status::deadline_exceeded("the agent does not answer");
+        let answer = timeout(deadline, self.inner.relay(frames)).await;
+        self.answer(deadline, answer.map_err(late).flatten())
+    }
+
     fn answer<T>(
         &self,
         deadline: Duration,
@@ -131,6 +145,8 @@ calls! {
     check_guest(CheckGuestRequest) -> CheckReport, check;
     /// Ends a guest.
     stop_guest(StopGuestRequest) -> StopGuestResponse, call;
+    /// Lets go of the clients of a guest that runs elsewhere.
+    release_guest(ReleaseGuestRequest) -> ReleaseGuestResponse, call;
     /// A person's decision about a guest in doubt.
     resolve_guest(ResolveGuestRequest) -> Guest, call;
     /// Starts a migration; returns when the destination expects the guest.

@@ -81,6 +81,14 @@ macro_rules! refuse {
         #[tonic::async_trait]
         impl Agent for Stub {
             type WatchMigrationStream = Silence;
+            type RelayStream = tokio_stream::Pending<Result<api::GuestFrame, tonic::Status>>;
+
+            async fn relay(
+                &self,
+                _: tonic::Request<tonic::Streaming<api::RelayFrame>>,
+            ) -> Result<tonic::Response<Self::RelayStream>, tonic::Status> {
+                Err(tonic::Status::not_found("no guest of that name is here"))
+            }
 
             async fn get_host(
                 &self,
@@ -119,6 +127,7 @@ refuse! {
     check_guest(CheckGuestRequest) -> CheckReport;
     stop_guest(StopGuestRequest) -> StopGuestResponse;
     resolve_guest(ResolveGuestRequest) -> Guest;
+    release_guest(ReleaseGuestRequest) -> ReleaseGuestResponse;
     migrate(MigrateRequest) -> MigrationStatus;
     get_migration(GetMigrationRequest) -> MigrationStatus;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;

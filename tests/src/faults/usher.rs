@@ -102,6 +102,14 @@ macro_rules! usher {
         #[tonic::async_trait]
         impl Agent for Post {
             type WatchMigrationStream = tonic::Streaming<api::MigrationStatus>;
+            type RelayStream = tonic::Streaming<api::GuestFrame>;
+
+            async fn relay(
+                &self,
+                _: Request<tonic::Streaming<api::RelayFrame>>,
+            ) -> Answer<Self::RelayStream> {
+                Err(Status::unimplemented("clients are not led this way"))
+            }
 
             async fn prepare_incoming(
                 &self,
@@ -132,6 +140,7 @@ usher! {
     check_guest(CheckGuestRequest) -> CheckReport;
     stop_guest(StopGuestRequest) -> StopGuestResponse;
     resolve_guest(ResolveGuestRequest) -> Guest;
+    release_guest(ReleaseGuestRequest) -> ReleaseGuestResponse;
     migrate(MigrateRequest) -> MigrationStatus;
     get_migration(GetMigrationRequest) -> MigrationStatus;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;

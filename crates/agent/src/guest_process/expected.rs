@@ -3,18 +3,17 @@
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use whimbrel_engine::memory::GuestMemory;
 use whimbrel_engine::page::Layout;
-use whimbrel_guest::stress::StressFactory;
 
 use crate::process_api::GuestFile;
 
 /// A factory for one guest.
 pub(super) struct Expected {
-    factory: StressFactory,
+    factory: Box<dyn GuestFactory>,
     config: GuestFile,
 }
 
 impl Expected {
-    pub(super) fn new(factory: StressFactory, config: &GuestFile) -> Self {
+    pub(super) fn new(factory: Box<dyn GuestFactory>, config: &GuestFile) -> Self {
         Self { factory, config: config.clone() }
     }
 }
@@ -53,7 +52,7 @@ mod tests {
     use super::*;
     use whimbrel_engine::page::ByteCount;
     use whimbrel_engine::protocol::GuestUuid;
-    use whimbrel_guest::stress::{KIND, STATE_VERSION};
+    use whimbrel_guest::stress::{KIND, STATE_VERSION, StressFactory};
 
     #[test]
     fn another_guest_or_another_size_is_not_let_in() {
@@ -62,9 +61,9 @@ mod tests {
             name: "web".to_owned(),
             kind: KIND.to_owned(),
             memory_bytes: 1 << 20,
-            stopped: false,
+            ..Default::default()
         };
-        let expected = Expected::new(StressFactory::default(), &config);
+        let expected = Expected::new(Box::new(StressFactory::default()), &config);
         let guest = GuestDescription {
             uuid: GuestUuid(3),
             name: "web".to_owned(),

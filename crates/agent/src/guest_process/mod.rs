@@ -13,6 +13,7 @@ mod expected;
 mod log;
 mod moving;
 mod peer;
+mod port;
 mod service;
 mod worker;
 

@@ -17,14 +17,13 @@ use whimbrel_engine::{
     Congestion, DestinationAddress, Ended, Failure, Fault, HungGuest, Incoming, IncomingOptions,
     LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned,
 };
-use whimbrel_guest::stress::StressFactory;
 
 use super::expected::Expected;
 use super::peer::PeerAgent;
 use super::worker::{Held, Phase, Worker};
 use crate::deadlines::MigrationDeadlines;
 use crate::os::{self, Usage};
-use crate::{convert, process_api as process, stress};
+use crate::{convert, kinds, process_api as process, stress};
 
 /// How long a guest that has arrived may take to its first heartbeat, which has seen the blackout.
 const FIRST_BEAT_WITHIN: Duration = Duration::from_secs(2);
@@ -115,8 +114,7 @@ impl Worker {
         let mut refused = None;
         for port in ports(request)? {
             let token = random_token()?;
-            let factory = StressFactory::default();
-            let monitors = factory.monitors();
+            let (factory, monitors) = kinds::factory(&self.config().kind);
             let mut options = IncomingOptions {
                 ask: PeerAgent::at(&request.peer, deadlines.ask),
                 peer: request.peer.clone(),
@@ -265,9 +263,9 @@ impl Worker {
 
     /// What the guest felt of the move.
     fn felt(&self, report: &mut api::MigrationReport) {
-        if let Some(stress) = self.monitor().as_ref().and_then(stress::report) {
-            report.blackout_us = Some(stress.blackout_us);
-            report.lost_us = Some(stress.lost_us);
+        if let Some((blackout, lost)) = self.monitor().and_then(|monitor| monitor.gaps()) {
+            report.blackout_us = Some(blackout);
+            report.lost_us = Some(lost);
         }
     }
 
@@ -276,10 +274,7 @@ impl Worker {
         let deadline = Instant::now() + FIRST_BEAT_WITHIN;
         let mut looks = interval(stress::BEAT_LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let beaten = || {
-            let report = self.monitor().and_then(|monitor| monitor.report());
-            report.is_none_or(|report| report.beats_here.0 > 0)
-        };
+        let beaten = || self.monitor().is_none_or(|monitor| monitor.has_beaten());
         while !beaten() {
             if timeout_at(deadline, looks.tick()).await.is_err() {
                 tracing::warn!("the guest had no heartbeat within {FIRST_BEAT_WITHIN:?}");

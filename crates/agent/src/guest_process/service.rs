@@ -3,10 +3,12 @@
 use std::io;
 use std::sync::Arc;
 
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
 
+use super::port;
 use super::worker::Worker;
 use crate::process_api::process_server::Process;
 use crate::process_api::{self as process, VERSIONS};
@@ -162,6 +164,17 @@ impl Process for ProcessService {
     ) -> Result<Response<process::YieldResponse>, Status> {
         let request = request.into_inner();
         self.blocking(move |worker| worker.give_way(request.reason)).await
+    }
+
+    type RelayStream = ReceiverStream<Result<api::GuestFrame, Status>>;
+
+    async fn relay(
+        &self,
+        request: Request<Streaming<api::RelayFrame>>,
+    ) -> Result<Response<Self::RelayStream>, Status> {
+        let port = self.worker.monitor().and_then(|monitor| monitor.port().cloned());
+        let port = port.ok_or_else(|| Status::failed_precondition("the guest has no port here"))?;
+        port::attach(port, request.into_inner()).await.map(Response::new)
     }
 
     async fn stop(

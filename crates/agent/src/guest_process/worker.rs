@@ -10,18 +10,17 @@ use tonic::Status;
 use whimbrel_control::api::{self, GuestState};
 use whimbrel_engine::guest::{Guest, Throttle};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::{
     Answer, GuestUuid, Process, Question, Record, SessionId, Standing, Term, rule,
 };
 use whimbrel_engine::{Asked, Cancel, Journal};
-use whimbrel_guest::stress::{HostLimits, MonitorSlot, StressConfig, StressGuest, StressMonitor};
 
 use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
 use crate::journal::{self, FileJournal};
+use crate::kinds::{Config, Monitor, Slot};
 use crate::process_api::{self as process, GuestFile, settle_request::Decision};
-use crate::{convert, stress, watching};
+use crate::{convert, watching};
 
 /// How long a cancel waits for the outcome before it says that there is none yet.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(3);
@@ -97,8 +96,8 @@ pub(super) struct Worker {
 enum Monitors {
     #[default]
     None,
-    Here(StressMonitor),
-    Arriving(MonitorSlot),
+    Here(Monitor),
+    Arriving(Slot),
 }
 
 impl Worker {
@@ -149,12 +148,12 @@ impl Worker {
         *lock(&self.tracker) = tracker;
     }
 
-    pub(super) fn set_monitors(&self, slot: MonitorSlot) {
+    pub(super) fn set_monitors(&self, slot: Slot) {
         *lock(&self.monitors) = Monitors::Arriving(slot);
     }
 
     /// The view of the guest, once there is one.
-    pub(super) fn monitor(&self) -> Option<StressMonitor> {
+    pub(super) fn monitor(&self) -> Option<Monitor> {
         match &*lock(&self.monitors) {
             Monitors::None => None,
             Monitors::Here(monitor) => Some(monitor.clone()),
@@ -191,10 +190,7 @@ impl Worker {
         request: process::StartRequest,
     ) -> Result<process::StartResponse, Status> {
         let config = request.config.unwrap_or_default();
-        let Some(api::guest_config::Kind::Stress(asked)) = config.kind else {
-            return Err(Status::invalid_argument("the only kind of guest here is `stress`"));
-        };
-        let config = stress::config(ByteCount(config.memory_bytes), &asked)?;
+        let config = Config::of(&config)?;
         self.enter(|phase| match phase {
             Phase::Empty => Ok((Phase::Starting, ())),
             other => Err((other, Status::failed_precondition("this process has a guest already"))),
@@ -205,7 +201,7 @@ impl Worker {
         Ok(process::StartResponse {})
     }
 
-    fn begin(self: &Arc<Self>, config: StressConfig, host: u64) -> Result<(), Status> {
+    fn begin(self: &Arc<Self>, config: Config, host: u64) -> Result<(), Status> {
         let memory = GuestMemory::allocate(config.layout(), Backing::Private)
             .map_err(|error| Status::resource_exhausted(format!("no memory: {error}")))?;
         let record = Record {
@@ -224,22 +220,16 @@ impl Worker {
         Ok(())
     }
 
-    fn fill(
-        self: &Arc<Self>,
-        config: StressConfig,
-        memory: GuestMemory,
-        journal: Box<dyn Journal>,
-    ) {
-        let limits = HostLimits::default();
-        let made = StressGuest::new(self.uuid, &self.config.name, config, memory, limits);
-        let phase = match made.map_err(|error| error.to_string()).and_then(|mut guest| {
+    fn fill(self: &Arc<Self>, config: Config, memory: GuestMemory, journal: Box<dyn Journal>) {
+        let made = config.make(self.uuid, &self.config.name, memory);
+        let phase = match made.and_then(|(mut guest, monitor)| {
             guest.resume().map_err(|error| error.to_string())?;
-            Ok(guest)
+            Ok((guest, monitor))
         }) {
-            Ok(guest) => {
-                *lock(&self.monitors) = Monitors::Here(guest.monitor());
+            Ok((guest, monitor)) => {
+                *lock(&self.monitors) = Monitors::Here(monitor);
                 tracing::info!("the guest runs");
-                Phase::Here(Held { guest: Box::new(guest), journal })
+                Phase::Here(Held { guest, journal })
             }
             Err(why) => {
                 tracing::error!("the guest could not be made: {why}");
@@ -257,13 +247,15 @@ impl Worker {
     pub(super) fn status(&self) -> process::Status {
         let phase = lock(&self.phase);
         let (state, reason) = phase.words();
-        let guest = api::Guest {
+        let mut guest = api::Guest {
             state: state.into(),
             state_reason: reason.to_owned(),
             tracker: lock(&self.tracker).map_or_else(String::new, |kind| kind.name().to_owned()),
-            stress: self.monitor().as_ref().and_then(stress::report),
             ..Default::default()
         };
+        if let Some(monitor) = self.monitor() {
+            monitor.describe(&mut guest);
+        }
         let migration = self.migration.borrow().clone();
         let migration = (!migration.migration_id.is_empty()).then_some(migration);
         process::Status { guest: Some(guest), migration }
@@ -274,9 +266,7 @@ impl Worker {
         let monitor = self.monitor();
         let monitor =
             monitor.ok_or_else(|| Status::failed_precondition("there is no guest yet"))?;
-        let report = monitor.self_check();
-        let report = report.map_err(|error| Status::failed_precondition(error.to_string()))?;
-        Ok(stress::checked(&report))
+        monitor.check()
     }
 
     /// Asks the engine for the end of the migration, and says what came of it.

@@ -5,6 +5,7 @@
 //!    ─► the guest checks itself on the second; the first has let go ─► summary ─► all is removed
 //! ```
 
+mod clients;
 mod nest;
 
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ use crate::plan;
 use crate::remote::{self, Context, Viewer};
 use crate::view::state::{Account, Outcome};
 use crate::view::units;
+use clients::Clients;
 use nest::Nest;
 
 const GUEST: &str = "demo";
@@ -76,7 +78,7 @@ async fn show(plan: &Plan, nest: &mut Nest, viewer: &mut Viewer) -> Result<Accou
     let destination = nest.hatch("destination").await?;
     enough_memory(plan, nest.agent(0).client.host())?;
     viewer.say(format!("Two agents on this host: {source} and {destination}."));
-    start_guest(plan, &mut nest.agent(0).client, viewer).await?;
+    let clients = start_guest(plan, &mut nest.agent(0).client, viewer).await?;
     let context = Context { here: source.to_string(), downtime_limit: Some(plan.downtime_limit) };
     let request = api::MigrateRequest {
         guest: GUEST.into(),
@@ -89,7 +91,7 @@ async fn show(plan: &Plan, nest: &mut Nest, viewer: &mut Viewer) -> Result<Accou
     let ended = viewer.follow(&mut watch, &context).await?;
     let account = remote::account(&ended, &context);
     match account.outcome {
-        Outcome::Completed => proven(account, nest, viewer).await,
+        Outcome::Completed => proven(account, nest, clients, viewer).await,
         _ => Ok(account),
     }
 }
@@ -114,17 +116,28 @@ fn enough_memory(plan: &Plan, host: &api::Host) -> Result<(), Stop> {
     )))
 }
 
-/// Starts the guest and waits until it works.
-async fn start_guest(plan: &Plan, client: &mut Client, viewer: &mut Viewer) -> Result<(), Stop> {
-    let request = api::StartGuestRequest { name: GUEST.into(), config: Some(plan.guest) };
+/// Starts the guest and waits until it works; a store gets clients.
+async fn start_guest(
+    plan: &Plan,
+    client: &mut Client,
+    viewer: &mut Viewer,
+) -> Result<Option<Clients>, Stop> {
+    let request = api::StartGuestRequest { name: GUEST.into(), config: Some(plan.guest.clone()) };
     let begun = client.start_guest(request).await?;
     let guest = remote::at_work(client, begun, viewer).await?;
     viewer.say(introduction(&guest));
-    Ok(())
+    match guest.service_address.as_str() {
+        "" => Ok(None),
+        address => Clients::connect(address).await.map(Some),
+    }
 }
 
 fn introduction(guest: &api::Guest) -> String {
     let memory = units::bytes(guest.memory_bytes);
+    if !guest.service_address.is_empty() {
+        let address = &guest.service_address;
+        return format!("A key-value store of {memory} serves Redis clients at {address}.");
+    }
     let config = guest.stress.as_ref().and_then(|report| report.config.as_ref());
     let Some(config) = config else {
         return format!("A guest of {memory} works on the first.");
@@ -143,11 +156,20 @@ fn introduction(guest: &api::Guest) -> String {
 }
 
 /// Adds what can only be learnt after the move: the guest's own check, and who has it.
-async fn proven(account: Account, nest: &mut Nest, viewer: &mut Viewer) -> Result<Account, Stop> {
+async fn proven(
+    account: Account,
+    nest: &mut Nest,
+    clients: Option<Clients>,
+    viewer: &mut Viewer,
+) -> Result<Account, Stop> {
     viewer.hint("the guest checks every page of its memory");
     let request = || api::GetGuestRequest { guest: GUEST.into() };
     let client = &mut nest.agent(1).client;
     let report = client.check_guest(api::CheckGuestRequest { guest: GUEST.into() }).await?;
+    let mut check = remote::check(&report);
+    if let Some(clients) = clients {
+        clients.conclude(&mut check).await;
+    }
     let guest = client.get_guest(request()).await?;
     let gaps = guest.stress.as_ref();
     let micros = |gap: u64| Some(Duration::from_micros(gap));
@@ -155,7 +177,7 @@ async fn proven(account: Account, nest: &mut Nest, viewer: &mut Viewer) -> Resul
     Ok(Account {
         blackout: account.blackout.or_else(|| micros(gaps?.blackout_us)),
         lost: account.lost.or_else(|| micros(gaps?.lost_us)),
-        check: Some(remote::check(&report)),
+        check: Some(check),
         runs_there: Some(guest.state() == api::GuestState::Running),
         source_let_go,
         ..account

@@ -1,4 +1,4 @@
-//! `run`, `list`, `status`, `resolve` and `stop`.
+//! `run`, `list`, `status`, `resolve`, `release` and `stop`.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use whimbrel_control::{Client, api};
 
 use super::{Viewer, check, connect};
-use crate::args::{ListArgs, ResolveArgs, RunArgs, StatusArgs, StopArgs};
+use crate::args::{ListArgs, ReleaseArgs, ResolveArgs, RunArgs, StatusArgs, StopArgs};
 use crate::exit::{Ending, Exit, Stop};
 use crate::view::paint::Line;
 use crate::view::screen::say_all;
@@ -107,6 +107,16 @@ pub(crate) async fn resolve(args: ResolveArgs) -> Ending {
         })
         .await?;
     tell(&guest, None, false);
+    Ok(Exit::Done)
+}
+
+/// Has the clients of a guest that has moved away let go.
+pub(crate) async fn release(args: ReleaseArgs) -> Ending {
+    let mut client = connect(&args.target.agent).await?;
+    let guest = args.guest.clone();
+    let released = client.release_guest(api::ReleaseGuestRequest { guest }).await?;
+    let cut = released.carried;
+    crate::out::line(format!("{cut} connections to {} are cut; no new ones come here", args.guest));
     Ok(Exit::Done)
 }
 

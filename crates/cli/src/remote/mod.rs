@@ -7,7 +7,7 @@ mod probe;
 mod viewer;
 
 pub(crate) use convert::{Context, account, check};
-pub(crate) use guests::{at_work, list, resolve, run, status, stop};
+pub(crate) use guests::{at_work, list, release, resolve, run, status, stop};
 pub(crate) use migrations::{cancel, migrate, watch};
 pub(crate) use probe::probe;
 pub(crate) use viewer::Viewer;

@@ -58,6 +58,11 @@ pub(crate) fn status(guest: &api::Guest) -> Vec<Line> {
         facts.push(("process", guest.pid.to_string()));
     }
     facts.extend(guest.stress.iter().flat_map(work));
+    facts.extend(guest.kv.iter().flat_map(service));
+    if !guest.service_address.is_empty() {
+        facts.push(("clients at", guest.service_address.clone()));
+        facts.push(("carried", format!("{} connections of clients", guest.carried)));
+    }
     let facts = facts.into_iter().filter(|(_, said)| !said.is_empty());
     let entry = |(label, said): (&str, String)| {
         Line::plain("  ").put(Tone::Faint, label).to(15).put(Tone::Plain, said)
@@ -77,10 +82,31 @@ fn work(report: &api::StressReport) -> Vec<(&'static str, String)> {
         facts.push(("throttle", format!("{} %", report.throttle_percent)));
     }
     if report.blackout_us > 0 {
-        let gap = units::time(std::time::Duration::from_micros(report.blackout_us));
-        facts.push(("blackout", format!("{gap} at the longest since its last move began")));
+        facts.push(blackout(report.blackout_us));
     }
     facts
+}
+
+/// What a key-value guest says of itself.
+fn service(report: &api::KvReport) -> Vec<(&'static str, String)> {
+    let (keys, commands) = (units::count(report.keys), units::count(report.commands));
+    let used = units::bytes(report.used_bytes);
+    let mut facts = vec![
+        ("store", format!("{keys} keys, {used} in use; {commands} commands so far")),
+        ("clients", report.clients.to_string()),
+    ];
+    if report.throttle_percent > 0 {
+        facts.push(("throttle", format!("{} %", report.throttle_percent)));
+    }
+    if report.blackout_us > 0 {
+        facts.push(blackout(report.blackout_us));
+    }
+    facts
+}
+
+fn blackout(micros: u64) -> (&'static str, String) {
+    let gap = units::time(std::time::Duration::from_micros(micros));
+    ("blackout", format!("{gap} at the longest since its last move began"))
 }
 
 fn state(state: api::GuestState) -> (&'static str, Tone) {
@@ -115,12 +141,20 @@ pub(crate) struct Object<'a> {
     operations_per_s: Option<u64>,
     blackout_us: Option<u64>,
     lost_us: Option<u64>,
+    keys: Option<u64>,
+    clients: Option<u64>,
+    commands: Option<u64>,
+    service_address: Option<&'a str>,
+    carried: Option<u64>,
     check: Option<crate::json::CheckObject<'a>>,
 }
 
 /// One guest for a program.
 pub(crate) fn object<'a>(guest: &'a api::Guest, check: Option<&'a Check>) -> Object<'a> {
-    let stress = guest.stress.as_ref();
+    let (stress, kv) = (guest.stress.as_ref(), guest.kv.as_ref());
+    let relayed = !guest.service_address.is_empty();
+    let gaps = stress.map(|report| (report.blackout_us, report.lost_us));
+    let gaps = gaps.or_else(|| kv.map(|report| (report.blackout_us, report.lost_us)));
     Object {
         uuid: &guest.uuid,
         name: &guest.name,
@@ -137,8 +171,13 @@ pub(crate) fn object<'a>(guest: &'a api::Guest, check: Option<&'a Check>) -> Obj
         pid: guest.pid,
         operations: stress.map(|report| report.operations),
         operations_per_s: stress.map(|report| report.operations_per_s),
-        blackout_us: stress.map(|report| report.blackout_us),
-        lost_us: stress.map(|report| report.lost_us),
+        blackout_us: gaps.map(|(blackout, _)| blackout),
+        lost_us: gaps.map(|(_, lost)| lost),
+        keys: kv.map(|report| report.keys),
+        clients: kv.map(|report| report.clients),
+        commands: kv.map(|report| report.commands),
+        service_address: relayed.then_some(guest.service_address.as_str()),
+        carried: relayed.then_some(guest.carried),
         check: check.map(crate::json::check),
     }
 }
@@ -213,6 +252,25 @@ web-1  running
         let shown = text(&status(&doubtful));
         let head = "web-1  in doubt: the destination does not answer\n";
         assert!(shown.starts_with(head), "{shown}");
+    }
+
+    #[test]
+    fn a_store_tells_of_its_clients() {
+        let store = api::Guest {
+            stress: None,
+            kv: Some(api::KvReport { keys: 5, clients: 3, commands: 1_234, ..Default::default() }),
+            service_address: "127.0.0.1:6379".into(),
+            carried: 2,
+            ..guest()
+        };
+        let shown = text(&status(&store));
+        for fact in ["5 keys", "1,234 commands", "127.0.0.1:6379", "2 connections of clients"] {
+            assert!(shown.contains(fact), "{fact}: {shown}");
+        }
+        let line = crate::json::line(&object(&store, None));
+        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!((&value["keys"], &value["carried"]), (&5.into(), &2.into()));
+        assert!(value["operations"].is_null());
     }
 
     #[test]

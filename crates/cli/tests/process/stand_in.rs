@@ -92,6 +92,21 @@ fn no_such<T>() -> Answer<T> {
 impl Agent for Player {
     type WatchMigrationStream =
         tokio_stream::Iter<std::vec::IntoIter<Result<api::MigrationStatus, Status>>>;
+    type RelayStream = tokio_stream::Pending<Result<api::GuestFrame, Status>>;
+
+    async fn relay(
+        &self,
+        _: Request<tonic::Streaming<api::RelayFrame>>,
+    ) -> Answer<Self::RelayStream> {
+        no_such()
+    }
+
+    async fn release_guest(
+        &self,
+        _: Request<api::ReleaseGuestRequest>,
+    ) -> Answer<api::ReleaseGuestResponse> {
+        no_such()
+    }
 
     async fn get_host(&self, _: Request<api::GetHostRequest>) -> Answer<api::Host> {
         Ok(Response::new(api::Host {

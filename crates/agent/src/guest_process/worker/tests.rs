@@ -3,10 +3,11 @@
 use bytes::Bytes;
 use tempfile::TempDir;
 use whimbrel_engine::guest::GuestError;
+use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::page::Layout;
 use whimbrel_engine::protocol::Token;
 use whimbrel_engine::{DestinationAddress, Outgoing, OutgoingOptions};
-use whimbrel_guest::stress::StressSpec;
+use whimbrel_guest::stress::{HostLimits, StressConfig, StressGuest, StressSpec};
 
 use super::*;
 
@@ -53,7 +54,7 @@ impl World {
         let config = StressConfig::new(spec, layout).unwrap();
         let limits = HostLimits::default();
         let guest = StressGuest::new(uuid, "web", config, memory, limits).unwrap();
-        *lock(&worker.monitors) = Monitors::Here(guest.monitor());
+        *lock(&worker.monitors) = Monitors::Here(Monitor::Stress(guest.monitor()));
         let mut journal = worker.open_journal().unwrap();
         let (guest, peer) = (Box::new(guest), "127.0.0.1:1".to_owned());
         let record = Record { guest: uuid, term: TERM, session: SessionId(1), peer, standing };
@@ -86,7 +87,8 @@ impl World {
     }
 
     fn runs(&self) -> bool {
-        self.worker.monitor().and_then(|monitor| monitor.report()).is_some_and(|seen| seen.running)
+        let Some(Monitor::Stress(monitor)) = self.worker.monitor() else { return false };
+        monitor.report().is_some_and(|seen| seen.running)
     }
 
     fn ask(&self, question: Question, term: Term) -> Answer {
@@ -118,7 +120,7 @@ async fn a_guest_that_runs_elsewhere_is_given_up_and_its_memory_with_it() {
     assert_eq!(world.state(), GuestState::Gone);
     assert_eq!(world.record().standing, Standing::Ceded);
     let mut looks = tokio::time::interval(Duration::from_millis(1));
-    while world.worker.monitor().unwrap().report().is_some() {
+    while world.worker.monitor().unwrap().gaps().is_some() {
         looks.tick().await;
     }
     assert_eq!(world.ask(Question::MayIRun, TERM), Answer::Yours);

@@ -1,0 +1,235 @@
+//! One client of a guest: its socket, and what is between it and the guest.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::AbortHandle;
+use whimbrel_control::api::{self, relay_word::What};
+use whimbrel_guest::kv::{PIECE_MAX, WINDOW};
+
+/// What comes from the sockets of clients.
+pub(super) enum Event {
+    /// A client has said more.
+    Said(u64, Bytes),
+    /// So many bytes more are with the client.
+    Wrote(u64, u64),
+    /// The client says no more.
+    Ended(u64),
+    /// The client has gone, or its last reply is with it.
+    Closed(u64),
+}
+
+/// Replies on their way to the socket.
+#[derive(Default)]
+struct Outgoing {
+    waiting: Mutex<(BytesMut, bool)>,
+    more: Notify,
+}
+
+impl Outgoing {
+    fn add(&self, bytes: &[u8], last: bool) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.0.extend_from_slice(bytes);
+        waiting.1 |= last;
+        drop(waiting);
+        self.more.notify_one();
+    }
+
+    fn take(&self) -> (BytesMut, bool) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        (waiting.0.split(), waiting.1)
+    }
+}
+
+/// A client. What it has said is kept until the guest has taken it.
+pub(super) struct Client {
+    /// Its bytes from `taken` on.
+    kept: BytesMut,
+    taken: u64,
+    sent: u64,
+    credit: u64,
+    /// The guest has said where it stands since the relay attached to it.
+    synced: bool,
+    /// The guest that is attached to has been told of it.
+    announced: bool,
+    ended: bool,
+    ended_told: bool,
+    closed: bool,
+    closed_told: bool,
+    /// Replies that came here, those that are with the client, and those the guest knows are.
+    heard: u64,
+    delivered: u64,
+    delivered_told: u64,
+    outgoing: Arc<Outgoing>,
+    /// Room for bytes that are kept.
+    room: Arc<Semaphore>,
+    tasks: [AbortHandle; 2],
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Client {
+    pub(super) fn new(id: u64, stream: TcpStream, events: &mpsc::Sender<Event>) -> Self {
+        // Without it replies wait for each other; with it failing they only do that.
+        let _ = stream.set_nodelay(true);
+        let (read, write) = stream.into_split();
+        let outgoing = Arc::new(Outgoing::default());
+        let room = Arc::new(Semaphore::new(2 * WINDOW as usize));
+        let reader = tokio::spawn(listen(id, read, events.clone(), Arc::clone(&room)));
+        let writer = tokio::spawn(speak(id, write, events.clone(), Arc::clone(&outgoing)));
+        Self {
+            kept: BytesMut::new(),
+            taken: 0,
+            sent: 0,
+            credit: 0,
+            synced: false,
+            announced: false,
+            ended: false,
+            ended_told: false,
+            closed: false,
+            closed_told: false,
+            heard: 0,
+            delivered: 0,
+            delivered_told: 0,
+            outgoing,
+            room,
+            tasks: [reader.abort_handle(), writer.abort_handle()],
+        }
+    }
+
+    /// It is in the list with which the relay attaches.
+    pub(super) fn attach(&mut self, id: u64) -> api::RelayHeld {
+        (self.announced, self.synced) = (true, false);
+        (self.ended_told, self.closed_told) = (false, false);
+        self.delivered_told = self.heard;
+        api::RelayHeld { connection: id, delivered: self.heard }
+    }
+
+    pub(super) fn said(&mut self, bytes: &[u8]) {
+        self.kept.extend_from_slice(bytes);
+    }
+
+    pub(super) fn wrote(&mut self, count: u64) {
+        self.delivered += count;
+    }
+
+    pub(super) fn end(&mut self) {
+        self.ended = true;
+    }
+
+    pub(super) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// What the guest says of it; `false` if that does not follow on what it said before.
+    pub(super) fn hear(&mut self, word: &api::GuestWord) -> bool {
+        let end = self.taken + self.kept.len() as u64;
+        if word.taken > end || word.from > self.heard {
+            return false;
+        }
+        if let Some(newly) = word.taken.checked_sub(self.taken) {
+            self.kept.advance(newly as usize);
+            self.room.add_permits(newly as usize);
+            self.taken = word.taken;
+        }
+        if !self.synced {
+            (self.synced, self.sent) = (true, self.taken);
+        }
+        self.sent = self.sent.max(self.taken);
+        self.credit = word.credit;
+        let known = (self.heard - word.from) as usize;
+        let new = word.bytes.get(known..).unwrap_or_default();
+        self.heard += new.len() as u64;
+        self.outgoing.add(new, word.last);
+        true
+    }
+
+    /// What the guest is to hear of it, and whether there is more.
+    pub(super) fn words(&mut self, id: u64, words: &mut Vec<api::RelayWord>) -> bool {
+        let mut say = |what| words.push(api::RelayWord { connection: id, what: Some(what) });
+        if !self.announced {
+            self.announced = true;
+            say(What::Open(true));
+        }
+        if self.delivered > self.delivered_told {
+            self.delivered_told = self.delivered;
+            say(What::Delivered(self.delivered));
+        }
+        if self.closed && !self.closed_told {
+            self.closed_told = true;
+            say(What::Closed(true));
+        }
+        // Nobody waits for what the rest of it would come to.
+        if !self.synced || self.closed {
+            return false;
+        }
+        let end = self.taken + self.kept.len() as u64;
+        let until = end.min(self.credit).min(self.sent + PIECE_MAX as u64).max(self.sent);
+        if until > self.sent {
+            let range = (self.sent - self.taken) as usize..(until - self.taken) as usize;
+            let bytes = self.kept[range].to_vec();
+            say(What::Bytes(api::RelayBytes { from: self.sent, bytes }));
+            self.sent = until;
+        }
+        if self.ended && !self.ended_told && self.sent == end {
+            self.ended_told = true;
+            say(What::Ended(end));
+        }
+        self.sent < end.min(self.credit)
+    }
+}
+
+async fn listen(
+    id: u64,
+    mut read: OwnedReadHalf,
+    events: mpsc::Sender<Event>,
+    room: Arc<Semaphore>,
+) {
+    let mut buffer = BytesMut::new();
+    let end = loop {
+        buffer.reserve(PIECE_MAX / 4);
+        let count = match read.read_buf(&mut buffer).await {
+            Ok(0) => break Event::Ended(id),
+            Ok(count) => count,
+            Err(_) => break Event::Closed(id),
+        };
+        // Comes back as the guest takes the bytes. Never more than there is in all.
+        let Ok(permits) = room.acquire_many(count as u32).await else { return };
+        permits.forget();
+        if events.send(Event::Said(id, buffer.split().freeze())).await.is_err() {
+            return;
+        }
+    };
+    // A relay that has ended has closed the socket.
+    let _ = events.send(end).await;
+}
+
+async fn speak(
+    id: u64,
+    mut write: OwnedWriteHalf,
+    events: mpsc::Sender<Event>,
+    outgoing: Arc<Outgoing>,
+) {
+    loop {
+        let (bytes, last) = outgoing.take();
+        if bytes.is_empty() && !last {
+            outgoing.more.notified().await;
+            continue;
+        }
+        let written = write.write_all(&bytes).await.is_ok();
+        let count = bytes.len() as u64;
+        if !written || events.send(Event::Wrote(id, count)).await.is_err() || last {
+            break;
+        }
+    }
+    let _ = write.shutdown().await;
+    let _ = events.send(Event::Closed(id)).await;
+}

@@ -1,0 +1,246 @@
+//! The relay of one guest: clients on one side, the guest wherever it runs on the other.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use whimbrel_control::api;
+use whimbrel_engine::protocol::GuestUuid;
+
+use super::client::{Client, Event};
+use super::owner::{self, Owner};
+use crate::agent::Core;
+
+/// Between attempts to find the guest: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// Events of clients that wait for the hub.
+const EVENTS_MAX: usize = 256;
+/// Bytes of words after which the next ones go into another frame.
+const FRAME_MAX: usize = 512 << 10;
+/// Clients at a time; one more than guests take, so that they are told.
+const CLIENTS_MAX: usize = 10_001;
+
+pub(super) struct Hub {
+    core: Arc<Core>,
+    guest: GuestUuid,
+    run: u64,
+    listener: TcpListener,
+    clients: BTreeMap<u64, Client>,
+    /// How many there are, for whoever looks from outside.
+    carried: Arc<AtomicU64>,
+    last_id: u64,
+    /// Clients of which the guest is to hear.
+    news: BTreeSet<u64>,
+    events: mpsc::Receiver<Event>,
+    to_events: mpsc::Sender<Event>,
+    /// Where an agent has said that the guest went.
+    hint: Option<String>,
+    /// The agent where it was found last.
+    before: Option<String>,
+}
+
+enum Input {
+    Client(TcpStream),
+    Event(Event),
+}
+
+impl Hub {
+    pub(super) fn new(
+        core: Arc<Core>,
+        guest: GuestUuid,
+        run: u64,
+        listener: TcpListener,
+        carried: Arc<AtomicU64>,
+    ) -> Self {
+        let (to_events, events) = mpsc::channel(EVENTS_MAX);
+        Self {
+            core,
+            guest,
+            run,
+            listener,
+            clients: BTreeMap::new(),
+            carried,
+            last_id: 0,
+            news: BTreeSet::new(),
+            events,
+            to_events,
+            hint: None,
+            before: None,
+        }
+    }
+
+    /// Relays until the task is ended.
+    pub(super) async fn run(mut self) {
+        let mut pause = PAUSE;
+        loop {
+            match self.find().await {
+                Some(owner) => {
+                    pause = PAUSE;
+                    self.serve(owner).await;
+                }
+                None => pause = (pause * 2).min(PAUSE_MAX),
+            }
+            self.meanwhile(sleep(pause)).await;
+        }
+    }
+
+    /// Goes on with clients until `other` is done.
+    async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        tokio::pin!(other);
+        loop {
+            tokio::select! {
+                done = &mut other => return done,
+                input = input(&self.listener, &mut self.events) => self.take_in(input),
+            }
+        }
+    }
+
+    /// Looks for the guest once.
+    async fn find(&mut self) -> Option<Owner> {
+        let held = self.clients.iter_mut().map(|(id, client)| client.attach(*id)).collect();
+        self.news = self.clients.keys().copied().collect();
+        let attach = api::RelayAttach {
+            guest_uuid: self.guest.to_string(),
+            host: self.core.folder.host(),
+            run: self.run,
+            held,
+        };
+        let (core, guest, hint) = (Arc::clone(&self.core), self.guest, self.hint.take());
+        let owner = owner::attach(core, guest, attach, hint, self.before.clone());
+        match self.meanwhile(owner).await {
+            Ok(owner) => {
+                self.before = owner.agent.clone().or(self.before.take());
+                Some(owner)
+            }
+            Err(status) => {
+                tracing::debug!(%guest, "not found: {}", status.message());
+                None
+            }
+        }
+    }
+
+    /// Relays to the guest as long as it is there.
+    async fn serve(&mut self, mut owner: Owner) {
+        loop {
+            let news = !self.news.is_empty();
+            tokio::select! {
+                frame = owner.said.message() => match frame {
+                    Ok(Some(frame)) if frame.moved_to.is_empty() => {
+                        if !self.hear(&frame) {
+                            tracing::error!(guest = %self.guest, "it does not say what follows");
+                            return;
+                        }
+                    }
+                    Ok(Some(frame)) => {
+                        self.hint = Some(frame.moved_to);
+                        return;
+                    }
+                    Ok(None) | Err(_) => return,
+                },
+                permit = owner.says.reserve(), if news => match permit {
+                    Ok(permit) => permit.send(self.frame()),
+                    Err(_) => return,
+                },
+                input = input(&self.listener, &mut self.events) => self.take_in(input),
+            }
+        }
+    }
+
+    /// What has come of clients, and what has come since.
+    fn take_in(&mut self, input: Option<Input>) {
+        match input {
+            Some(Input::Client(stream)) => self.welcome(stream),
+            Some(Input::Event(event)) => self.happens(event),
+            None => {}
+        }
+        for _ in 0..EVENTS_MAX {
+            let Ok(event) = self.events.try_recv() else { break };
+            self.happens(event);
+        }
+    }
+
+    fn welcome(&mut self, stream: TcpStream) {
+        if self.clients.len() >= CLIENTS_MAX {
+            return;
+        }
+        self.last_id += 1;
+        let client = Client::new(self.last_id, stream, &self.to_events);
+        self.clients.insert(self.last_id, client);
+        self.news.insert(self.last_id);
+        self.count();
+    }
+
+    fn happens(&mut self, event: Event) {
+        let id = match event {
+            Event::Said(id, _) | Event::Wrote(id, _) | Event::Ended(id) | Event::Closed(id) => id,
+        };
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        match event {
+            Event::Said(_, bytes) => client.said(&bytes),
+            Event::Wrote(_, count) => client.wrote(count),
+            Event::Ended(_) => client.end(),
+            Event::Closed(_) => client.close(),
+        }
+        self.news.insert(id);
+    }
+
+    fn hear(&mut self, frame: &api::GuestFrame) -> bool {
+        for word in &frame.words {
+            if word.gone {
+                self.clients.remove(&word.connection);
+                self.news.remove(&word.connection);
+                continue;
+            }
+            // One that has gone here is gone there as soon as the guest hears of it.
+            let Some(client) = self.clients.get_mut(&word.connection) else { continue };
+            if !client.hear(word) {
+                return false;
+            }
+            self.news.insert(word.connection);
+        }
+        self.count();
+        true
+    }
+
+    fn count(&self) {
+        self.carried.store(self.clients.len() as u64, Ordering::Relaxed);
+    }
+
+    /// News of clients, in one frame.
+    fn frame(&mut self) -> api::RelayFrame {
+        let (mut words, mut size, mut unfinished) = (Vec::new(), 0, Vec::new());
+        while size < FRAME_MAX
+            && let Some(id) = self.news.pop_first()
+        {
+            let Some(client) = self.clients.get_mut(&id) else { continue };
+            let start = words.len();
+            if client.words(id, &mut words) {
+                unfinished.push(id);
+            }
+            size += words[start..].iter().map(prost::Message::encoded_len).sum::<usize>();
+        }
+        self.news.extend(unfinished);
+        api::RelayFrame { attach: None, words }
+    }
+}
+
+/// The next thing that comes of clients; nothing if one could not be let in.
+async fn input(listener: &TcpListener, events: &mut mpsc::Receiver<Event>) -> Option<Input> {
+    tokio::select! {
+        event = events.recv() => event.map(Input::Event),
+        accepted = listener.accept() => match accepted {
+            Ok((stream, _)) => Some(Input::Client(stream)),
+            Err(error) => {
+                tracing::warn!("a client was not let in: {error}");
+                // No more sockets, most likely: others have to close first.
+                sleep(PAUSE_MAX).await;
+                None
+            }
+        },
+    }
+}

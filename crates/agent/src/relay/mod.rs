@@ -1,0 +1,219 @@
+//! Clients of guests, whose sockets the agent holds: they stay connected while the guest moves.
+//!
+//! ```text
+//!  client ══ socket ══ Hub ══ Relay ══► guest process here
+//!                       └──── Relay ══► the agent where it went ══ Relay ══► guest process there
+//! ```
+//!
+//! A hub keeps what a client says until the guest's memory has it, and the guest keeps what it
+//! replies until the client has it; both count from the connection's first byte. So a hub that
+//! attaches to the guest anew, wherever that is, goes on where they stand. A guest that left is
+//! relayed to until this host is told to let go of it. A hub does **not** look into what is said.
+
+mod client;
+mod hub;
+mod owner;
+pub(crate) mod words;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio_stream::{Stream, once};
+use tonic::{Status, Streaming};
+use whimbrel_control::api;
+use whimbrel_engine::protocol::GuestUuid;
+
+use crate::agent::Core;
+use crate::convert::parse_uuid;
+use crate::guests::Guest;
+use crate::process_api::GuestFile;
+use hub::Hub;
+
+/// What an agent's relay hears of a guest.
+pub(crate) type GuestFrames =
+    Pin<Box<dyn Stream<Item = Result<api::GuestFrame, Status>> + Send + 'static>>;
+
+/// Frames on their way through this agent.
+const PASSING_MAX: usize = 8;
+
+/// An address that is listened at, before there is anything to relay to.
+pub(crate) struct Door(TcpListener);
+
+impl Door {
+    pub(crate) fn address(&self) -> String {
+        self.0.local_addr().map(|address| address.to_string()).unwrap_or_default()
+    }
+}
+
+/// Listens where the clients of a guest that is asked for are to connect, if it has any.
+pub(crate) async fn door(config: &api::GuestConfig) -> Result<Option<Door>, Status> {
+    let Some(api::guest_config::Kind::Kv(kv)) = &config.kind else { return Ok(None) };
+    let address = if kv.listen.is_empty() { "127.0.0.1:0" } else { &kv.listen };
+    let address: SocketAddr = address.parse().map_err(|_| {
+        let why = format!("`{address}` is not an address and port to listen at for clients");
+        Status::invalid_argument(why)
+    })?;
+    let listener = TcpListener::bind(address).await.map_err(|error| {
+        let why = format!("cannot listen at {address} for the guest's clients: {error}");
+        Status::failed_precondition(why)
+    })?;
+    Ok(Some(Door(listener)))
+}
+
+struct Relay {
+    address: String,
+    carried: Arc<AtomicU64>,
+    task: AbortHandle,
+}
+
+/// All relays of this agent.
+pub(crate) struct Relays {
+    /// Which run of this agent: connections of an older one are gone.
+    run: u64,
+    relays: Mutex<BTreeMap<GuestUuid, Relay>>,
+}
+
+impl Relays {
+    pub(crate) fn new() -> io::Result<Self> {
+        let run = getrandom::u64().map_err(io::Error::other)?;
+        Ok(Self { run, relays: Mutex::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GuestUuid, Relay>> {
+        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where this host takes clients of a guest, and how many it carries.
+    pub(crate) fn look(&self, guest: GuestUuid) -> Option<(String, u64)> {
+        let relays = self.lock();
+        let relay = relays.get(&guest)?;
+        Some((relay.address.clone(), relay.carried.load(Ordering::Relaxed)))
+    }
+}
+
+impl Core {
+    /// Relays clients that come through this door to the guest, wherever it is.
+    pub(crate) fn relay(self: &Arc<Self>, guest: &Guest, door: Door) {
+        let (address, carried) = (door.address(), Arc::new(AtomicU64::new(0)));
+        tracing::info!(guest = %guest.config.name, address, "clients are taken");
+        let (core, run) = (Arc::clone(self), self.relays.run);
+        let hub = Hub::new(core, guest.uuid, run, door.0, Arc::clone(&carried));
+        let task = tokio::spawn(hub.run()).abort_handle();
+        let relay = Relay { address, carried, task };
+        if let Some(old) = self.relays.lock().insert(guest.uuid, relay) {
+            old.task.abort();
+        }
+    }
+
+    /// Lets go of a guest's clients; how many there were.
+    pub(crate) fn end_relay(&self, guest: GuestUuid) -> Option<u64> {
+        let relay = self.relays.lock().remove(&guest)?;
+        relay.task.abort();
+        Some(relay.carried.load(Ordering::Relaxed))
+    }
+
+    /// Takes clients of a guest that has come here: where they came at the source, if that can be
+    /// listened at on this host, and anywhere else otherwise.
+    pub(crate) async fn take_over_port(self: &Arc<Self>, guest: &Guest) {
+        let asked = &guest.config.service_address;
+        if asked.is_empty() {
+            return;
+        }
+        if self.relays.look(guest.uuid).is_none() {
+            let listening = match TcpListener::bind(asked).await {
+                Ok(listener) => Ok(listener),
+                Err(_) => TcpListener::bind((self.address.ip(), 0)).await,
+            };
+            match listening {
+                Ok(listener) => self.relay(guest, Door(listener)),
+                Err(error) => {
+                    let name = &guest.config.name;
+                    tracing::error!(guest = name, "its clients are not taken here: {error}");
+                    return;
+                }
+            }
+        }
+        // The next agent of this folder listens there too.
+        let service_address = self.relays.look(guest.uuid).map(|(at, _)| at).unwrap_or_default();
+        let config = GuestFile { service_address, ..guest.config.clone() };
+        if let Err(error) = guest.folder.write_config(&config) {
+            tracing::error!(guest = %guest.config.name, "its port is not remembered: {error}");
+        }
+    }
+
+    /// Listens where the agent before this one took clients of the guest.
+    pub(crate) async fn listen_again(self: &Arc<Self>, guest: &Guest) {
+        let address = &guest.config.service_address;
+        if address.is_empty() {
+            return;
+        }
+        match TcpListener::bind(address).await {
+            Ok(listener) => self.relay(guest, Door(listener)),
+            Err(error) => {
+                let name = &guest.config.name;
+                tracing::error!(guest = name, address, "its clients are not taken: {error}");
+            }
+        }
+    }
+
+    /// This host is told to let go of a guest that runs elsewhere.
+    pub(crate) async fn release_guest(
+        self: Arc<Self>,
+        request: api::ReleaseGuestRequest,
+    ) -> Result<api::ReleaseGuestResponse, Status> {
+        let guest = self.guests.find(&request.guest)?;
+        let name = &guest.config.name;
+        if !guest.is_dead() {
+            let why = format!("guest `{name}` is here: its clients are let go with it, by `stop`");
+            return Err(Status::failed_precondition(why));
+        }
+        let carried = self.end_relay(guest.uuid).ok_or_else(|| {
+            Status::failed_precondition(format!("no clients of guest `{name}` come here"))
+        })?;
+        let config =
+            GuestFile { stopped: true, service_address: String::new(), ..guest.config.clone() };
+        guest.folder.write_config(&config).map_err(|error| {
+            Status::internal(format!("the guest's folder cannot be written: {error}"))
+        })?;
+        tracing::info!(guest = name, carried, "its clients are let go");
+        Ok(api::ReleaseGuestResponse { carried })
+    }
+
+    /// Another agent's relay attaches to a guest through this one.
+    pub(crate) async fn pass_on(
+        self: Arc<Self>,
+        mut frames: Streaming<api::RelayFrame>,
+    ) -> Result<GuestFrames, Status> {
+        let first = frames.message().await?.unwrap_or_default();
+        let named = first.attach.as_ref().and_then(|attach| parse_uuid(&attach.guest_uuid));
+        let uuid = named.ok_or_else(|| Status::invalid_argument("a relay attaches first"))?;
+        let guest = self.guests.get(uuid);
+        let guest = guest.ok_or_else(|| Status::not_found("there is no such guest here"))?;
+        if guest.is_dead() {
+            let entry = self.entry(&guest)?;
+            let moved_to = entry.map(|entry| entry.record.peer).unwrap_or_default();
+            let frame = api::GuestFrame { words: Vec::new(), moved_to };
+            return Ok(Box::pin(once(Ok(frame))));
+        }
+        let mut link = guest.link(self.options.deadlines).await?;
+        let (pass, passing) = mpsc::channel(PASSING_MAX);
+        // A new channel has room.
+        let _ = pass.try_send(first);
+        let said = link.relay(passing).await?;
+        tokio::spawn(async move {
+            while let Ok(Some(frame)) = frames.message().await {
+                if pass.send(frame).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Box::pin(said))
+    }
+}

@@ -1,0 +1,14 @@
+//! The key-value guest as clients meet it that we did not write, at rest and on the move.
+
+mod load;
+mod moving;
+mod surface;
+
+use whimbrel_tests::program::Agent;
+
+/// An agent with a store on it, and where its clients connect.
+async fn store(agent: &Agent, memory: &str) -> String {
+    agent.guest("store", &["--guest", "kv", "--memory", memory]).await;
+    let status = agent.status("store").await;
+    status["service_address"].as_str().expect("it has a port").to_owned()
+}

@@ -1,0 +1,109 @@
+//! Clients stay connected while the store moves, and nothing that they were told is lost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use whimbrel_tests::program::Agent;
+use whimbrel_tests::redis::{Connection, Reply, tool};
+
+use crate::load::Checker;
+use crate::store;
+
+async fn migrate(from: &Agent, to: &Agent) {
+    let moved = from.ask(&["migrate", "store", &to.address, "--json"]).await.ended(0).json();
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    to.until("store", |guest| guest["state"] == "running").await;
+}
+
+async fn is_sound(agent: &Agent) {
+    let status = agent.ask(&["status", "store", "--check", "--json"]).await.ended(0).json();
+    assert_eq!(status["check"]["sound"], true, "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_notice_ten_moves_back_and_forth() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    let address = store(&here, "64MiB").await;
+    let checker = Checker::start(&address, 6).await;
+    for _ in 0..5 {
+        migrate(&here, &there).await;
+        migrate(&there, &here).await;
+    }
+    assert!(checker.finish().await > 0);
+    is_sound(&here).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_benchmark_does_not_notice_either() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    let address = store(&here, "128MiB").await;
+    let port = address.rsplit(':').next().expect("a port").to_owned();
+    let done = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn({
+        let done = Arc::clone(&done);
+        async move {
+            let kinds = "ping,set,get,incr,lpush,rpush,lpop,rpop,sadd,hset,spop,lrange_100,mset";
+            let words =
+                ["-p", &port, "-c", "50", "-P", "8", "-n", "5000", "-r", "5000", "-t", kinds];
+            while !done.load(Ordering::Relaxed) {
+                let said = tool("redis-benchmark", &[&words[..], &["-q"]].concat(), b"").await?;
+                assert!(said.contains("MSET"), "{said}");
+            }
+            Some(())
+        }
+    });
+    for _ in 0..5 {
+        migrate(&here, &there).await;
+        migrate(&there, &here).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    if load.await.expect("no connection was reset").is_some() {
+        is_sound(&here).await;
+    }
+}
+
+#[tokio::test]
+async fn a_host_relays_until_it_is_told_to_let_go() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    let address = store(&here, "16MiB").await;
+    let mut first = Connection::to(&address).await;
+    assert_eq!(first.command(&[b"SET", b"a", b"1"]).await, Reply::Line('+', "OK".into()));
+    let refused = here.ask(&["release", "store"]).await.ended(6);
+    assert!(refused.err.contains("is here"), "{refused:?}");
+    migrate(&here, &there).await;
+    // Old connections and new ones, through either host.
+    let mut second = Connection::to(&address).await;
+    let status = there.status("store").await;
+    let mut third = Connection::to(status["service_address"].as_str().expect("a port")).await;
+    for connection in [&mut first, &mut second, &mut third] {
+        let one = Reply::Bulk('$', b"1".to_vec());
+        assert_eq!(connection.command(&[b"GET", b"a"]).await, one);
+    }
+    here.until("store", |guest| guest["state"] == "gone" && guest["carried"] == 2).await;
+    let released = here.ask(&["release", "store"]).await.ended(0);
+    assert!(released.out.contains("2 connections"), "{released:?}");
+    assert!(first.is_closed().await && second.is_closed().await);
+    assert_eq!(third.command(&[b"INCR", b"a"]).await, Reply::Line(':', "2".into()));
+}
+
+#[tokio::test]
+async fn a_relaying_agent_that_is_killed_loses_no_acknowledged_write() {
+    let (mut here, there) = (Agent::start().await, Agent::start().await);
+    let address = store(&here, "16MiB").await;
+    migrate(&here, &there).await;
+    let mut client = Connection::to(&address).await;
+    for n in 1..=100_u32 {
+        let reply = client.command(&[b"INCR", b"a"]).await;
+        assert_eq!(reply, Reply::Line(':', n.to_string()));
+    }
+    here.kill().await;
+    assert!(client.is_closed().await, "its relay was killed");
+    here.start_again().await;
+    let status = there.status("store").await;
+    let mut other = Connection::to(status["service_address"].as_str().expect("a port")).await;
+    assert_eq!(other.command(&[b"GET", b"a"]).await, Reply::Bulk('$', b"100".to_vec()));
+    // The next agent takes clients where that one did.
+    let mut again = Connection::to(&address).await;
+    assert_eq!(again.command(&[b"INCR", b"a"]).await, Reply::Line(':', "101".into()));
+    there.until("store", |guest| guest["clients"] == 2).await;
+}
