@@ -150,3 +150,15 @@ usher! {
     ask(AskRequest) -> AskResponse;
     meet(MeetRequest) -> MeetResponse;
 }
+
+/// A message as it stands on a control connection (wire.md C3).
+///
+/// # Panics
+/// If it is longer than any message is.
+#[must_use]
+pub fn framed(body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).expect("a short frame").to_le_bytes();
+    let mut frame = [length.as_slice(), body].concat();
+    frame.extend(twox_hash::XxHash3_64::oneshot(&frame).to_le_bytes());
+    frame
+}

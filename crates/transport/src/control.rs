@@ -8,9 +8,12 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf, split,
 };
 use tokio::time::timeout;
+use twox_hash::XxHash3_64;
 
-/// Bytes of the length before a frame (wire.md C3).
+/// Bytes of the length before the body of a frame (wire.md C3).
 const LENGTH_SIZE: usize = 4;
+/// Bytes of the seal behind it.
+const SEAL_SIZE: usize = 8;
 /// How much is read at a time: a claimed length alone makes nobody allocate more.
 const READ_SIZE: usize = 64 << 10;
 
@@ -31,6 +34,9 @@ pub enum ControlError {
         /// The longest there may be.
         most: usize,
     },
+    /// The seal of a frame is not that of its bytes: they were damaged on their way.
+    #[error("a control frame was damaged on its way")]
+    Damaged,
     /// The peer does not read.
     #[error("the peer took no control frame for {0:?}")]
     Stalled(Duration),
@@ -53,6 +59,14 @@ pub struct ControlReceiver<R> {
     reader: R,
     frame_max: usize,
     buffer: BytesMut,
+}
+
+/// `body` as it stands on a control connection: its length, itself, and the seal of both.
+fn framed(body: &[u8]) -> Vec<u8> {
+    let length = (body.len() as u32).to_le_bytes();
+    let mut frame = [length.as_slice(), body].concat();
+    frame.extend(XxHash3_64::oneshot(&frame).to_le_bytes());
+    frame
 }
 
 /// Both halves over `stream`, on which both sides have said who they are. A frame has at most
@@ -82,10 +96,9 @@ impl<W: AsyncWrite + Unpin> ControlSender<W> {
         if frame.len() > self.frame_max {
             return Err(ControlError::Oversized { got: frame.len(), most: self.frame_max });
         }
-        let length = (frame.len() as u32).to_le_bytes();
-        let mut bytes = Buf::chain(length.as_slice(), frame);
+        let frame = framed(frame);
         let sending = async {
-            self.writer.write_all_buf(&mut bytes).await?;
+            self.writer.write_all(&frame).await?;
             self.writer.flush().await
         };
         match timeout(self.within, sending).await {
@@ -127,8 +140,7 @@ impl<R: AsyncRead + Unpin> ControlReceiver<R> {
         loop {
             let missing = self.missing()?;
             if missing == 0 {
-                let length = self.buffer.get_u32_le() as usize;
-                return Ok(self.buffer.split_to(length).freeze());
+                return self.take();
             }
             self.buffer.reserve(missing.min(READ_SIZE));
             if self.reader.read_buf(&mut self.buffer).await? == 0 {
@@ -136,6 +148,18 @@ impl<R: AsyncRead + Unpin> ControlReceiver<R> {
                 return Err(if between { ControlError::Closed } else { ControlError::Truncated });
             }
         }
+    }
+
+    /// The body of the whole frame that is there. wire.md C13: nothing of a damaged one is used.
+    fn take(&mut self) -> Result<Bytes, ControlError> {
+        let length = self.buffer[..LENGTH_SIZE].try_into().expect("as long as that");
+        let sealed = LENGTH_SIZE + u32::from_le_bytes(length) as usize;
+        let mut body = self.buffer.split_to(sealed);
+        if self.buffer.get_u64_le() != XxHash3_64::oneshot(&body) {
+            return Err(ControlError::Damaged);
+        }
+        body.advance(LENGTH_SIZE);
+        Ok(body.freeze())
     }
 
     /// Bytes that a whole frame still needs, as far as is known.
@@ -147,6 +171,6 @@ impl<R: AsyncRead + Unpin> ControlReceiver<R> {
         if got > self.frame_max {
             return Err(ControlError::Oversized { got, most: self.frame_max });
         }
-        Ok((LENGTH_SIZE + got).saturating_sub(self.buffer.len()))
+        Ok((LENGTH_SIZE + got + SEAL_SIZE).saturating_sub(self.buffer.len()))
     }
 }

@@ -32,14 +32,41 @@ async fn frames_come_as_they_were_sent_both_ways() {
 }
 
 #[tokio::test]
-async fn a_frame_is_a_little_endian_length_and_its_bytes() {
+async fn a_frame_is_its_length_itself_and_a_seal() {
     let (near, mut far) = duplex(1000);
     let mut sender = ControlSender::new(near, FRAME_MAX, PATIENT);
     sender.send(b"abc").await.expect("taken");
     sender.finish().await.expect("finished");
     let mut bytes = vec![];
     far.read_to_end(&mut bytes).await.expect("readable");
-    assert_eq!(bytes, b"\x03\0\0\0abc");
+    assert_eq!(bytes, sealed(b"abc"));
+}
+
+/// wire.md C3, written a second time.
+fn sealed(body: &[u8]) -> Vec<u8> {
+    let mut frame = [&(body.len() as u32).to_le_bytes(), body].concat();
+    frame.extend(twox_hash::XxHash3_64::oneshot(&frame).to_le_bytes());
+    frame
+}
+
+#[tokio::test]
+async fn a_bit_that_is_wrong_is_found_wherever_it_is() {
+    let good = sealed(b"running");
+    for bit in 0..good.len() * 8 {
+        let mut bytes = good.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let (mut near, far) = duplex(1000);
+        near.write_all(&bytes).await.expect("sent");
+        drop(near);
+        let found = ControlReceiver::new(far, FRAME_MAX).receive().await;
+        // A wrong length has the reader wait for what does not come, or refuse it.
+        let in_length = matches!(
+            found,
+            Err(ControlError::Oversized { .. } | ControlError::Truncated | ControlError::Damaged)
+        );
+        let elsewhere = matches!(found, Err(ControlError::Damaged));
+        assert!(if bit < 32 { in_length } else { elsewhere }, "bit {bit}: {found:?}");
+    }
 }
 
 #[tokio::test]
@@ -62,7 +89,7 @@ async fn an_end_within_a_frame_is_told_from_one_between_frames() {
     for cut in [&b"\x03"[..], b"\x03\0\0\0", b"\x03\0\0\0ab"] {
         let (mut near, far) = duplex(1000);
         let mut receiver = ControlReceiver::new(far, FRAME_MAX);
-        near.write_all(b"\x01\0\0\0x").await.expect("sent");
+        near.write_all(&sealed(b"x")).await.expect("sent");
         near.write_all(cut).await.expect("sent");
         drop(near);
         assert_eq!(receiver.receive().await.expect("the first"), &b"x"[..]);
@@ -74,12 +101,13 @@ async fn an_end_within_a_frame_is_told_from_one_between_frames() {
 async fn a_receive_that_is_dropped_loses_nothing() {
     let (mut near, far) = duplex(1000);
     let mut receiver = ControlReceiver::new(far, FRAME_MAX);
-    for piece in [&b"\x05\0"[..], b"\0\0he", b"l"] {
+    let whole = sealed(b"hello");
+    for piece in [&whole[..2], &whole[2..6], &whole[6..15]] {
         near.write_all(piece).await.expect("sent");
         let early = tokio::time::timeout(SHORT, receiver.receive()).await;
         assert!(early.is_err(), "the frame is not whole yet");
     }
-    near.write_all(b"lo").await.expect("sent");
+    near.write_all(&whole[15..]).await.expect("sent");
     assert_eq!(receiver.receive().await.expect("whole"), &b"hello"[..]);
 }
 

@@ -243,13 +243,14 @@ impl Shared {
             if size > CONTROL_FRAME_MAX {
                 return Err(io::ErrorKind::InvalidData.into());
             }
-            let mut body = vec![0; size];
+            let (mut body, mut seal) = (vec![0; size], [0; 8]);
             from.read_exact(&mut body).await?;
+            from.read_exact(&mut seal).await?;
             let step = Message::decode(&body).ok().as_ref().and_then(Step::of);
             let passing = self.hold(step).await?;
             self.light().await;
             self.spoil(Kind::Control, &mut body);
-            to.write_all(&[length.as_slice(), &body].concat()).await?;
+            to.write_all(&[length.as_slice(), &body, &seal].concat()).await?;
             drop(passing);
         }
     }

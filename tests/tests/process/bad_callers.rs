@@ -12,6 +12,7 @@ use whimbrel_protocol::{
     CONTROL_FRAME_MAX, Epoch, GuestUuid, Hello, LaneId, LaneTicket, Message, Offer, Plan,
     SessionId, Token,
 };
+use whimbrel_tests::peers::framed;
 use whimbrel_tests::program::Agent;
 
 const GUEST: GuestUuid = GuestUuid(0x0c5e_9e4c_58ee_4c0b_9f1a_6a5d_1f2b_7c11);
@@ -49,11 +50,6 @@ fn hello(token: Token) -> Message {
     Message::Hello(Hello { version_min: 1, version_max: 1, token, resume: None })
 }
 
-fn framed(body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len()).expect("a short frame").to_le_bytes();
-    [length.as_slice(), body].concat()
-}
-
 /// A control connection, said and heard by hand.
 struct Control(TcpStream);
 
@@ -80,6 +76,7 @@ impl Control {
         let length = self.0.read_u32_le().await.expect("it answers");
         let mut body = vec![0; length as usize];
         self.0.read_exact(&mut body).await.expect("a whole frame");
+        self.0.read_u64_le().await.expect("its seal");
         Message::decode(&body).expect("a good message")
     }
 
@@ -153,6 +150,8 @@ async fn nonsense_opens_nothing_and_uses_nothing_up() {
     let (door, token) = expecting(&destination).await;
     let oversized = u32::try_from(CONTROL_FRAME_MAX + 1).expect("a length").to_le_bytes();
     let whole = framed(&hello(token).encode());
+    let mut damaged = whole.clone();
+    *damaged.last_mut().expect("a seal") ^= 1;
     let behind = |magic: [u8; 8], words: &[u8]| [magic.as_slice(), words].concat();
     let nonsense = [
         b"GET / HTTP/1.1\r\n\r\n".to_vec(),
@@ -161,6 +160,7 @@ async fn nonsense_opens_nothing_and_uses_nothing_up() {
         behind(CONTROL_MAGIC, &framed(&[])),
         behind(CONTROL_MAGIC, &framed(&[0xff; 64])),
         behind(CONTROL_MAGIC, &whole[..whole.len() - 4]),
+        behind(CONTROL_MAGIC, &damaged),
         behind(LANE_MAGIC, &[0x5a; 64]),
         behind(LANE_MAGIC, b"short"),
     ];

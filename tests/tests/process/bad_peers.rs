@@ -69,10 +69,7 @@ async fn says(words: &[u8]) -> Peer {
 
 /// Frames as they stand on a control connection, the first bytes of one included.
 fn control(frames: &[Vec<u8>]) -> Vec<u8> {
-    let framed = frames.iter().flat_map(|body| {
-        let length = u32::try_from(body.len()).expect("a short frame");
-        length.to_le_bytes().into_iter().chain(body.iter().copied())
-    });
+    let framed = frames.iter().flat_map(|body| peers::framed(body));
     CONTROL_MAGIC.into_iter().chain(framed).collect()
 }
 
