@@ -51,7 +51,7 @@ fn options_that_do_not_go_together_or_exceed_a_limit() {
         (&["demo", "--throttle-limit", "100"], "0..=99"),
         (&["demo", "--downtime", "1us"], "1ms to 60s"),
         (&["demo", "--fill", "full"], "random, zero, text, mixed"),
-        (&["demo", "--guest", "kv"], "there is no key-value guest yet"),
+        (&["run", "--name", "web", "--serve", "127.0.0.1:6379"], "say --guest kv too"),
         (&["demo", "--guest", "windows"], "stress, kv"),
         (&["resolve", "web"], "--run-here|--give-up"),
         (&["resolve", "web", "--run-here"], "--peer-is-off"),

@@ -82,7 +82,7 @@ impl KvMonitor {
             throttle: shared.doorway.throttle(),
             // Memory that is arriving may name a place it does not have.
             keys: keys
-                .filter(|at| at.0 < arena.size() - 4096 && at.0 % 8 == 0)
+                .filter(|at| at.0 < arena.size() - 64 && at.0 % 8 == 0)
                 .map_or(0, |at| Dict(at).len(arena)),
             clients: arena.load(head::CONNECTION_COUNT),
             commands: arena.load(head::COMMANDS),
