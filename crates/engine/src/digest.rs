@@ -26,6 +26,10 @@ const BUFFER_PAGES: u64 = 64;
 /// Memory that a rehearsal digests: enough to be more than what the caches hold.
 const REHEARSAL: PageCount = PageCount(8192);
 
+/// Times that it does so. The quickest counts: in the pause neither the guest nor the other side's
+/// rehearsal takes the cores away.
+const REHEARSALS: usize = 4;
+
 /// What a digesting of memory took.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Digested {
@@ -127,8 +131,11 @@ impl Digesters {
         let listed = began.elapsed();
         let all = touched.count();
         let sample = sample(memory.layout(), &touched);
-        let Digested { memory: part, took } =
-            self.sweep(memory, sample, &[], Box::new(|_, _| true))?;
+        let once = || self.sweep(memory, sample.clone(), &[], Box::new(|_, _| true));
+        let Digested { memory: part, mut took } = once()?;
+        for _ in 1..REHEARSALS {
+            took = took.min(once()?.took);
+        }
         let share = all.bytes().0 as f64 / part.0.max(1) as f64;
         Ok(Digested { memory: all.bytes(), took: listed + took.mul_f64(share) })
     }

@@ -270,7 +270,8 @@ impl Forecast {
         self.errand = Some(quickest(self.errand, round.errand));
         self.dirty_rate = round.dirty.bytes().0 as f64 / round.open.as_secs_f64().max(1e-6);
         let rate = (round.bytes.0 as f64 / round.took.as_secs_f64().max(1e-6)).max(1.0);
-        if self.bandwidth.is_some() && round.bytes > ByteCount::ZERO {
+        // A smaller one has only filled buffers.
+        if self.bandwidth.is_some() && round.bytes >= MEASURABLE {
             self.recent.rotate_right(1);
             self.recent[0] = rate;
         }

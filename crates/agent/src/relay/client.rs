@@ -109,8 +109,10 @@ impl Client {
     pub(super) fn attach(&mut self, id: u64) -> api::RelayHeld {
         (self.announced, self.synced) = (true, false);
         (self.ended_told, self.closed_told) = (false, false);
-        self.delivered_told = self.heard;
-        api::RelayHeld { connection: id, delivered: self.heard }
+        // Only what the client has: the guest keeps the rest, and may say no more than a little
+        // beyond it, however often a relay attaches.
+        self.delivered_told = self.delivered;
+        api::RelayHeld { connection: id, delivered: self.delivered }
     }
 
     pub(super) fn said(&mut self, bytes: &[u8]) {

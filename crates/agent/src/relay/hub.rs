@@ -78,13 +78,12 @@ impl Hub {
     pub(super) async fn run(mut self) {
         let mut pause = PAUSE;
         loop {
-            match self.find().await {
-                Some(owner) => {
-                    pause = PAUSE;
-                    self.serve(owner).await;
-                }
-                None => pause = (pause * 2).min(PAUSE_MAX),
-            }
+            let was_there = match self.find().await {
+                Some(owner) => self.serve(owner).await,
+                None => false,
+            };
+            // Two agents that each think the guest is with the other must not be asked in turns.
+            pause = if was_there { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             self.meanwhile(sleep(pause)).await;
         }
     }
@@ -124,27 +123,29 @@ impl Hub {
         }
     }
 
-    /// Relays to the guest as long as it is there.
-    async fn serve(&mut self, mut owner: Owner) {
+    /// Relays to the guest as long as it is there; says whether it ever was.
+    async fn serve(&mut self, mut owner: Owner) -> bool {
+        let mut was_there = false;
         loop {
             let news = !self.news.is_empty();
             tokio::select! {
                 frame = owner.said.message() => match frame {
                     Ok(Some(frame)) if frame.moved_to.is_empty() => {
+                        was_there = true;
                         if !self.hear(&frame) {
                             tracing::error!(guest = %self.guest, "it does not say what follows");
-                            return;
+                            return was_there;
                         }
                     }
                     Ok(Some(frame)) => {
                         self.hint = Some(frame.moved_to);
-                        return;
+                        return was_there;
                     }
-                    Ok(None) | Err(_) => return,
+                    Ok(None) | Err(_) => return was_there,
                 },
                 permit = owner.says.reserve(), if news => match permit {
                     Ok(permit) => permit.send(self.frame()),
-                    Err(_) => return,
+                    Err(_) => return was_there,
                 },
                 input = input(&self.listener, &mut self.events) => self.take_in(input),
             }
