@@ -114,9 +114,10 @@ impl Hash for Forecast {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { settings, bandwidth, recent, dirty_rate, before, .. } = self;
         let Self { stalled, throttle, harvest, errand, round_trip, state: saved, .. } = self;
+        let Self { verification, .. } = self;
         let rates = (bandwidth.map(f64::to_bits), recent.map(f64::to_bits), dirty_rate.to_bits());
         let times = (harvest, errand, round_trip);
-        (settings, rates, before, stalled, throttle, times, saved).hash(state);
+        (settings, rates, before, stalled, throttle, times, saved, verification).hash(state);
     }
 }
 
