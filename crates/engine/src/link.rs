@@ -35,8 +35,7 @@ impl Connection {
         options: &LaneOptions,
         within: Duration,
     ) -> Result<Self, String> {
-        let path = Path { remote: address, local: None };
-        let stream = dial(path, &options.tuning, within).await;
+        let stream = dial(&Path::to(address), &options.tuning, within).await;
         let mut stream = stream.map_err(|error| error.to_string())?;
         let mut answer = [0; MAGIC_SIZE];
         let greeted = greet(&mut stream, &CONTROL_MAGIC, &mut answer, within).await;

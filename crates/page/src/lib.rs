@@ -28,4 +28,4 @@ pub use layout::{Layout, LayoutError, RegionLayout};
 pub use leaf::{Leaf, LeafSum};
 pub use leaf_table::{CHUNK_PAGES, ChunkIndex, LeafTable, Root};
 pub use page_set::PageSet;
-pub use units::{ByteCount, PAGE_SIZE, PageCount, PageIndex, RegionId, Run};
+pub use units::{ByteCount, ByteRate, PAGE_SIZE, PageCount, PageIndex, RegionId, Run};

@@ -24,6 +24,10 @@ pub struct PageCount(pub u64);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteCount(pub u64);
 
+/// Bytes a second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteRate(pub u64);
+
 impl PageIndex {
     /// The byte offset of this page within its region.
     #[must_use]
@@ -109,7 +113,7 @@ macro_rules! plain_display {
     )*};
 }
 plain_display!(RegionId => "region {}", PageIndex => "page {}", PageCount => "{} pages",
-    ByteCount => "{} bytes");
+    ByteCount => "{} bytes", ByteRate => "{} bytes/s");
 
 /// Neighbouring pages of one region: `first`, `first + 1`, … `count` of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

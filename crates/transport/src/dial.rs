@@ -1,5 +1,6 @@
 //! Reaching a destination.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -8,16 +9,51 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
+use whimbrel_page::ByteRate;
 
-use crate::Tuning;
+use crate::os as system;
+use crate::{Endpoint, Tuning};
 
 /// A way to the peer: lanes are spread over several, one for each network interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Path {
     /// Where the peer listens.
     pub remote: SocketAddr,
     /// The address of this host to come from; `None` leaves it to the routing table.
     pub local: Option<IpAddr>,
+    /// The interface to go through, by the system's name, as far as this user may choose it.
+    pub interface: Option<String>,
+    /// The paths with the lowest number are used together, others only when none of them works.
+    pub preference: u16,
+    /// How fast it is, as far as somebody said.
+    pub speed: Option<ByteRate>,
+    /// Whether both ends are in the same subnet.
+    pub near: bool,
+}
+
+impl Path {
+    /// The way that the routing table finds.
+    #[must_use]
+    pub const fn to(remote: SocketAddr) -> Self {
+        Self { remote, local: None, interface: None, preference: 0, speed: None, near: false }
+    }
+
+    /// The same, as its end at the peer is preferred and as fast.
+    #[must_use]
+    pub fn preferred(self, there: &Endpoint) -> Self {
+        Self { preference: there.preference, speed: there.speed, ..self }
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.interface, self.local) {
+            (Some(interface), Some(local)) => write!(f, "{interface} {local}")?,
+            (None, Some(local)) => write!(f, "{local}")?,
+            (_, None) => f.write_str("any")?,
+        }
+        write!(f, " to {}", self.remote.ip())
+    }
 }
 
 /// Why there is no connection.
@@ -44,7 +80,7 @@ pub enum DialError {
 ///
 /// # Errors
 /// [`DialError::Option`], [`DialError::Unreachable`] or [`DialError::TimedOut`].
-pub async fn dial(path: Path, tuning: &Tuning, within: Duration) -> Result<TcpStream, DialError> {
+pub async fn dial(path: &Path, tuning: &Tuning, within: Duration) -> Result<TcpStream, DialError> {
     let socket = prepare(path, tuning).map_err(DialError::Option)?;
     match timeout(within, socket.connect(path.remote)).await {
         Ok(Ok(stream)) => Ok(stream),
@@ -53,9 +89,15 @@ pub async fn dial(path: Path, tuning: &Tuning, within: Duration) -> Result<TcpSt
     }
 }
 
-fn prepare(path: Path, tuning: &Tuning) -> io::Result<TcpSocket> {
+fn prepare(path: &Path, tuning: &Tuning) -> io::Result<TcpSocket> {
     let new = if path.remote.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
     let socket = new()?;
+    if let Some(name) = &path.interface {
+        system::bind_interface(&SockRef::from(&socket), name).map_err(|error| {
+            let why = format!("this host cannot connect through {name}: {error}");
+            io::Error::new(error.kind(), why)
+        })?;
+    }
     if let Some(local) = path.local {
         socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
             let why = format!("this host cannot connect from {local}: {error}");

@@ -1,4 +1,4 @@
-//! The one listening port of a guest process: control connections and lanes come through it.
+//! The door of a guest process, a port on each of its addresses: control connections and lanes come through it.
 //!
 //! A caller says in its first bytes what it is. Those bytes have a fixed size, are waited for
 //! with a deadline, and only so many callers may keep the door waiting: garbage and silence cost
@@ -80,40 +80,51 @@ impl Caller {
     }
 }
 
-/// A listening port. Dropping it closes it; callers already through it stay.
+/// Listening ports. Dropping it closes them; callers already through it stay.
 #[derive(Debug)]
 pub struct Door {
     callers: mpsc::Receiver<Caller>,
-    address: SocketAddr,
-    listening: JoinHandle<()>,
+    addresses: Vec<SocketAddr>,
+    listening: Vec<JoinHandle<()>>,
 }
 
 /// Callers that have said what they are and wait for [`Door::next`].
 const WAITING_MAX: usize = 16;
 
 impl Door {
-    /// Listens on the first free port of `ports`; 0 stands for any.
+    /// Listens at each of `ips`, on its first free port of `ports`; 0 stands for any.
     ///
     /// # Errors
-    /// What the system says of the last port.
+    /// What the system says of the last port; or that there is no address.
     pub fn open(
-        ip: IpAddr,
+        ips: &[IpAddr],
         ports: RangeInclusive<u16>,
         kinds: Vec<Kind>,
         options: DoorOptions,
     ) -> io::Result<Self> {
-        let listener = listen(ip, ports, &options.tuning)?;
-        let address = listener.local_addr()?;
+        let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address to listen at");
+        ips.first().ok_or_else(none)?;
+        let listen = |ip: &IpAddr| listen(*ip, ports.clone(), &options.tuning);
+        let listeners: Vec<_> = ips.iter().map(listen).collect::<io::Result<_>>()?;
+        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
         let (tell, callers) = mpsc::channel(WAITING_MAX);
-        let porter = Porter { kinds, options, tell };
-        let listening = tokio::spawn(Arc::new(porter).run(listener));
-        Ok(Self { callers, address, listening })
+        let room = Arc::new(Semaphore::new(options.greeting_max));
+        let porter = Arc::new(Porter { kinds, options, tell, room });
+        let run = |listener| tokio::spawn(porter.clone().run(listener));
+        let listening = listeners.into_iter().map(run).collect();
+        Ok(Self { callers, addresses, listening })
     }
 
-    /// Where it listens.
+    /// Where it listens, in the order that was asked for.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
-        self.address
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The first address it listens at.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
     }
 
     /// The next caller. Safe to drop before it comes.
@@ -125,7 +136,7 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.listening.abort();
+        self.listening.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -155,13 +166,13 @@ struct Porter {
     kinds: Vec<Kind>,
     options: DoorOptions,
     tell: mpsc::Sender<Caller>,
+    room: Arc<Semaphore>,
 }
 
 impl Porter {
     async fn run(self: Arc<Self>, listener: TcpListener) {
-        let room = Arc::new(Semaphore::new(self.options.greeting_max));
         loop {
-            let permit = room.clone().acquire_owned().await.expect("never closed");
+            let permit = self.room.clone().acquire_owned().await.expect("never closed");
             let Ok((stream, from)) = listener.accept().await else {
                 // Out of file descriptors, most likely: it passes when somebody leaves, and
                 // nothing tells when.

@@ -16,6 +16,7 @@ mod control;
 mod dial;
 mod door;
 mod lane;
+mod networks;
 mod os;
 mod pair;
 mod tcp;
@@ -25,6 +26,15 @@ pub use control::{ControlError, ControlReceiver, ControlSender, control_over};
 pub use dial::{DialError, Path, dial, greet};
 pub use door::{Caller, Door, DoorOptions, Kind};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};
+pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, paths};
 pub use pair::{PairLane, lane_pair};
 pub use tcp::TcpLane;
 pub use tuning::{Congestion, Tuning};
+
+/// Keeps the calling thread on the processors beside the network interface of this name.
+///
+/// # Errors
+/// The system's.
+pub fn pin_beside(interface: &str) -> std::io::Result<()> {
+    os::pin_beside(interface)
+}

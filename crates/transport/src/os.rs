@@ -78,3 +78,72 @@ pub(crate) fn congestion(socket: &SockRef<'_>) -> Option<String> {
 pub(crate) fn set_unacknowledged_max(socket: &SockRef<'_>, most: Duration) -> io::Result<()> {
     socket.set_tcp_user_timeout(Some(most))
 }
+
+/// Sends and receives through this interface only. Where this user may not choose it, the address
+/// to come from has to do.
+pub(crate) fn bind_interface(socket: &SockRef<'_>, name: &str) -> io::Result<()> {
+    match socket.bind_device(Some(name.as_bytes())) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        other => other,
+    }
+}
+
+/// Marks what is sent: a DSCP for the network, a priority for this host's queues.
+pub(crate) fn mark(
+    socket: &SockRef<'_>,
+    v4: bool,
+    dscp: Option<u8>,
+    priority: Option<u32>,
+) -> io::Result<()> {
+    // The priority comes last: the kernel derives one from the other mark.
+    match dscp.map(|dscp| u32::from(dscp) << 2) {
+        Some(class) if v4 => socket.set_tos_v4(class)?,
+        Some(class) => socket.set_tclass_v6(class)?,
+        None => {}
+    }
+    priority.map_or(Ok(()), |priority| socket.set_priority(priority))
+}
+
+/// Keeps the calling thread on the processors beside this interface. Interfaces that are no
+/// device have none that are nearer than others.
+pub(crate) fn pin_beside(name: &str) -> io::Result<()> {
+    let list = match std::fs::read_to_string(format!("/sys/class/net/{name}/device/local_cpulist"))
+    {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in processors(list.trim()).filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    if set.count() == 0 { Ok(()) } else { Ok(rustix::thread::sched_setaffinity(None, &set)?) }
+}
+
+/// The numbers in a list of the kernel, as `0-3,8`.
+fn processors(list: &str) -> impl Iterator<Item = usize> {
+    let ranges = list.split(',').filter_map(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
+    });
+    ranges.flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_processors_are_read() {
+        let read = |list| processors(list).collect::<Vec<_>>();
+        assert_eq!(read("0-3,8"), [0, 1, 2, 3, 8]);
+        assert_eq!(read("5"), [5]);
+        assert_eq!(read(""), [0_usize; 0]);
+        assert_eq!(read("x,1-y"), [0_usize; 0]);
+    }
+
+    #[test]
+    fn beside_no_device_every_processor_is_as_near() {
+        pin_beside("lo").expect("nothing to do");
+        pin_beside("no such interface").expect("nothing to do");
+    }
+}

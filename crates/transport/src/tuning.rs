@@ -38,6 +38,10 @@ pub struct Tuning {
     pub keepalive_every: Duration,
     /// How long sent bytes may stay unacknowledged by the peer's host.
     pub unacknowledged_max: Duration,
+    /// The class of service that the network is told, 0..=63 (DSCP).
+    pub dscp: Option<u8>,
+    /// The priority in this host's own queues (`SO_PRIORITY`); beyond 6 it takes a privilege.
+    pub priority: Option<u32>,
 }
 
 const KEEPALIVE_PROBES: u32 = 3;
@@ -51,6 +55,8 @@ impl Default for Tuning {
             keepalive_after: Duration::from_secs(5),
             keepalive_every: Duration::from_secs(2),
             unacknowledged_max: Duration::from_secs(10),
+            dscp: None,
+            priority: None,
         }
     }
 }
@@ -63,6 +69,7 @@ impl Tuning {
         let probes = probes.with_interval(self.keepalive_every).with_retries(KEEPALIVE_PROBES);
         socket.set_tcp_keepalive(&probes)?;
         system::set_unacknowledged_max(socket, self.unacknowledged_max)?;
+        system::mark(socket, peer.is_ipv4(), self.dscp, self.priority)?;
         self.apply_congestion(socket, peer)
     }
 

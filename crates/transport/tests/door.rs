@@ -16,15 +16,15 @@ const CONTROL: Kind = Kind { magic: *b"control\n", size: 8 };
 const LANE: Kind = Kind { magic: *b"thelane\n", size: 64 };
 
 fn open(options: DoorOptions) -> Door {
-    Door::open(LOOPBACK, 0..=0, vec![CONTROL, LANE], options).expect("a free port")
+    Door::open(&[LOOPBACK], 0..=0, vec![CONTROL, LANE], options).expect("a free port")
 }
 
 fn path(remote: SocketAddr) -> Path {
-    Path { remote, local: None }
+    Path::to(remote)
 }
 
 async fn connect(door: &Door) -> TcpStream {
-    dial(path(door.address()), &Tuning::default(), PATIENT).await.expect("listening")
+    dial(&path(door.address()), &Tuning::default(), PATIENT).await.expect("listening")
 }
 
 fn lane_hello() -> [u8; 64] {
@@ -84,13 +84,13 @@ async fn garbage_and_silence_are_hung_up_on_and_hold_nobody_up() {
 async fn a_door_takes_the_first_free_port_and_gives_it_back() {
     let first = open(DoorOptions::default());
     let port = first.address().port();
-    let taken = Door::open(LOOPBACK, port..=port, vec![CONTROL], DoorOptions::default());
+    let taken = Door::open(&[LOOPBACK], port..=port, vec![CONTROL], DoorOptions::default());
     assert!(taken.is_err());
-    let next = Door::open(LOOPBACK, port..=u16::MAX, vec![CONTROL], DoorOptions::default());
+    let next = Door::open(&[LOOPBACK], port..=u16::MAX, vec![CONTROL], DoorOptions::default());
     assert_ne!(next.expect("another").address().port(), port);
     drop(first);
     // The port is free when the listening task has ended, which it does soon.
-    while Door::open(LOOPBACK, port..=port, vec![], DoorOptions::default()).is_err() {
+    while Door::open(&[LOOPBACK], port..=port, vec![], DoorOptions::default()).is_err() {
         tokio::task::yield_now().await;
     }
 }
@@ -101,13 +101,14 @@ async fn what_cannot_be_reached_is_named() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let closed = gone.local_addr().expect("bound");
     drop(gone);
-    let refused = dial(path(closed), &Tuning::default(), PATIENT).await;
+    let refused = dial(&path(closed), &Tuning::default(), PATIENT).await;
     assert!(matches!(refused, Err(DialError::Unreachable(to, _)) if to == closed), "{refused:?}");
     let named = Tuning { congestion: Congestion::Named("nonesuch".into()), ..Tuning::default() };
-    let unknown = dial(path(door.address()), &named, PATIENT).await.expect_err("no such one");
+    let unknown = dial(&path(door.address()), &named, PATIENT).await.expect_err("no such one");
     assert!(unknown.to_string().contains("nonesuch"), "{unknown}");
-    let elsewhere = Path { remote: door.address(), local: Some([203, 0, 113, 7].into()) };
-    let unknown = dial(elsewhere, &Tuning::default(), PATIENT).await.expect_err("not ours");
+    let local = Some([203, 0, 113, 7].into());
+    let elsewhere = Path { local, ..Path::to(door.address()) };
+    let unknown = dial(&elsewhere, &Tuning::default(), PATIENT).await.expect_err("not ours");
     assert!(unknown.to_string().contains("203.0.113.7"), "{unknown}");
 }
 
@@ -115,7 +116,7 @@ async fn what_cannot_be_reached_is_named() {
 async fn a_peer_that_says_nothing_is_waited_for_with_a_deadline() {
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let to = path(mute.local_addr().expect("bound"));
-    let mut stream = dial(to, &Tuning::default(), PATIENT).await.expect("listening");
+    let mut stream = dial(&to, &Tuning::default(), PATIENT).await.expect("listening");
     let silent = greet(&mut stream, b"hello", &mut [0; 8], SHORT).await;
     assert!(matches!(silent, Err(DialError::Silent(SHORT))), "{silent:?}");
     let (mut far, _) = mute.accept().await.expect("connected");

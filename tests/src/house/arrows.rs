@@ -27,7 +27,7 @@ const PURE: [(&str, &[&str]); 2] = [
 
 /// Foreign crates that belong to some crates only: the operating system to those with a room
 /// for it, untyped errors to the ones behind binaries, each format to one place.
-const HOLDERS: [(&str, &[&str]); 12] = [
+const HOLDERS: [(&str, &[&str]); 13] = [
     ("libc", &["memory", "transport", "agent"]),
     ("rustix", &["memory", "transport", "agent"]),
     ("nix", &[]),
@@ -40,6 +40,7 @@ const HOLDERS: [(&str, &[&str]); 12] = [
     ("prost", &["protocol", "control", "agent"]),
     ("tonic", &["control", "agent", "cli"]),
     ("userfaultfd", &[]),
+    ("if-addrs", &["transport"]),
 ];
 
 /// One line of a manifest that names another package.

@@ -87,7 +87,7 @@ impl Incoming {
             ..DoorOptions::default()
         };
         let port = address.port();
-        let door = Door::open(address.ip(), port..=port, kinds, patience)?;
+        let door = Door::open(&[address.ip()], port..=port, kinds, patience)?;
         let (progress, _) = watch::channel(Progress::default());
         let (cancel, asked, ending) = (Cancel::new(), Asked::new(), Ending::new());
         Ok(Self { door, token, factory, journal, options, progress, cancel, asked, ending })
@@ -95,7 +95,7 @@ impl Incoming {
 
     /// Where it listens.
     #[must_use]
-    pub const fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.door.address()
     }
 

@@ -349,8 +349,7 @@ impl Shared {
 
     async fn connect(&self, remote: SocketAddr, hello: &LaneHello) -> Result<TcpLane, String> {
         let LaneOptions { tuning, open_timeout, stall_timeout, .. } = &self.options;
-        let path = Path { remote, local: None };
-        let dialled = dial(path, tuning, *open_timeout).await;
+        let dialled = dial(&Path::to(remote), tuning, *open_timeout).await;
         let mut stream = dialled.map_err(|error| error.to_string())?;
         let mut answer = [0; LANE_ANSWER_SIZE];
         let greeted = greet(&mut stream, &hello.encode(), &mut answer, *open_timeout).await;

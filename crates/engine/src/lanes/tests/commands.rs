@@ -198,7 +198,8 @@ fn lanes_are_opened_through_the_door_or_refused_with_a_reason() {
     let destination = world.destination.clone();
     let (source, runtime) = (world.source.clone(), &world.runtime);
     let entered = runtime.enter();
-    let mut door = Door::open(loopback, 0..=0, kinds, DoorOptions::default()).expect("a free port");
+    let mut door =
+        Door::open(&[loopback], 0..=0, kinds, DoorOptions::default()).expect("a free port");
     let address = door.address();
     for (lane, answer) in [(0, Ok(())), (1, Err(LaneRefusal::Token))] {
         source.open(address, hello(lane));
