@@ -6,14 +6,17 @@
 //! verification if there is one, the last pages, the state, and 1.5 round trips for Prepare,
 //! Prepared and Grant. Each of these parts was measured or rehearsed while the guest ran.
 
+mod limits;
+
 use alloc::format;
 use alloc::string::String;
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 
-use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_page::{ByteCount, ByteRate, PageCount};
 
 use crate::verify::Cost;
+use limits::Limits;
 
 /// What to do with a guest that writes faster than it can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,6 +110,7 @@ pub struct Forecast {
     round_trip: Option<Duration>,
     state: ByteCount,
     verification: Cost,
+    limits: Limits,
 }
 
 /// No rate is ever NaN, so that equal bits are equal rates.
@@ -114,9 +118,9 @@ impl Hash for Forecast {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { settings, bandwidth, recent, dirty_rate, before, .. } = self;
         let Self { stalled, throttle, harvest, errand, round_trip, state: saved, .. } = self;
-        let Self { verification, .. } = self;
+        let Self { verification, limits, .. } = self;
         let rates = (bandwidth.map(f64::to_bits), recent.map(f64::to_bits), dirty_rate.to_bits());
-        let times = (harvest, errand, round_trip);
+        let times = (harvest, errand, round_trip, limits);
         (settings, rates, before, stalled, throttle, times, saved, verification).hash(state);
     }
 }
@@ -138,6 +142,7 @@ impl Forecast {
             round_trip: None,
             state: ByteCount::ZERO,
             verification: Cost::default(),
+            limits: Limits::default(),
         }
     }
 
@@ -145,6 +150,12 @@ impl Forecast {
     /// under way, so that the quickest is the best measure.
     pub fn round_trip(&mut self, measured: Duration) {
         self.round_trip = Some(quickest(self.round_trip, measured));
+    }
+
+    /// Takes note of what all lanes may carry together from now on: while the guest runs, and while
+    /// the last pages are sent.
+    pub const fn limited(&mut self, rounds: Option<ByteRate>, last: Option<ByteRate>) {
+        self.limits = Limits { rounds, last };
     }
 
     /// Takes note of how large the guest's state is.
@@ -202,7 +213,8 @@ impl Forecast {
     pub fn downtime(&self, dirty: PageCount) -> Option<Duration> {
         let bytes = dirty.bytes() + self.state;
         let recent = self.recent.into_iter().fold(0.0, f64::max);
-        let rate = if recent > 0.0 { recent } else { self.bandwidth? };
+        let measured = if recent > 0.0 { Some(recent) } else { self.bandwidth };
+        let rate = self.limits.last(measured)?;
         let sending = Duration::try_from_secs_f64(bytes.0 as f64 / rate);
         let trips = self.round_trip.unwrap_or_default() * 3 / 2;
         let fixed = self.harvest + trips + self.errand.unwrap_or_default() * ERRANDS;

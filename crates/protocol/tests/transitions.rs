@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, RegionId, Root};
+use whimbrel_page::{ByteCount, ByteRate, Layout, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
     Accepted, Answer, BatchSeq, Destination, DestinationAction, DestinationEvent,
     DestinationOptions, Failure, Fault, Feature, GuestUuid, Hello, LaneClosed, LaneId, LaneMark,
@@ -127,6 +127,7 @@ fn source_events() -> Vec<SourceEvent> {
         SourceEvent::Quiesced,
         SourceEvent::Paused { pending: PageCount(1), state: Bytes::new() },
         SourceEvent::Rehearsed { memory: ByteCount::mib(1), takes: Duration::from_millis(1) },
+        SourceEvent::Limited { rounds: Some(ByteRate(1 << 30)), last: None },
         SourceEvent::Verified,
         flushed(0),
         flushed(9),

@@ -162,6 +162,7 @@ fn source_options(random: &mut Random) -> SourceOptions {
         },
         greeting_timeout: Duration::from_secs(1),
         silence_timeout: Duration::from_millis(500),
+        ping_interval: Duration::from_millis(100),
         resume_window: Duration::from_secs(3),
         retry_delay: Duration::from_millis(50),
         pause_budget: Duration::from_millis(200),

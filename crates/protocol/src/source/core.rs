@@ -126,6 +126,10 @@ impl Core {
                 self.forecast.digests_here(memory, takes);
                 self.hopeless(granted)
             }
+            SourceEvent::Limited { rounds, last } => {
+                self.forecast.limited(rounds, last);
+                Common::Done
+            }
             SourceEvent::Tick => self.tick(granted),
             SourceEvent::LinkUp => {
                 self.link = true;
@@ -207,14 +211,10 @@ impl Core {
         Common::Phase(SourceEvent::LinkLost(why))
     }
 
-    fn ping_interval(&self) -> Duration {
-        self.options.silence_timeout / 5
-    }
-
     fn ping(&mut self) {
         if self.link
             && self.session.is_some()
-            && self.now >= self.pinged.after(self.ping_interval())
+            && self.now >= self.pinged.after(self.options.ping_interval)
         {
             self.ping_now();
         }
@@ -231,7 +231,7 @@ impl Core {
     pub(super) fn deadline(&self) -> Option<Now> {
         let silence = self.link.then(|| self.heard.after(self.options.silence_timeout));
         let pings = self.link && self.session.is_some();
-        let ping = pings.then(|| self.pinged.after(self.ping_interval()));
+        let ping = pings.then(|| self.pinged.after(self.options.ping_interval));
         let lost = self.lanes.values().filter_map(|lane| match lane {
             Lane::Lost(deadline) if self.link => Some(*deadline),
             _ => None,

@@ -20,7 +20,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 
 use bytes::Bytes;
-use whimbrel_page::{ByteCount, Layout, PageCount, Root};
+use whimbrel_page::{ByteCount, ByteRate, Layout, PageCount, Root};
 
 use self::core::Core;
 use crate::{
@@ -44,6 +44,8 @@ pub struct SourceOptions {
     pub greeting_timeout: Duration,
     /// A control connection that is silent for so long is lost; pings keep it from being so.
     pub silence_timeout: Duration,
+    /// Between two pings; the silence timeout should have several.
+    pub ping_interval: Duration,
     /// How long a lost link may take to come back during pre-copy.
     pub resume_window: Duration,
     /// Between attempts to open a connection or a lane again.
@@ -73,6 +75,7 @@ impl Default for SourceOptions {
             verify: Verify::Digest,
             greeting_timeout: Duration::from_secs(10),
             silence_timeout: Duration::from_secs(5),
+            ping_interval: Duration::from_secs(1),
             resume_window: Duration::from_secs(30),
             retry_delay: Duration::from_millis(200),
             pause_budget: Duration::from_secs(2),
@@ -146,6 +149,14 @@ pub enum SourceEvent {
         memory: ByteCount,
         /// How long digesting it takes, by what a part of it took.
         takes: Duration,
+    },
+    /// All lanes together carry no more than so much from now on: while the guest runs, and while
+    /// the last pages are sent.
+    Limited {
+        /// While the guest runs.
+        rounds: Option<ByteRate>,
+        /// While it stands still.
+        last: Option<ByteRate>,
     },
     /// The paused memory was digested; what differs from what the destination holds is pending.
     Verified,

@@ -41,6 +41,7 @@ pub(crate) fn source(now: Now, attempt: usize, term: Term) -> Source {
         convergence: Convergence { downtime_max: units(1), policy: Policy::SwitchOver },
         greeting_timeout: units(2),
         silence_timeout: units(1),
+        ping_interval: units(1) / 5,
         resume_window: units(2),
         retry_delay: units(1),
         pause_budget: units(1),
