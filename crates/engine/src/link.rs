@@ -1,6 +1,5 @@
 //! One control connection: a task that reads it, a task that writes it, messages in between.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};
@@ -31,18 +30,18 @@ pub(crate) struct Connection {
 impl Connection {
     /// Calls a destination (wire.md C1).
     pub(crate) async fn call(
-        address: SocketAddr,
+        path: &Path,
         options: &LaneOptions,
         within: Duration,
     ) -> Result<Self, String> {
-        let stream = dial(&Path::to(address), &options.tuning, within).await;
+        let stream = dial(path, &options.tuning, within).await;
         let mut stream = stream.map_err(|error| error.to_string())?;
         let mut answer = [0; MAGIC_SIZE];
         let greeted = greet(&mut stream, &CONTROL_MAGIC, &mut answer, within).await;
         greeted.map_err(|error| error.to_string())?;
         // wire.md C2: whoever this is, it is not Whimbrel.
         if answer != CONTROL_MAGIC {
-            return Err(format!("{address} does not speak Whimbrel's control protocol"));
+            return Err(format!("{} does not speak Whimbrel's control protocol", path.remote));
         }
         Ok(Self::over(stream, options))
     }

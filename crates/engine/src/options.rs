@@ -78,6 +78,9 @@ pub struct OutgoingOptions {
     /// How long guest and lanes may take to end what they are doing once the outcome is decided.
     /// A guest that takes longer comes back later, as a [`crate::HungGuest`].
     pub return_timeout: Duration,
+    /// The heartbeat of the guest's own cluster: a longer pause than this is warned of, because
+    /// the guest may be taken for dead.
+    pub guest_heartbeat: Option<Duration>,
     /// The dirty tracker to use; `None` takes the best one that the probe finds.
     pub tracker: Option<TrackerKind>,
     /// Where questions about the guest are answered on the other side, for the records.
@@ -99,6 +102,7 @@ impl Default for OutgoingOptions {
             // A prepared destination that is cut off holds them until it gives up waiting.
             reacquire_timeout: IncomingOptions::default().doubt_timeout + Duration::from_secs(10),
             return_timeout: Duration::from_secs(10),
+            guest_heartbeat: None,
             tracker: None,
             peer: String::new(),
             ask: None,

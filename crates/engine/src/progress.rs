@@ -1,8 +1,9 @@
 //! What a migration says about itself while it runs and when it has ended.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_page::{ByteCount, ByteRate, PageCount};
 use whimbrel_protocol::{LaneId, SessionId, Verify};
 
 use crate::guest::Throttle;
@@ -38,6 +39,8 @@ pub struct Progress {
     pub rounds: Vec<RoundReport>,
     /// The lanes, closed ones too.
     pub lanes: Vec<LaneReport>,
+    /// The paths that the lanes are spread over, those that are out of use too.
+    pub paths: Vec<PathReport>,
     /// What happened, as sentences, oldest first.
     pub events: Vec<(Duration, String)>,
 }
@@ -68,6 +71,25 @@ pub struct LaneReport {
     pub pages: PageCount,
     /// Whether it still carries.
     pub open: bool,
+}
+
+/// One path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathReport {
+    /// The interface and address here, and the address there.
+    pub name: String,
+    /// The address here; `None` is as the routing table says.
+    pub local: Option<IpAddr>,
+    /// Bytes that landed over it.
+    pub bytes: ByteCount,
+    /// How fast they landed at last, while any were under way.
+    pub rate: ByteRate,
+    /// Lanes on it, those that are being opened too.
+    pub lanes: u16,
+    /// Lanes that were opened on it so far.
+    pub connections: u32,
+    /// Whether it works, as far as is known, and may be used.
+    pub up: bool,
 }
 
 /// Where the downtime went. The parts follow one another; their sum is the downtime.

@@ -1,13 +1,14 @@
-//! The door of a guest process, a port on each of its addresses: control connections and lanes come through it.
+//! The door of a guest process, a port on each of its addresses: control connections and lanes
+//! come through it.
 //!
 //! A caller says in its first bytes what it is. Those bytes have a fixed size, are waited for
 //! with a deadline, and only so many callers may keep the door waiting: garbage and silence cost
 //! a bounded read each, and nobody else's time.
 
+use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -85,34 +86,79 @@ impl Caller {
 pub struct Door {
     callers: mpsc::Receiver<Caller>,
     addresses: Vec<SocketAddr>,
-    listening: Vec<JoinHandle<()>>,
+    key: DoorKey,
+}
+
+/// Opens more addresses of a [`Door`] while it is there. Keeps none of them open.
+#[derive(Clone)]
+pub struct DoorKey {
+    porter: Arc<Porter>,
+    /// `None` once the door is closed.
+    listening: Arc<Mutex<Option<Vec<JoinHandle<()>>>>>,
+}
+
+impl DoorKey {
+    /// Listens at one more address, and returns it with its port.
+    ///
+    /// # Errors
+    /// What the system says; or that the door is closed.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn open_also(&self, address: SocketAddr) -> io::Result<SocketAddr> {
+        let listener = listen_on(address, &self.porter.options.tuning)?;
+        let address = listener.local_addr()?;
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = || io::Error::new(io::ErrorKind::NotConnected, "the door is closed");
+        let task = tokio::spawn(self.porter.clone().run(listener));
+        match listening.as_mut() {
+            Some(tasks) => tasks.push(task),
+            None => {
+                task.abort();
+                return Err(closed());
+            }
+        }
+        Ok(address)
+    }
+}
+
+impl fmt::Debug for DoorKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DoorKey")
+    }
 }
 
 /// Callers that have said what they are and wait for [`Door::next`].
 const WAITING_MAX: usize = 16;
 
 impl Door {
-    /// Listens at each of `ips`, on its first free port of `ports`; 0 stands for any.
+    /// Listens at each of `addresses`; port 0 stands for any.
     ///
     /// # Errors
-    /// What the system says of the last port; or that there is no address.
+    /// What the system says; or that there is no address.
     pub fn open(
-        ips: &[IpAddr],
-        ports: RangeInclusive<u16>,
+        addresses: &[SocketAddr],
         kinds: Vec<Kind>,
         options: DoorOptions,
     ) -> io::Result<Self> {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address to listen at");
-        ips.first().ok_or_else(none)?;
-        let listen = |ip: &IpAddr| listen(*ip, ports.clone(), &options.tuning);
-        let listeners: Vec<_> = ips.iter().map(listen).collect::<io::Result<_>>()?;
-        let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+        addresses.first().ok_or_else(none)?;
         let (tell, callers) = mpsc::channel(WAITING_MAX);
         let room = Arc::new(Semaphore::new(options.greeting_max));
         let porter = Arc::new(Porter { kinds, options, tell, room });
-        let run = |listener| tokio::spawn(porter.clone().run(listener));
-        let listening = listeners.into_iter().map(run).collect();
-        Ok(Self { callers, addresses, listening })
+        let key = DoorKey { porter, listening: Arc::new(Mutex::new(Some(Vec::new()))) };
+        let mut door = Self { callers, addresses: Vec::new(), key };
+        for address in addresses {
+            let address = door.key.open_also(*address)?;
+            door.addresses.push(address);
+        }
+        Ok(door)
+    }
+
+    /// A way to open more addresses.
+    #[must_use]
+    pub fn key(&self) -> DoorKey {
+        self.key.clone()
     }
 
     /// Where it listens, in the order that was asked for.
@@ -136,19 +182,10 @@ impl Door {
 
 impl Drop for Door {
     fn drop(&mut self) {
-        self.listening.iter().for_each(JoinHandle::abort);
+        let listening = &self.key.listening;
+        let tasks = listening.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tasks.iter().flatten().for_each(JoinHandle::abort);
     }
-}
-
-fn listen(ip: IpAddr, ports: RangeInclusive<u16>, tuning: &Tuning) -> io::Result<TcpListener> {
-    let mut last = io::Error::new(io::ErrorKind::InvalidInput, "the range of ports is empty");
-    for port in ports {
-        match listen_on(SocketAddr::new(ip, port), tuning) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
 }
 
 fn listen_on(address: SocketAddr, tuning: &Tuning) -> io::Result<TcpListener> {

@@ -19,15 +19,17 @@ mod lane;
 mod networks;
 mod os;
 mod pair;
+mod probe;
 mod tcp;
 mod tuning;
 
 pub use control::{ControlError, ControlReceiver, ControlSender, control_over};
 pub use dial::{DialError, Path, dial, greet};
-pub use door::{Caller, Door, DoorOptions, Kind};
+pub use door::{Caller, Door, DoorKey, DoorOptions, Kind};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};
-pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, paths};
+pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, paths};
 pub use pair::{PairLane, lane_pair};
+pub use probe::{Answerer, Answering, Measured, ProbeToken, Throughput, measure};
 pub use tcp::TcpLane;
 pub use tuning::{Congestion, Tuning};
 

@@ -109,6 +109,8 @@ pub struct Network {
     pub preference: u16,
     /// How fast it is, as far as somebody said.
     pub speed: Option<ByteRate>,
+    /// What each path from it may carry.
+    pub limit: Option<ByteRate>,
 }
 
 /// An address of a host in one of its networks.
@@ -134,6 +136,20 @@ pub struct Endpoint {
 pub fn endpoints(networks: &[Network]) -> io::Result<Vec<Endpoint>> {
     let found: Vec<_> = if_addrs::get_if_addrs()?.iter().map(Found::from).collect();
     Ok(within(networks, &found))
+}
+
+/// Whether `peer` is in a subnet of this host, as far as the system tells.
+#[must_use]
+pub fn is_near(peer: IpAddr) -> bool {
+    let found = if_addrs::get_if_addrs().unwrap_or_default();
+    let near = |found: Found| Subnet::new(found.ip, found.prefix).is_ok_and(|it| it.contains(peer));
+    found.iter().map(Found::from).any(near)
+}
+
+/// The interface that has this address.
+pub(crate) fn interface_of(ip: IpAddr) -> Option<String> {
+    let found = if_addrs::get_if_addrs().ok()?;
+    found.into_iter().find(|interface| interface.ip() == ip).map(|interface| interface.name)
 }
 
 /// An address as the system tells it.

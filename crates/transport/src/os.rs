@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::RecvFlags;
 use socket2::SockRef;
+use tokio::net::UdpSocket;
 
 use crate::Woken;
 
@@ -119,6 +120,31 @@ pub(crate) fn pin_beside(name: &str) -> io::Result<()> {
     if set.count() == 0 { Ok(()) } else { Ok(rustix::thread::sched_setaffinity(None, &set)?) }
 }
 
+/// The largest packet that an interface takes, in bytes.
+pub(crate) fn mtu(interface: &str) -> Option<u32> {
+    let told = std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).ok()?;
+    told.trim().parse().ok()
+}
+
+/// Has every packet travel whole or not at all, whatever the system believes of the way.
+pub(crate) fn forbid_fragments(socket: &UdpSocket, v4: bool) -> io::Result<()> {
+    use rustix::net::sockopt;
+    Ok(if v4 {
+        sockopt::set_ip_mtu_discover(socket, sockopt::Ipv4PathMtuDiscovery::PROBE)
+    } else {
+        sockopt::set_ipv6_mtu_discover(socket, sockopt::Ipv6PathMtuDiscovery::PROBE)
+    }?)
+}
+
+/// Segments that this host has sent again so far, over all its connections.
+pub(crate) fn retransmitted() -> Option<u64> {
+    let told = std::fs::read_to_string("/proc/self/net/snmp").ok()?;
+    let mut lines = told.lines().filter(|line| line.starts_with("Tcp:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let at = names.split_whitespace().position(|name| name == "RetransSegs")?;
+    numbers.split_whitespace().nth(at)?.parse().ok()
+}
+
 /// The numbers in a list of the kernel, as `0-3,8`.
 fn processors(list: &str) -> impl Iterator<Item = usize> {
     let ranges = list.split(',').filter_map(|part| {
@@ -139,6 +165,13 @@ mod tests {
         assert_eq!(read("5"), [5]);
         assert_eq!(read(""), [0_usize; 0]);
         assert_eq!(read("x,1-y"), [0_usize; 0]);
+    }
+
+    #[test]
+    fn the_system_counts_what_was_sent_again_and_tells_the_size_of_packets() {
+        assert!(retransmitted().is_some());
+        assert!(mtu("lo").is_some_and(|mtu| mtu >= 1500));
+        assert_eq!(mtu("nonesuch0"), None);
     }
 
     #[test]

@@ -34,8 +34,10 @@ pub struct Tuning {
     pub congestion: Congestion,
     /// Silence after which the peer is probed.
     pub keepalive_after: Duration,
-    /// The time from probe to probe; three without an answer end the connection.
+    /// The time from probe to probe.
     pub keepalive_every: Duration,
+    /// So many probes without an answer end the connection.
+    pub keepalive_probes: u32,
     /// How long sent bytes may stay unacknowledged by the peer's host.
     pub unacknowledged_max: Duration,
     /// The class of service that the network is told, 0..=63 (DSCP).
@@ -44,7 +46,8 @@ pub struct Tuning {
     pub priority: Option<u32>,
 }
 
-const KEEPALIVE_PROBES: u32 = 3;
+/// The system counts in seconds here.
+const KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 
 impl Default for Tuning {
     fn default() -> Self {
@@ -54,6 +57,7 @@ impl Default for Tuning {
             congestion: Congestion::Auto,
             keepalive_after: Duration::from_secs(5),
             keepalive_every: Duration::from_secs(2),
+            keepalive_probes: 3,
             unacknowledged_max: Duration::from_secs(10),
             dscp: None,
             priority: None,
@@ -65,8 +69,9 @@ impl Tuning {
     /// Sets everything but the buffers, which have to be set before a connection is made.
     pub(crate) fn apply(&self, socket: &SockRef<'_>, peer: IpAddr) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
-        let probes = TcpKeepalive::new().with_time(self.keepalive_after);
-        let probes = probes.with_interval(self.keepalive_every).with_retries(KEEPALIVE_PROBES);
+        let probes = TcpKeepalive::new().with_time(self.keepalive_after.max(KEEPALIVE_MIN));
+        let probes = probes.with_interval(self.keepalive_every.max(KEEPALIVE_MIN));
+        let probes = probes.with_retries(self.keepalive_probes.max(1));
         socket.set_tcp_keepalive(&probes)?;
         system::set_unacknowledged_max(socket, self.unacknowledged_max)?;
         system::mark(socket, peer.is_ipv4(), self.dscp, self.priority)?;

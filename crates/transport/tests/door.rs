@@ -9,6 +9,7 @@ use whimbrel_transport::{
     Congestion, DialError, Door, DoorOptions, Kind, Lane as _, Path, Tuning, dial, greet,
 };
 
+const ANY_PORT: SocketAddr = SocketAddr::new(LOOPBACK, 0);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PATIENT: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
@@ -16,7 +17,7 @@ const CONTROL: Kind = Kind { magic: *b"control\n", size: 8 };
 const LANE: Kind = Kind { magic: *b"thelane\n", size: 64 };
 
 fn open(options: DoorOptions) -> Door {
-    Door::open(&[LOOPBACK], 0..=0, vec![CONTROL, LANE], options).expect("a free port")
+    Door::open(&[ANY_PORT], vec![CONTROL, LANE], options).expect("a free port")
 }
 
 fn path(remote: SocketAddr) -> Path {
@@ -81,18 +82,52 @@ async fn garbage_and_silence_are_hung_up_on_and_hold_nobody_up() {
 }
 
 #[tokio::test]
-async fn a_door_takes_the_first_free_port_and_gives_it_back() {
+async fn a_door_holds_its_port_and_gives_it_back() {
     let first = open(DoorOptions::default());
-    let port = first.address().port();
-    let taken = Door::open(&[LOOPBACK], port..=port, vec![CONTROL], DoorOptions::default());
-    assert!(taken.is_err());
-    let next = Door::open(&[LOOPBACK], port..=u16::MAX, vec![CONTROL], DoorOptions::default());
-    assert_ne!(next.expect("another").address().port(), port);
+    let port = first.address();
+    let again = || Door::open(&[port], vec![CONTROL], DoorOptions::default());
+    assert!(again().is_err());
     drop(first);
     // The port is free when the listening task has ended, which it does soon.
-    while Door::open(&[LOOPBACK], port..=port, vec![], DoorOptions::default()).is_err() {
+    while again().is_err() {
         tokio::task::yield_now().await;
     }
+    assert!(Door::open(&[], vec![CONTROL], DoorOptions::default()).is_err());
+}
+
+#[tokio::test]
+async fn a_door_may_have_several_addresses() {
+    let other = SocketAddr::new([127, 0, 0, 2].into(), 0);
+    let options = DoorOptions::default();
+    let mut door = Door::open(&[ANY_PORT, other], vec![CONTROL, LANE], options).expect("loopback");
+    let [one, two] = *door.addresses() else { panic!("{:?}", door.addresses()) };
+    assert_eq!((one.ip(), two.ip()), (ANY_PORT.ip(), other.ip()));
+    for address in [two, one] {
+        let mut stream = dial(&path(address), &Tuning::default(), PATIENT).await.expect("open");
+        stream.write_all(&CONTROL.magic).await.expect("sent");
+        assert_eq!(door.next().await.kind, 0);
+    }
+    let (key, third) = (door.key(), SocketAddr::new([127, 0, 0, 3].into(), 0));
+    let third = key.open_also(third).expect("loopback");
+    let mut stream = dial(&path(third), &Tuning::default(), PATIENT).await.expect("open");
+    stream.write_all(&CONTROL.magic).await.expect("sent");
+    assert_eq!(door.next().await.kind, 0);
+    drop(door);
+    assert!(key.open_also(ANY_PORT).is_err(), "nobody would answer");
+}
+
+#[tokio::test]
+async fn a_connection_says_what_class_it_is_of_and_through_which_interface_it_goes() {
+    let door = open(DoorOptions::default());
+    let tuning = Tuning { dscp: Some(10), priority: Some(4), ..Tuning::default() };
+    let through = Path { interface: Some("lo".into()), ..path(door.address()) };
+    let stream = dial(&through, &tuning, PATIENT).await.expect("open");
+    let socket = socket2::SockRef::from(&stream);
+    assert_eq!(socket.tos_v4().expect("told"), 40);
+    assert_eq!(socket.priority().expect("told"), 4);
+    let nowhere = Path { interface: Some("nonesuch0".into()), ..path(door.address()) };
+    let why = dial(&nowhere, &tuning, PATIENT).await.expect_err("no such interface").to_string();
+    assert!(why.contains("nonesuch0"), "{why}");
 }
 
 #[tokio::test]

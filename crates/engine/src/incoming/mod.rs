@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use whimbrel_memory::Landing;
 use whimbrel_protocol::batch::{CONTROL_MAGIC, LANE_HELLO_SIZE, LANE_MAGIC, MAGIC_SIZE};
 use whimbrel_protocol::{DestinationEvent, Hello, SessionId, Term, Token};
-use whimbrel_transport::{Caller, Door, DoorOptions, Kind};
+use whimbrel_transport::{Caller, Door, DoorKey, DoorOptions, Kind};
 
 use crate::Journal;
 use crate::ended::{Asked, Cancel, Ended, Ending};
@@ -77,6 +77,20 @@ impl Incoming {
         journal: Box<dyn Journal>,
         options: IncomingOptions,
     ) -> io::Result<Self> {
+        Self::bind_all(&[address], token, factory, journal, options)
+    }
+
+    /// As [`Incoming::bind`], at each of `addresses`.
+    ///
+    /// # Errors
+    /// As [`Incoming::bind`], and if there is no address.
+    pub fn bind_all(
+        addresses: &[SocketAddr],
+        token: Token,
+        factory: Box<dyn GuestFactory>,
+        journal: Box<dyn Journal>,
+        options: IncomingOptions,
+    ) -> io::Result<Self> {
         let kinds = vec![
             Kind { magic: CONTROL_MAGIC, size: MAGIC_SIZE },
             Kind { magic: LANE_MAGIC, size: LANE_HELLO_SIZE },
@@ -86,8 +100,7 @@ impl Incoming {
             tuning: options.lanes.tuning.clone(),
             ..DoorOptions::default()
         };
-        let port = address.port();
-        let door = Door::open(&[address.ip()], port..=port, kinds, patience)?;
+        let door = Door::open(addresses, kinds, patience)?;
         let (progress, _) = watch::channel(Progress::default());
         let (cancel, asked, ending) = (Cancel::new(), Asked::new(), Ending::new());
         Ok(Self { door, token, factory, journal, options, progress, cancel, asked, ending })
@@ -97,6 +110,18 @@ impl Incoming {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.door.address()
+    }
+
+    /// Everywhere that it listens, in the order of the addresses that were asked for.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        self.door.addresses()
+    }
+
+    /// A way to listen at more addresses while it runs.
+    #[must_use]
+    pub fn door_key(&self) -> DoorKey {
+        self.door.key()
     }
 
     /// Follows the migration.

@@ -14,13 +14,19 @@
 mod destination;
 mod lander;
 mod options;
+mod pace;
+mod paths;
 mod sender;
 mod source;
+mod spread;
+mod traffic;
 mod verify;
 
 pub(crate) use destination::{DestinationLanes, LandEvent};
 pub use options::LaneOptions;
+pub use pace::Limits;
 pub(crate) use source::{LaneEvent, SourceLanes};
+pub use traffic::Traffic;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

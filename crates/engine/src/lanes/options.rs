@@ -9,6 +9,8 @@ use whimbrel_protocol::limits::{
 };
 use whimbrel_transport::Tuning;
 
+use super::Traffic;
+
 /// Four batches: one in each hand, and two between them.
 const LOOPBACK_WINDOW: ByteCount = ByteCount(4 * BATCH_PAYLOAD_DEFAULT.0);
 
@@ -27,6 +29,10 @@ pub struct LaneOptions {
     pub batch: ByteCount,
     /// Pages that are written all the time are left for the last rounds.
     pub hot_last: bool,
+    /// Where lanes go.
+    pub traffic: Traffic,
+    /// Lanes of a path through a network interface stay on the processors beside it.
+    pub pin: bool,
 }
 
 impl Default for LaneOptions {
@@ -38,6 +44,8 @@ impl Default for LaneOptions {
             window: WINDOW_DEFAULT,
             batch: BATCH_PAYLOAD_DEFAULT,
             hot_last: true,
+            traffic: Traffic::default(),
+            pin: false,
         }
     }
 }

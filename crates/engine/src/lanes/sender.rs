@@ -13,7 +13,9 @@ use whimbrel_protocol::limits::BATCHES_IN_FLIGHT_MAX;
 use whimbrel_transport::{Lane, LaneError, Woken};
 
 use super::Carried;
-use super::source::Shared;
+use super::pace::Claim;
+use super::paths::PathId;
+use super::source::{Shared, State};
 
 /// Why a sender stopped.
 #[derive(Debug, thiserror::Error)]
@@ -28,14 +30,30 @@ pub(super) enum SendError {
     Memory(#[from] MemoryError),
     #[error("the destination acknowledged nothing for {0:?}")]
     Silent(Duration),
+    #[error("another one takes its place on a path that needs it more")]
+    Moved,
 }
+
+impl SendError {
+    /// Whether others on the same path would fare alike.
+    const fn blames_path(&self) -> bool {
+        let link = matches!(self, Self::Lane(LaneError::Link(_) | LaneError::Stalled(_)));
+        link || matches!(self, Self::Silent(_))
+    }
+}
+
+/// Until a lane that takes nothing yet asks again whether it may.
+const ASK_AGAIN: Duration = Duration::from_millis(5);
 
 pub(super) struct Sender {
     shared: Arc<Shared>,
     lane: LaneId,
+    path: PathId,
     connection: Box<dyn Lane>,
     window: ByteCount,
     carried: Arc<Carried>,
+    /// Under which limits the last taking was.
+    claim: Claim,
     take: Take,
     writer: BatchWriter,
     /// The private copies of the pages of a taking. Stays in the cache of this thread's core.
@@ -49,14 +67,14 @@ pub(super) struct Sender {
 enum Step {
     /// Something was taken.
     Send,
-    /// Wait for an acknowledgement, if any is due, or for something to take.
-    Wait { due: bool },
+    /// Wait for an acknowledgement, if any is due, or for something to take; no longer than so.
+    Wait { due: bool, most: Option<Duration> },
 }
 
 impl Sender {
     pub(super) fn new(
         shared: Arc<Shared>,
-        lane: LaneId,
+        (lane, path): (LaneId, PathId),
         connection: Box<dyn Lane>,
         window: ByteCount,
         carried: Arc<Carried>,
@@ -65,9 +83,11 @@ impl Sender {
         Self {
             shared,
             lane,
+            path,
             connection,
             window,
             carried,
+            claim: Claim::default(),
             take: Take::default(),
             writer: BatchWriter::default(),
             buffer,
@@ -76,13 +96,23 @@ impl Sender {
         }
     }
 
-    /// Works until the lane is cancelled or fails.
+    /// Works until the lane is cancelled, fails or moves.
     pub(super) fn run(mut self) -> Result<(), SendError> {
+        let ended = self.work();
+        if let Err(error) = ended.as_ref()
+            && error.blames_path()
+        {
+            self.shared.path_failed(&mut self.shared.lock(), self.path, &error.to_string());
+        }
+        ended
+    }
+
+    fn work(&mut self) -> Result<(), SendError> {
         loop {
             let ack = self.acks.newest(&mut *self.connection)?;
             match self.next(ack)? {
                 Step::Send => self.send()?,
-                Step::Wait { due } => self.wait(due)?,
+                Step::Wait { due, most } => self.wait(due, most)?,
             }
         }
     }
@@ -91,40 +121,65 @@ impl Sender {
     fn next(&mut self, ack: Option<Ack>) -> Result<Step, SendError> {
         let mut state = self.shared.lock();
         if let Some(Ack { landed, sum }) = ack {
+            let before = state.ledger.flight(self.lane).bytes;
             state.ledger.acked(self.lane, landed, sum)?;
             self.heard = Instant::now();
+            let landed = before - state.ledger.flight(self.lane).bytes;
+            state.paths.landed(self.path, landed, self.heard);
         }
         let flight = state.ledger.flight(self.lane);
-        let budget = self.budget(flight);
+        if state.is_moving(self.lane) && flight.batches == 0 {
+            return Err(SendError::Moved);
+        }
+        // Which limits hold is remembered for what is not sent in the end.
+        let claim = Claim { from: state.paths.path(self.path).local, last: state.last };
+        self.claim = claim;
+        let (budget, most) = self.budget(&mut state, flight);
         // A taking of nothing would still send the round's cursor back to its beginning.
         let taken = match budget {
             PageCount::ZERO => PageCount::ZERO,
             pages => state.ledger.take(self.lane, pages, &mut self.take),
         };
+        state.pace.take(self.claim, taken.bytes());
         self.shared.announce(&mut state);
         let idle = taken == PageCount::ZERO;
         state.set_idle(self.lane, idle);
         if flight.batches == 0 {
             self.heard = Instant::now();
         }
-        Ok(if idle { Step::Wait { due: flight.batches > 0 } } else { Step::Send })
+        Ok(if idle { Step::Wait { due: flight.batches > 0, most } } else { Step::Send })
     }
 
     /// A whole batch if the window has room for more than half of it, else nothing: small batches
-    /// would cost more than they gain.
-    fn budget(&self, flight: Flight) -> PageCount {
+    /// would cost more than they gain. On a slow path at the end it is what lands in time, and
+    /// where there is a limit what it allows; where that is nothing it says when to ask again.
+    fn budget(&self, state: &mut State, flight: Flight) -> (PageCount, Option<Duration>) {
         let batch = self.shared.options.batch_pages();
         let room = flight.bytes.0 + batch.bytes().0 / 2 <= self.window.0;
         // wire.md B18
         let fits = room && flight.batches < BATCHES_IN_FLIGHT_MAX;
-        if fits || flight.batches == 0 { batch } else { PageCount::ZERO }
+        if state.is_moving(self.lane) || !(fits || flight.batches == 0) {
+            return (PageCount::ZERO, None);
+        }
+        match state.paths.share(self.path, state.ledger.pending().bytes(), batch) {
+            PageCount::ZERO => (PageCount::ZERO, Some(ASK_AGAIN)),
+            pages => self.within_limits(state, pages),
+        }
     }
 
-    fn wait(&mut self, due: bool) -> Result<(), SendError> {
+    fn within_limits(&self, state: &mut State, pages: PageCount) -> (PageCount, Option<Duration>) {
+        match state.pace.ask(self.claim, Instant::now()) {
+            Ok(most) => (pages.min(PageCount((most.0 / PAGE_SIZE as u64).max(1))), None),
+            Err(wait) => (PageCount::ZERO, Some(wait)),
+        }
+    }
+
+    fn wait(&mut self, due: bool, most: Option<Duration>) -> Result<(), SendError> {
         let stall = self.shared.options.stall_timeout;
         let within = if due { stall.saturating_sub(self.heard.elapsed()) } else { stall };
-        match self.connection.wait(within)? {
-            Woken::TimedOut if due => Err(SendError::Silent(stall)),
+        let asks = most.is_some_and(|most| most < within);
+        match self.connection.wait(most.map_or(within, |most| most.min(within)))? {
+            Woken::TimedOut if due && !asks => Err(SendError::Silent(stall)),
             Woken::Readable | Woken::Called | Woken::TimedOut => Ok(()),
         }
     }
@@ -136,6 +191,10 @@ impl Sender {
         let sent = {
             let mut state = self.shared.lock();
             let sent = state.ledger.sent(self.lane, &self.take, wire);
+            let sends = if sent.is_some() { wire } else { ByteCount::ZERO };
+            state.paths.sent(self.path, sends, Instant::now());
+            let unused = self.take.pages().bytes().0.saturating_sub(sends.0);
+            state.pace.give_back(self.claim, ByteCount(unused));
             self.shared.announce(&mut state);
             sent
         };

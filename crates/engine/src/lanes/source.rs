@@ -6,17 +6,20 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use whimbrel_memory::GuestMemory;
 use whimbrel_page::{
-    ByteCount, CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, RegionId, Root, Run,
+    ByteCount, ByteRate, CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, RegionId, Root, Run,
 };
 use whimbrel_protocol::batch::{LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
 use whimbrel_protocol::ledger::{LedgerEvent, Pass, RoundTally};
 use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, RoundNumber};
-use whimbrel_transport::{Lane, LaneHandle, Path, TcpLane, dial, greet};
+use whimbrel_transport::{Lane, LaneHandle, TcpLane, greet, pin_beside};
 
+use super::pace::Pace;
+use super::paths::{PathId, Paths};
 use super::sender::Sender;
 use super::{Carried, LaneOptions, guarded, lock};
 use crate::progress::LaneReport;
@@ -35,6 +38,10 @@ pub(crate) enum LaneEvent {
     Stuck(LaneId),
     /// Everything the round had was taken and sent.
     RoundTaken(RoundTally),
+    /// A path came or went; a sentence for people.
+    Path(String),
+    /// All lanes together are limited from now on: while the guest runs, and for the last pages.
+    Limited { rounds: Option<ByteRate>, last: Option<ByteRate> },
     /// What [`SourceLanes::quiesce`] asked for: nothing is in flight and no lane takes.
     Quiesced,
 }
@@ -57,16 +64,23 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) ledger: Ledger,
-    lanes: BTreeMap<LaneId, Entry>,
-    stopped: bool,
+    pub(super) paths: Paths,
+    pub(super) pace: Pace,
+    pub(super) lanes: BTreeMap<LaneId, Entry>,
+    pub(super) stopped: bool,
+    /// The last pages are sent, or about to be: no lane moves.
+    pub(super) last: bool,
 }
 
 #[derive(Default)]
-struct Entry {
-    stage: Stage,
+pub(super) struct Entry {
+    pub(super) stage: Stage,
+    pub(super) path: Option<PathId>,
+    /// Takes nothing more and ends when all it sent has landed: another one begins elsewhere.
+    pub(super) moving: bool,
     carried: Arc<Carried>,
     opening: Option<AbortHandle>,
-    handle: Option<LaneHandle>,
+    pub(super) handle: Option<LaneHandle>,
     thread: Option<JoinHandle<()>>,
     /// Waits for something to take.
     idle: bool,
@@ -78,7 +92,7 @@ struct Entry {
 
 /// The ledger has an account of a lane that is running or ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     #[default]
     Opening,
     Running,
@@ -96,36 +110,44 @@ impl SourceLanes {
     ) -> Self {
         let ledger = Ledger::new(memory.layout());
         let ledger = if options.hot_last { ledger } else { ledger.in_order_of_place() };
-        let state = State { ledger, lanes: BTreeMap::new(), stopped: false };
+        let state = State::new(ledger);
         let (state, settled) = (Mutex::new(state), Condvar::new());
         Self { shared: Arc::new(Shared { memory, options, events, state, settled }) }
     }
 
     // --- lanes -----------------------------------------------------------------------------
 
-    /// Opens a lane in the background: [`LaneEvent::Up`] or [`LaneEvent::Failed`] will tell. Needs
-    /// a tokio runtime.
+    /// Opens a lane in the background: [`LaneEvent::Up`] or [`LaneEvent::Failed`] will tell. It
+    /// goes over the path that has the fewest for what it delivers; `address` is where to where
+    /// nobody said any. Needs a tokio runtime.
     pub(crate) fn open(&self, address: SocketAddr, hello: LaneHello) {
         let mut state = self.shared.lock();
         let lanes = self.clone();
+        let path = self.shared.first_path(&mut state, address);
         let opening = tokio::spawn(async move {
-            match lanes.shared.connect(address, &hello).await {
-                Ok(connection) => {
+            match lanes.shared.connect(path, &hello).await {
+                Ok((connection, path)) => {
                     let window = lanes.shared.options.window_to(address.ip());
-                    lanes.start(hello.lane, Box::new(connection), window);
+                    lanes.start(hello.lane, Box::new(connection), window, path);
                 }
                 Err(why) => lanes.shared.not_opened(hello.lane, why),
             }
         });
         let opening = Some(opening.abort_handle());
-        state.lanes.insert(hello.lane, Entry { opening, ..Entry::default() });
+        let path = Some(path);
+        state.lanes.insert(hello.lane, Entry { opening, path, ..Entry::default() });
     }
 
     /// Takes pages for a connection on which both sides have said who they are.
     #[cfg(test)]
     pub(crate) fn attach(&self, lane: LaneId, connection: Box<dyn Lane>) {
-        self.shared.lock().lanes.insert(lane, Entry::default());
-        self.start(lane, connection, self.shared.options.window());
+        let path = {
+            let mut state = self.shared.lock();
+            let path = self.shared.first_path(&mut state, ([127, 0, 0, 1], 0).into());
+            state.lanes.insert(lane, Entry { path: Some(path), ..Entry::default() });
+            path
+        };
+        self.start(lane, connection, self.shared.options.window(), path);
     }
 
     /// Counts what a lane sent up to `mark` as landed, and gives the rest back to be sent on
@@ -211,12 +233,14 @@ impl SourceLanes {
 
     /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
     pub(crate) fn start_round(&self, number: u32, pass: Pass) {
+        self.shared.lock().last = pass == Pass::UntilEmpty;
         self.command(|ledger| ledger.start_round(RoundNumber(number), pass));
     }
 
     /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
     /// next round lets them take again, and an event that was not told by then is not told.
     pub(crate) fn quiesce(&self) {
+        self.shared.lock().last = true;
         self.command(|ledger| {
             ledger.end_round();
             ledger.await_drained(PageCount::ZERO);
@@ -291,7 +315,7 @@ impl SourceLanes {
     }
 
     /// Starts the thread of a lane. It finds its account when it first takes the lock.
-    fn start(&self, lane: LaneId, connection: Box<dyn Lane>, window: ByteCount) {
+    fn start(&self, lane: LaneId, connection: Box<dyn Lane>, window: ByteCount, path: PathId) {
         let mut guard = self.shared.lock();
         let state = &mut *guard;
         let Some(entry) = state.lanes.get_mut(&lane) else { return };
@@ -300,9 +324,12 @@ impl SourceLanes {
         }
         let handle = connection.handle();
         let (shared, carried) = (self.shared.clone(), entry.carried.clone());
-        let sender = Sender::new(shared, lane, connection, window, carried);
-        match self.spawn(lane, sender) {
+        let sender = Sender::new(shared, (lane, path), connection, window, carried);
+        let interface = state.paths.path(path).interface.clone();
+        match self.spawn(lane, sender, interface.filter(|_| self.shared.options.pin)) {
             Ok(thread) => {
+                entry.path = Some(path);
+                state.paths.opened(path);
                 entry.stage = Stage::Running;
                 (entry.handle, entry.thread) = (Some(handle), Some(thread));
                 state.ledger.open_lane(lane);
@@ -316,9 +343,17 @@ impl SourceLanes {
         }
     }
 
-    fn spawn(&self, lane: LaneId, sender: Sender) -> io::Result<JoinHandle<()>> {
+    fn spawn(
+        &self,
+        lane: LaneId,
+        sender: Sender,
+        beside: Option<String>,
+    ) -> io::Result<JoinHandle<()>> {
         let shared = self.shared.clone();
         thread::Builder::new().name(format!("whimbrel-out-{}", lane.0)).spawn(move || {
+            if let Some(Err(error)) = beside.map(|interface| pin_beside(&interface)) {
+                tracing::warn!("lane {} runs on any processor: {error}", lane.0);
+            }
             // The sender is gone, and with it the socket, before anybody hears of it.
             let why = guarded(move || { sender }.run());
             shared.ended(lane, why);
@@ -341,16 +376,19 @@ impl Shared {
         }
     }
 
-    fn tell(&self, event: LaneEvent) {
+    pub(super) fn tell(&self, event: LaneEvent) {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             tracing::error!("the driver does not listen: {event:?} is not told");
         }
     }
 
-    async fn connect(&self, remote: SocketAddr, hello: &LaneHello) -> Result<TcpLane, String> {
-        let LaneOptions { tuning, open_timeout, stall_timeout, .. } = &self.options;
-        let dialled = dial(&Path::to(remote), tuning, *open_timeout).await;
-        let mut stream = dialled.map_err(|error| error.to_string())?;
+    /// The lane behind a connection that stands.
+    pub(super) async fn greet(
+        &self,
+        mut stream: TcpStream,
+        hello: &LaneHello,
+    ) -> Result<TcpLane, String> {
+        let LaneOptions { open_timeout, stall_timeout, .. } = &self.options;
         let mut answer = [0; LANE_ANSWER_SIZE];
         let greeted = greet(&mut stream, &hello.encode(), &mut answer, *open_timeout).await;
         greeted.map_err(|error| error.to_string())?;
@@ -371,6 +409,10 @@ impl Shared {
 
     fn ended(&self, lane: LaneId, why: String) {
         let mut state = self.lock();
+        let left = state.ledger.flight(lane).bytes;
+        if let Some(path) = state.lanes.get(&lane).and_then(|entry| entry.path) {
+            state.paths.abandoned(path, left);
+        }
         let entry = state.lanes.get_mut(&lane).expect("entries stay");
         entry.stage = Stage::Ended;
         entry.idle = false;
@@ -393,6 +435,11 @@ impl Shared {
 }
 
 impl State {
+    fn new(ledger: Ledger) -> Self {
+        let (paths, pace, lanes) = (Paths::default(), Pace::default(), BTreeMap::new());
+        Self { ledger, paths, pace, lanes, stopped: false, last: false }
+    }
+
     /// The lane found nothing to take and will wait; or it goes on.
     pub(super) fn set_idle(&mut self, lane: LaneId, idle: bool) {
         self.lanes.get_mut(&lane).expect("entries stay").idle = idle;

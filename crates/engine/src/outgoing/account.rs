@@ -198,6 +198,8 @@ impl Account {
         progress.dirty_rate = forecast.dirty_rate();
         progress.downtime_forecast = forecast.downtime(pending);
         progress.lanes = lanes.reports();
+        progress.paths = lanes.path_reports();
+        lanes.tend();
         self.publish.send_replace(progress.clone());
     }
 

@@ -95,6 +95,13 @@ impl Driver {
         publish: watch::Sender<Progress>,
     ) -> Ended {
         let mut account = Account::new(self.subject.layout.pages(), publish);
+        let allowed = self.options.source.convergence.downtime_max;
+        if let Some(own) = self.options.guest_heartbeat.filter(|own| allowed >= *own) {
+            account.say(format!(
+                "the guest may stand still for {allowed:?}, and its own heartbeat ends after \
+                 {own:?}: allow less downtime, or its cluster may take it for dead"
+            ));
+        }
         loop {
             while let Some(action) = self.source.poll() {
                 account.acts(&action);
@@ -208,6 +215,11 @@ impl Driver {
             LaneEvent::Up(lane) => SourceEvent::LaneUp(lane),
             LaneEvent::Failed(lane, why) => SourceEvent::LaneFailed(lane, why),
             LaneEvent::Quiesced => SourceEvent::Quiesced,
+            LaneEvent::Limited { rounds, last } => SourceEvent::Limited { rounds, last },
+            LaneEvent::Path(sentence) => {
+                account.say(sentence);
+                return None;
+            }
             LaneEvent::Stuck(lane) => {
                 let why = format!("lane {} does not end: it hangs in guest memory", lane.0);
                 SourceEvent::Failed(Failure::new(Fault::Memory, why))
@@ -244,7 +256,10 @@ impl Driver {
             SourceAction::Quiesce => self.lanes.quiesce(),
             SourceAction::Arm => self.job(Job::Arm),
             SourceAction::Harvest => self.job(Job::Harvest),
-            SourceAction::Pause => self.job(Job::Pause),
+            SourceAction::Pause => {
+                self.warn_of_pause(account);
+                self.job(Job::Pause);
+            }
             SourceAction::Verify => {
                 self.stop_verifying = Arc::default();
                 self.job(Job::Verify(self.stop_verifying.clone()));
@@ -264,6 +279,19 @@ impl Driver {
         }
     }
 
+    /// A cluster within the guest may take it for dead.
+    fn warn_of_pause(&self, account: &mut Account) {
+        let (expected, own) = (self.source.estimate(), self.options.guest_heartbeat);
+        if let (Some(expected), Some(own)) = (expected, own)
+            && expected >= own
+        {
+            account.say(format!(
+                "the guest is about to stand still for about {expected:.1?}, and its own heartbeat \
+                 ends after {own:?}: its cluster may take it for dead"
+            ));
+        }
+    }
+
     fn job(&mut self, job: Job) {
         if !self.hands.give(job) {
             let why = "the destination makes more work than this side can do";
@@ -273,11 +301,11 @@ impl Driver {
 
     fn connect(&mut self, happened: &Sender<Happened>) {
         self.number.0 += 1;
-        let (number, address) = (self.number, self.destination.address);
+        let (number, path) = (self.number, self.lanes.control_path(self.destination.address));
         let within = self.options.source.greeting_timeout;
         let (happened, options) = (happened.clone(), self.options.lanes.clone());
         tokio::spawn(async move {
-            let link = Connection::call(address, &options, within).await;
+            let link = Connection::call(&path, &options, within).await;
             let _ = happened.send(Happened::Connected(Connected { number, link })).await;
         });
     }

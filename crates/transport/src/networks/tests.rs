@@ -5,7 +5,7 @@ fn network(which: &str, preference: u16) -> Network {
         Ok(subnet) => Which::Subnet(subnet),
         Err(NoSubnet) => Which::Interface(which.into()),
     };
-    Network { which, preference, speed: None }
+    Network { which, preference, speed: None, limit: None }
 }
 
 fn found(name: &str, ip: &str, prefix: u8) -> Found {

@@ -1,6 +1,6 @@
 //! What a driver may ask, also at the wrong moment.
 
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use whimbrel_page::{PageCount, PageIndex, PageSet, RegionId, Run};
@@ -193,13 +193,12 @@ fn hello(lane: u16) -> LaneHello {
 #[test]
 fn lanes_are_opened_through_the_door_or_refused_with_a_reason() {
     let mut world = World::new(KINDS[1]);
-    let loopback: IpAddr = [127, 0, 0, 1].into();
+    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
     let kinds = vec![Kind { magic: LANE_MAGIC, size: LANE_HELLO_SIZE }];
     let destination = world.destination.clone();
     let (source, runtime) = (world.source.clone(), &world.runtime);
     let entered = runtime.enter();
-    let mut door =
-        Door::open(&[loopback], 0..=0, kinds, DoorOptions::default()).expect("a free port");
+    let mut door = Door::open(&[loopback], kinds, DoorOptions::default()).expect("a free port");
     let address = door.address();
     for (lane, answer) in [(0, Ok(())), (1, Err(LaneRefusal::Token))] {
         source.open(address, hello(lane));

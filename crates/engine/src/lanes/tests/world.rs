@@ -204,6 +204,7 @@ impl World {
                 }
                 LaneEvent::Up(_) | LaneEvent::RoundTaken(_) => {}
                 LaneEvent::Stuck(lane) => panic!("lane {} is stuck", lane.0),
+                LaneEvent::Path(_) | LaneEvent::Limited { .. } => {}
             }
         }
     }

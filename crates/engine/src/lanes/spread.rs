@@ -1,0 +1,158 @@
+//! Lanes over paths: where one is opened, when it moves, and how a path that failed is found to
+//! work again.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use whimbrel_protocol::LaneId;
+use whimbrel_protocol::batch::LaneHello;
+use whimbrel_transport::{LaneHandle, Path, TcpLane, dial};
+
+use super::paths::PathId;
+use super::source::{LaneEvent, Shared, SourceLanes, Stage, State};
+use crate::progress::PathReport;
+
+impl SourceLanes {
+    /// The path for the control connection, which was lost if this was asked before. `address` is
+    /// where to where nobody said any path.
+    pub(crate) fn control_path(&self, address: SocketAddr) -> Path {
+        let mut state = self.shared.lock();
+        self.shared.heed(&mut state);
+        state.paths.or_to(address);
+        let chosen = state.paths.choose_control(Instant::now());
+        state.paths.path(chosen).clone()
+    }
+
+    /// What has to be done now and then: heeds what was said of paths, looks at those that were
+    /// out, and moves a lane that is needed elsewhere. Needs a tokio runtime.
+    pub(crate) fn tend(&self) {
+        let mut state = self.shared.lock();
+        self.shared.heed(&mut state);
+        if state.paths.is_single() || state.stopped {
+            return;
+        }
+        let now = Instant::now();
+        for (id, path) in state.paths.to_look_at(now) {
+            let (tuning, within) =
+                (self.shared.options.tuning.clone(), self.shared.options.open_timeout);
+            let shared = Arc::downgrade(&self.shared);
+            tokio::spawn(async move {
+                let works = dial(&path, &tuning, within).await.is_ok();
+                looked(&shared, id, works);
+            });
+        }
+        let lanes = state.spread();
+        let from = if state.last { None } else { state.paths.surplus(&lanes, now) };
+        if let Some(lane) = from.and_then(|from| state.one_on(from)) {
+            state.begin_move(lane);
+        }
+    }
+
+    /// Every path there is or was.
+    pub(crate) fn path_reports(&self) -> Vec<PathReport> {
+        let state = self.shared.lock();
+        state.paths.reports(&state.spread())
+    }
+}
+
+/// A path that was out was looked at. Who looks keeps nothing alive.
+fn looked(shared: &Weak<Shared>, id: PathId, works: bool) {
+    let Some(shared) = shared.upgrade() else { return };
+    let mut state = shared.lock();
+    match works {
+        true => shared.path_works(&mut state, id),
+        false => drop(state.paths.failed(id, Instant::now())),
+    }
+}
+
+impl Shared {
+    fn heed(&self, state: &mut State) {
+        if let Some(paths) = self.options.traffic.new_paths() {
+            state.paths.replace(paths);
+        }
+        if let Some(limits) = self.options.traffic.new_limits() {
+            state.pace.set(&limits, Instant::now());
+            let (rounds, last) = limits.least();
+            self.tell(LaneEvent::Limited { rounds, last });
+        }
+    }
+
+    /// The path for a lane that is about to be opened.
+    pub(super) fn first_path(&self, state: &mut State, address: SocketAddr) -> PathId {
+        self.heed(state);
+        state.paths.or_to(address);
+        let lanes = state.spread();
+        state.paths.choose(&lanes, &[]).expect("paths are taken away, but not the last one")
+    }
+
+    /// Opens a lane over `path`, or over another one that can be reached: up to the greeting the
+    /// lane's ticket is good for any.
+    pub(super) async fn connect(
+        &self,
+        mut path: PathId,
+        hello: &LaneHello,
+    ) -> Result<(TcpLane, PathId), String> {
+        let mut tried = Vec::new();
+        loop {
+            let way = self.lock().paths.path(path).clone();
+            let error = match dial(&way, &self.options.tuning, self.options.open_timeout).await {
+                Ok(stream) => {
+                    self.path_works(&mut self.lock(), path);
+                    return Ok((self.greet(stream, hello).await?, path));
+                }
+                Err(error) => error,
+            };
+            tried.push(path);
+            let mut state = self.lock();
+            self.path_failed(&mut state, path, &error.to_string());
+            let lanes = state.spread();
+            path = state.paths.choose(&lanes, &tried).ok_or_else(|| error.to_string())?;
+            if let Some(entry) = state.lanes.get_mut(&hello.lane) {
+                entry.path = Some(path);
+            }
+        }
+    }
+
+    pub(super) fn path_failed(&self, state: &mut State, id: PathId, why: &str) {
+        let news = state.paths.failed(id, Instant::now());
+        if news && !state.paths.is_single() {
+            let path = state.paths.path(id);
+            self.tell(LaneEvent::Path(format!("path {path} is out of use: {why}")));
+        }
+    }
+
+    fn path_works(&self, state: &mut State, id: PathId) {
+        if state.paths.works(id, Instant::now()) && !state.paths.is_single() {
+            let path = state.paths.path(id);
+            self.tell(LaneEvent::Path(format!("path {path} works again")));
+        }
+    }
+}
+
+impl State {
+    /// How many lanes are on each path, or about to be.
+    pub(super) fn spread(&self) -> Vec<usize> {
+        let mut lanes = vec![0; self.paths.count()];
+        let living = self.lanes.values().filter(|entry| !entry.moving);
+        let living = living.filter(|entry| matches!(entry.stage, Stage::Opening | Stage::Running));
+        living.filter_map(|entry| entry.path).for_each(|path| lanes[path.place()] += 1);
+        lanes
+    }
+
+    fn one_on(&self, path: PathId) -> Option<LaneId> {
+        let on = self.lanes.iter().filter(|(_, entry)| entry.path == Some(path) && !entry.moving);
+        on.filter(|(_, entry)| entry.stage == Stage::Running).map(|(lane, _)| *lane).next_back()
+    }
+
+    fn begin_move(&mut self, lane: LaneId) {
+        let Some(entry) = self.lanes.get_mut(&lane) else { return };
+        entry.moving = true;
+        entry.handle.iter().for_each(LaneHandle::wake);
+    }
+
+    /// Whether the lane is to end when all it sent has landed.
+    pub(super) fn is_moving(&self, lane: LaneId) -> bool {
+        self.lanes.get(&lane).is_some_and(|entry| entry.moving)
+    }
+}
