@@ -17,7 +17,9 @@ use whimbrel_control::api::agent_server::AgentServer;
 use crate::folder::{DataFolder, FolderError};
 use crate::guests::Guests;
 use crate::lifecycle::trackers;
+use crate::limits::HostLimits;
 use crate::options::AgentOptions;
+use crate::probing::Probes;
 use crate::relay::Relays;
 use crate::service::AgentService;
 
@@ -69,6 +71,8 @@ pub(crate) struct Core {
     pub(crate) guests: Guests,
     pub(crate) trackers: Vec<Tracker>,
     pub(crate) relays: Relays,
+    pub(crate) limits: HostLimits,
+    pub(crate) probes: Probes,
 }
 
 /// An agent that listens; its guests run whether it does or not.
@@ -97,7 +101,10 @@ impl Agent {
         let address = listener.local_addr().map_err(listen)?;
         let (guests, trackers) = (Guests::default(), trackers());
         let relays = Relays::new().map_err(AgentError::Failed)?;
-        let core = Arc::new(Core { options, folder, program, address, guests, trackers, relays });
+        let (limits, probes) = (HostLimits::new(&options), Probes::default());
+        let core =
+            Core { options, folder, program, address, guests, trackers, relays, limits, probes };
+        let core = Arc::new(core);
         core.recover().await.map_err(AgentError::Failed)?;
         Ok(Self { core, listener })
     }

@@ -9,7 +9,8 @@ use whimbrel_engine::protocol::{
     Answer, GuestUuid, Policy, Question, SourceOptions, Standing, Term,
 };
 use whimbrel_engine::{
-    CoreShare, Failure, Fault, LaneReport, Outcome, Progress, Report, RoundReport, Verify,
+    CoreShare, Failure, Fault, LaneReport, Outcome, PathReport, Progress, Report, RoundReport,
+    Verify,
 };
 
 use crate::deadlines::MigrationDeadlines;
@@ -142,6 +143,13 @@ pub(crate) fn scrub(asked: &api::MigrationOptions) -> Result<CoreShare, Status> 
     percent.map(CoreShare::percent).ok_or_else(|| invalid("the scrub's share", "0 to 100 percent"))
 }
 
+/// The class of service that is asked for.
+pub(crate) fn dscp(asked: &api::MigrationOptions) -> Result<Option<u8>, Status> {
+    let small = |dscp: u32| u8::try_from(dscp).ok().filter(|dscp| *dscp < 64);
+    let checked = |dscp| small(dscp).ok_or_else(|| invalid("the DSCP", "0 to 63"));
+    asked.dscp.map(checked).transpose()
+}
+
 fn invalid(what: &str, allowed: &str) -> Status {
     Status::invalid_argument(format!("{what} must be {allowed}"))
 }
@@ -161,6 +169,7 @@ pub(crate) fn status_of(progress: &Progress) -> api::MigrationStatus {
         rounds: progress.rounds.iter().map(round).collect(),
         lanes: progress.lanes.iter().map(lane).collect(),
         events: progress.events.iter().map(event).collect(),
+        paths: progress.paths.iter().map(path).collect(),
         ..Default::default()
     }
 }
@@ -181,6 +190,18 @@ fn lane(lane: &LaneReport) -> api::Lane {
         bytes: lane.bytes.0,
         pages: lane.pages.0,
         open: lane.open,
+    }
+}
+
+fn path(path: &PathReport) -> api::Path {
+    api::Path {
+        name: path.name.clone(),
+        bytes: path.bytes.0,
+        rate_bytes_per_s: path.rate.0,
+        lanes: path.lanes.into(),
+        connections: path.connections,
+        up: path.up,
+        local: path.local.map(|ip| ip.to_string()).unwrap_or_default(),
     }
 }
 

@@ -46,6 +46,8 @@ pub struct MigrationDeadlines {
     pub greeting: Duration,
     /// A control connection that is silent for so long is lost.
     pub silence: Duration,
+    /// Between two signs of life on it; zero is a fifth of that.
+    pub beat: Duration,
     /// How long a lost link may take to come back during pre-copy.
     pub resume: Duration,
     /// Between attempts to open a connection or a lane again.
@@ -100,6 +102,7 @@ impl Default for MigrationDeadlines {
         Self {
             greeting: source.greeting_timeout,
             silence: source.silence_timeout,
+            beat: Duration::ZERO,
             resume: source.resume_window,
             retry: source.retry_delay,
             pause: source.pause_budget,
@@ -165,6 +168,7 @@ impl MigrationDeadlines {
     pub(crate) fn set_source(&self, options: &mut SourceOptions) {
         options.greeting_timeout = self.greeting;
         options.silence_timeout = self.silence;
+        options.ping_interval = self.beat();
         options.resume_window = self.resume;
         options.retry_delay = self.retry;
         options.pause_budget = self.pause;
@@ -184,8 +188,19 @@ impl MigrationDeadlines {
         self.set_lanes(&mut options.lanes);
     }
 
-    /// Puts them where lanes look for them.
+    fn beat(&self) -> Duration {
+        if self.beat.is_zero() { self.silence / 5 } else { self.beat }
+    }
+
+    /// Puts them where lanes look for them. What the system notices by itself is noticed within
+    /// the same time.
     pub(crate) fn set_lanes(&self, options: &mut LaneOptions) {
+        let beat = self.beat().max(Duration::from_millis(1));
+        let beats = self.silence.as_millis() / beat.as_millis();
+        options.tuning.keepalive_after = beat;
+        options.tuning.keepalive_every = beat;
+        options.tuning.keepalive_probes = u32::try_from(beats).unwrap_or(u32::MAX).clamp(1, 100);
+        options.tuning.unacknowledged_max = self.silence.max(self.lane_stall);
         options.open_timeout = self.lane_open;
         options.stall_timeout = self.lane_stall;
     }
@@ -196,6 +211,7 @@ impl From<MigrationDeadlines> for process::MigrationDeadlines {
         Self {
             greeting_us: micros(deadlines.greeting),
             silence_us: micros(deadlines.silence),
+            beat_us: micros(deadlines.beat),
             resume_us: micros(deadlines.resume),
             retry_us: micros(deadlines.retry),
             pause_us: micros(deadlines.pause),
@@ -223,6 +239,7 @@ impl From<Option<process::MigrationDeadlines>> for MigrationDeadlines {
         Self {
             greeting: or(said.greeting_us, default.greeting),
             silence: or(said.silence_us, default.silence),
+            beat: or(said.beat_us, default.beat),
             resume: or(said.resume_us, default.resume),
             retry: or(said.retry_us, default.retry),
             pause: or(said.pause_us, default.pause),

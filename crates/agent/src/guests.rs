@@ -19,6 +19,7 @@ use whimbrel_engine::protocol::GuestUuid;
 use crate::convert::parse_uuid;
 use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
+use crate::limits::Pace;
 use crate::os::ProcessIdentity;
 use crate::process_api::{GuestFile, ProcessFile};
 use crate::process_link::{self, ProcessLink};
@@ -35,6 +36,10 @@ pub(crate) struct Migration {
     status: watch::Sender<api::MigrationStatus>,
     /// What opens the destination's process: who has it may take the announcement back.
     token: OnceLock<Vec<u8>>,
+    /// Where the destination's process listens, and where in each of its migration networks.
+    ways: Mutex<(String, Vec<api::Endpoint>)>,
+    /// How fast it may go.
+    pub(crate) pace: Pace,
 }
 
 impl Migration {
@@ -42,7 +47,14 @@ impl Migration {
         let id = status.migration_id.clone();
         let direction = status.direction();
         let status = watch::Sender::new(status);
-        Arc::new(Self { id, direction, status, token: OnceLock::new() })
+        Arc::new(Self {
+            id,
+            direction,
+            status,
+            token: OnceLock::new(),
+            ways: Mutex::default(),
+            pace: Pace::default(),
+        })
     }
 
     pub(crate) fn set_token(&self, token: &[u8]) {
@@ -52,6 +64,22 @@ impl Migration {
     /// The token, unless another agent than this one has begun it.
     pub(crate) fn token(&self) -> Option<Vec<u8>> {
         self.token.get().cloned()
+    }
+
+    pub(crate) fn set_ways(&self, address: &str, endpoints: &[api::Endpoint]) {
+        *lock(&self.ways) = (address.to_owned(), endpoints.to_vec());
+    }
+
+    pub(crate) fn add_endpoints(&self, endpoints: impl IntoIterator<Item = api::Endpoint>) {
+        lock(&self.ways).1.extend(endpoints);
+    }
+
+    pub(crate) fn address(&self) -> String {
+        lock(&self.ways).0.clone()
+    }
+
+    pub(crate) fn endpoints(&self) -> Vec<api::Endpoint> {
+        lock(&self.ways).1.clone()
     }
 
     pub(crate) fn status(&self) -> api::MigrationStatus {
@@ -249,6 +277,12 @@ pub(crate) struct Guests {
 impl Guests {
     pub(crate) fn all(&self) -> Vec<Arc<Guest>> {
         lock(&self.guests).values().cloned().collect()
+    }
+
+    /// The migrations under way from here.
+    pub(crate) fn running_out(&self) -> Vec<Arc<Migration>> {
+        let running = self.all().into_iter().filter_map(|guest| guest.running_migration());
+        running.filter(|migration| migration.direction == api::Direction::Out).collect()
     }
 
     pub(crate) fn get(&self, uuid: GuestUuid) -> Option<Arc<Guest>> {

@@ -15,6 +15,7 @@ use crate::convert::{self, set_aborted};
 use crate::guests::{Guest, Migration};
 use crate::kinds;
 use crate::lifecycle::available;
+use crate::networks;
 use crate::process_api::{self as process, GuestFile};
 use crate::process_link::overlap;
 
@@ -38,7 +39,7 @@ impl Core {
         let peer = peer_address(&request, ends)?;
         let (guest, migration) = self.expect(uuid, &request, &peer)?;
         let listening = self.listen(&guest, &migration, &peer, ends).await;
-        let process::ReceiveResponse { address, token } = match listening {
+        let (process::ReceiveResponse { address, token, .. }, endpoints) = match listening {
             Ok(listening) => listening,
             Err(status) => {
                 let failure = Failure::new(Fault::Capacity, status.message());
@@ -49,12 +50,14 @@ impl Core {
             }
         };
         migration.set_token(&token);
+        migration.set_ways(&address, &endpoints);
         tracing::info!(guest = %guest.config.name, peer, address, "a guest is expected");
         tokio::spawn(self.clone().see_in(guest, migration));
         Ok(api::PrepareIncomingResponse {
             address,
             token,
             host_id: format!("{:016x}", self.folder.host()),
+            endpoints,
         })
     }
 
@@ -101,11 +104,12 @@ impl Core {
         migration: &Migration,
         peer: &str,
         ends: Ends,
-    ) -> Result<process::ReceiveResponse, Status> {
+    ) -> Result<(process::ReceiveResponse, Vec<api::Endpoint>), Status> {
+        let endpoints = networks::endpoints(&self.options.networks)?;
         self.start_process(guest).await?;
         let mut link = guest.link(self.options.deadlines).await?;
         let ports = self.options.ports;
-        link.receive(process::ReceiveRequest {
+        let request = process::ReceiveRequest {
             migration_id: migration.id.clone(),
             peer: peer.to_owned(),
             // The address that the other agent could reach us at.
@@ -113,9 +117,14 @@ impl Core {
             port_first: ports.first.into(),
             port_last: ports.last.into(),
             host_id: self.folder.host(),
-            deadlines: Some(self.options.deadlines.migration.into()),
-        })
-        .await
+            deadlines: Some(self.deadlines_to(&[], Some(ends.remote.ip())).into()),
+            bind_ips: endpoints.iter().map(|it| it.address.ip().to_string()).collect(),
+        };
+        let listening = link.receive(request).await?;
+        let told = endpoints.iter().zip(&listening.addresses);
+        let told = told.map(|(endpoint, address)| networks::told(endpoint, address.clone()));
+        let told = told.collect();
+        Ok((listening, told))
     }
 
     /// Follows an attempt to its end; of one that failed nothing stays but what answers questions.

@@ -21,18 +21,23 @@ mod folder;
 mod following;
 pub mod guest_process;
 mod guests;
+mod heartbeats;
 mod incoming;
 mod journal;
 mod kinds;
 mod lifecycle;
+mod limits;
 mod meeting;
+mod networks;
 mod options;
 mod os;
 mod outgoing;
 mod ownership;
+mod probing;
 mod process_link;
 mod recovery;
 mod relay;
+mod rerouting;
 mod service;
 mod stress;
 #[cfg(test)]
@@ -42,9 +47,11 @@ mod watching;
 pub use agent::{Agent, AgentError};
 pub use deadlines::{Deadlines, MigrationDeadlines};
 pub use folder::FolderError;
+pub use heartbeats::{Heartbeat, Heartbeats};
 pub use options::{AgentOptions, Limits, PortRange};
 pub use os::{Device, HostFacts, Overcommit, asked_to_end, host_facts, told_to_end};
-pub use whimbrel_engine::page::ByteCount;
+pub use whimbrel_engine::page::{ByteCount, ByteRate};
+pub use whimbrel_engine::transport::{Network, Subnet, Which};
 
 /// Messages and service of `proto/whimbrel/process/v1`, where each field is explained.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]

@@ -27,6 +27,7 @@ impl Core {
         let limits = &self.options.limits;
         let memory = admission::memory(limits, available, &living);
         Ok(api::Host {
+            clock_us: crate::probing::clock_us(),
             product: PRODUCT.to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             api_version: API_VERSION,

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use whimbrel_control::AgentAddress;
-use whimbrel_engine::page::ByteCount;
+use whimbrel_engine::page::{ByteCount, ByteRate};
+use whimbrel_engine::transport::Network;
 
 use crate::deadlines::Deadlines;
+use crate::heartbeats::Heartbeats;
 
 /// Settings of one agent.
 #[derive(Clone, Debug)]
@@ -26,8 +28,16 @@ pub struct AgentOptions {
     pub program: Option<PathBuf>,
     /// Ports that incoming migrations listen on.
     pub ports: PortRange,
+    /// The networks that may carry migrations, in order; none leaves it to the routing table.
+    pub networks: Vec<Network>,
+    /// What leaves this host with all migrations together; `None` is no limit.
+    pub limit: Option<ByteRate>,
+    /// Keep a lane's thread on the processors beside the interface of its path.
+    pub pin_lanes: bool,
     /// What the host holds at most.
     pub limits: Limits,
+    /// How soon a peer of a migration is taken for dead.
+    pub heartbeats: Heartbeats,
     /// How long the agent waits.
     pub deadlines: Deadlines,
 }
@@ -44,7 +54,11 @@ impl AgentOptions {
             die_with_parent: false,
             program: None,
             ports: PortRange::ANY,
+            networks: Vec::new(),
+            limit: None,
+            pin_lanes: false,
             limits: Limits::default(),
+            heartbeats: Heartbeats::default(),
             deadlines: Deadlines::default(),
         }
     }

@@ -5,6 +5,7 @@
 //!         ─► followed to its end ─► the other agent's half of the report ─► the process ends
 //! ```
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,14 @@ use tonic::Status;
 use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
 use whimbrel_control::{AgentAddress, Client, ClientError};
 use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
+use whimbrel_engine::transport::Path;
 use whimbrel_engine::{Failure, Fault};
 
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
+use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Life, Migration};
-use crate::{admission, kinds, process_api as process};
+use crate::{admission, heartbeats, kinds, limits, networks, process_api as process};
 
 impl Core {
     /// Begins to move a guest; comes back when the destination expects it and it is on its way.
@@ -33,14 +36,21 @@ impl Core {
         let options = request.options.unwrap_or_default();
         convert::source_options(&options, &self.options.deadlines.migration)?;
         convert::scrub(&options)?;
+        convert::dscp(&options)?;
+        let asked = limits::asked(&options)?;
         let guest = self.guests.find(&request.guest)?;
         let migration = self.begin_outgoing(&guest, &destination)?;
+        migration.pace.ask(asked);
         if let Err(status) = self.hand_out(&guest, &migration, &destination, options).await {
             let failure = Failure::new(Fault::Capacity, status.message());
             migration.publish(|newest| set_aborted(newest, &failure));
             return Err(status);
         }
         let status = migration.status();
+        let routed =
+            Arc::clone(&self).keep_routed(guest.clone(), migration.clone(), destination.clone());
+        tokio::spawn(routed);
+        tokio::spawn(Arc::clone(&self).keep_paced(guest.clone(), migration.clone()));
         tokio::spawn(self.see_off(guest, migration, destination));
         Ok(status)
     }
@@ -95,9 +105,19 @@ impl Core {
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
             return Err(Status::invalid_argument(format!("{destination} is this host itself")));
         }
+        let ours = networks::endpoints(&self.options.networks)?;
         let expected = peer.prepare_incoming(self.announcement(guest, migration)).await;
         let expected = expected.map_err(|error| of_peer(destination, &error))?;
         migration.set_token(&expected.token);
+        migration.set_ways(&expected.address, &expected.endpoints);
+        let paths = match networks::paths(&ours, &expected) {
+            Ok(paths) => paths,
+            Err(status) => {
+                self.take_back(migration, destination).await;
+                return Err(status);
+            }
+        };
+        let peer_ip = expected.address.parse().ok().map(|address: SocketAddr| address.ip());
         let begun = link.migrate(process::MigrateRequest {
             migration_id: migration.id.clone(),
             peer: destination.to_string(),
@@ -105,7 +125,10 @@ impl Core {
             token: expected.token,
             host_id: self.folder.host(),
             options: Some(options),
-            deadlines: Some(self.options.deadlines.migration.into()),
+            deadlines: Some(self.deadlines_to(&paths, peer_ip).into()),
+            paths: networks::to_process(&paths),
+            pin_lanes: self.options.pin_lanes,
+            limits: Some(self.limits_of(migration)),
         });
         if let Err(status) = begun.await {
             self.take_back(migration, destination).await;
@@ -113,6 +136,12 @@ impl Core {
         }
         tracing::info!(guest = %guest.config.name, peer = %destination, "the guest is on its way");
         Ok(())
+    }
+
+    /// How long both processes of a migration over this way wait for each other.
+    pub(crate) fn deadlines_to(&self, paths: &[Path], peer: Option<IpAddr>) -> MigrationDeadlines {
+        let near = heartbeats::is_near(paths, peer);
+        self.options.heartbeats.apply(near, self.options.deadlines.migration)
     }
 
     fn announcement(&self, guest: &Guest, migration: &Migration) -> api::PrepareIncomingRequest {

@@ -216,6 +216,9 @@ calls! {
     get_status(process::GetStatusRequest) -> process::Status, process_call;
     check(process::CheckRequest) -> api::CheckReport, check;
     migrate(process::MigrateRequest) -> process::MigrateResponse, process_call;
+    reroute(process::RerouteRequest) -> process::RerouteResponse, process_call;
+    limit(process::LimitRequest) -> process::LimitResponse, process_call;
+    listen(process::ListenRequest) -> process::ListenResponse, process_call;
     cancel(process::CancelRequest) -> api::CancelMigrationResponse, process_call;
     ask(api::AskRequest) -> api::AskResponse, process_call;
     settle(process::SettleRequest) -> process::Status, process_call;

@@ -140,6 +140,35 @@ impl Agent for AgentService {
         self.to_its_end(|core| core.cancel_incoming(request.into_inner())).await
     }
 
+    async fn refresh_endpoints(
+        &self,
+        request: Request<api::RefreshEndpointsRequest>,
+    ) -> Answer<api::RefreshEndpointsResponse> {
+        self.to_its_end(|core| core.refresh_endpoints(request.into_inner())).await
+    }
+
+    async fn set_limits(
+        &self,
+        request: Request<api::SetLimitsRequest>,
+    ) -> Answer<api::LimitsInForce> {
+        self.core.set_limits(&request.into_inner()).map(Response::new)
+    }
+
+    async fn probe_paths(
+        &self,
+        request: Request<api::ProbePathsRequest>,
+    ) -> Answer<api::ProbePathsResponse> {
+        self.to_its_end(|core| core.probe_paths(request.into_inner())).await
+    }
+
+    async fn open_probe(
+        &self,
+        request: Request<api::OpenProbeRequest>,
+    ) -> Answer<api::OpenProbeResponse> {
+        let ends = ends(request.local_addr(), request.remote_addr())?;
+        self.core.open_probe(ends).await.map(Response::new)
+    }
+
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
         self.to_its_end(|core| core.meet(request.into_inner())).await
     }

@@ -95,6 +95,9 @@ silent! {
     check(process::CheckRequest) -> api::CheckReport;
     migrate(process::MigrateRequest) -> process::MigrateResponse;
     watch(process::WatchRequest) -> Self::WatchStream;
+    reroute(process::RerouteRequest) -> process::RerouteResponse;
+    limit(process::LimitRequest) -> process::LimitResponse;
+    listen(process::ListenRequest) -> process::ListenResponse;
     cancel(process::CancelRequest) -> api::CancelMigrationResponse;
     ask(api::AskRequest) -> api::AskResponse;
     settle(process::SettleRequest) -> process::Status;

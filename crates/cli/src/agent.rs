@@ -46,6 +46,10 @@ fn options(args: AgentArgs) -> AgentOptions {
         insecure: args.insecure,
         die_with_parent: args.die_with_parent,
         ports: args.ports.unwrap_or(PortRange::ANY),
+        networks: args.networks.networks,
+        limit: args.networks.limit,
+        heartbeats: args.networks.heartbeat.unwrap_or_default(),
+        pin_lanes: args.networks.pin_lanes,
         deadlines: args.deadlines.unwrap_or_default(),
         limits: Limits {
             guests: args.guests.unwrap_or(defaults.guests),

@@ -39,6 +39,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Watch(args) => asked(MIGRATION_GOES_ON, remote::watch(args)),
         Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
         Command::Cancel(args) => asked("", remote::cancel(args)),
+        Command::Limit(args) => asked("", remote::limit(args)),
         Command::Resolve(args) => asked("", remote::resolve(args)),
         Command::Release(args) => asked("", remote::release(args)),
         Command::Stop(args) => asked("", remote::stop(args)),
@@ -46,7 +47,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Demo(args) => run(demo::demo(args)),
         Command::Agent(args) => run(agent(args)),
         Command::Bench(args) => run(bench::bench(args)),
-        Command::Doctor(args) => doctor(args),
+        Command::Doctor(args) => asked("", doctor(args)),
         Command::GuestProcess { .. } => Err(Stop::usage("an agent starts guest processes")),
     }
 }

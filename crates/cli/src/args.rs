@@ -1,5 +1,7 @@
 //! The command line as it is typed. What it means is decided in `plan`.
 
+mod traffic;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,6 +13,8 @@ use whimbrel_control::{AgentAddress, api};
 
 use crate::exit;
 use crate::parse::{ListenAddress, Rate, Size, deadlines, duration, guest_name, ports};
+
+pub(crate) use traffic::{LimitArgs, NetworkArgs, TrafficArgs};
 
 /// Moves running guests from one host to another while they keep running.
 #[derive(Debug, Parser)]
@@ -41,6 +45,8 @@ pub(crate) enum Command {
     Migrate(MigrateArgs),
     /// Give up a migration; its guest runs on where it is.
     Cancel(CancelArgs),
+    /// Say how fast a migration, or a host, may send; also while guests move.
+    Limit(LimitArgs),
     /// Decide about a guest in doubt, when the other host is known to be off.
     Resolve(ResolveArgs),
     /// Let go of the clients of a guest that has moved away.
@@ -136,6 +142,8 @@ pub(crate) struct MoveArgs {
     /// How writes are tracked; `whimbrel doctor` lists the ways [default: the best there is].
     #[arg(long, value_name = "NAME")]
     pub(crate) tracker: Option<String>,
+    #[command(flatten)]
+    pub(crate) traffic: TrafficArgs,
     /// The TCP congestion control of the lanes [default: the agent's].
     #[arg(long, value_name = "NAME")]
     pub(crate) congestion: Option<String>,
@@ -155,6 +163,8 @@ pub(crate) struct AgentArgs {
     /// Ports for incoming migrations, as 7200-7299 [default: any].
     #[arg(long, value_name = "RANGE", value_parser = ports)]
     pub(crate) ports: Option<PortRange>,
+    #[command(flatten)]
+    pub(crate) networks: NetworkArgs,
     /// The most guests [default: 64].
     #[arg(long, value_name = "N")]
     pub(crate) guests: Option<u32>,
@@ -308,6 +318,13 @@ pub(crate) struct StopArgs {
 pub(crate) struct ProbeArgs {
     /// The agent, as host-b or 192.0.2.7:7117.
     pub(crate) address: AgentAddress,
+    /// Have this agent measure each path from its host to that one.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) from: Option<AgentAddress>,
+    /// With how many connections at once to measure, one number or more [default: 1,2,4,8].
+    #[arg(long, value_delimiter = ',', value_name = "N,…", requires = "from",
+          value_parser = clap::value_parser!(u32).range(1..=128))]
+    pub(crate) lanes: Vec<u32>,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -333,6 +350,11 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
+    /// Have this host's agent look at the paths to another host's agent too.
+    #[arg(long, value_name = "AGENT")]
+    pub(crate) peer: Option<AgentAddress>,
+    #[command(flatten)]
+    pub(crate) target: Target,
     /// Print one JSON array.
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,10 +1,14 @@
 //! `doctor`: what this host offers for live migration, what it lacks, and what to do about it.
 
+pub(crate) mod network;
+
 use serde::Serialize;
 use whimbrel_agent::{Device, HostFacts, Overcommit, host_facts};
+use whimbrel_control::api;
 
 use crate::args::DoctorArgs;
 use crate::exit::{Ending, Exit};
+use crate::remote::probe_paths;
 use crate::view::paint::{Line, Tone, wrap};
 use crate::view::screen::say_all;
 use crate::view::units;
@@ -32,7 +36,7 @@ enum Verdict {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+pub(crate) struct Finding {
     subject: String,
     verdict: Verdict,
     found: String,
@@ -54,15 +58,36 @@ impl Finding {
     }
 }
 
-/// Looks at this host.
-pub(crate) fn doctor(args: DoctorArgs) -> Ending {
-    let findings = findings(&host_facts());
+/// Looks at this host, and at the paths to another one.
+pub(crate) async fn doctor(args: DoctorArgs) -> Ending {
+    let facts = host_facts();
+    let mut findings = findings(&facts);
+    if let Some(peer) = &args.peer {
+        let probed = probe_paths(&args.target.agent, peer, Vec::new()).await?;
+        findings.extend(network::findings(&probed, peer.host()));
+        findings.extend(long_fat(&facts, &probed));
+    }
     match args.json {
         true => out::line(json::line(&findings)),
         false => say_all(&lines(&findings)),
     }
     let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
     Ok(if bad { Exit::Failed } else { Exit::Done })
+}
+
+/// Buffers that hold less than a path keeps under way slow it down.
+fn long_fat(facts: &HostFacts, probed: &api::ProbePathsResponse) -> Option<Finding> {
+    let each =
+        |path: &api::PathProbe| Some(path.under_way_bytes? / u64::from(path.best_lanes?.max(1)));
+    let needed = probed.paths.iter().filter_map(each).max()?;
+    let (send, _) = facts.tcp_buffers_max?;
+    let found = format!(
+        "a lane keeps {} under way, and its buffer holds {}",
+        units::bytes(needed),
+        units::bytes(send.0)
+    );
+    let advice = "sysctl net.ipv4.tcp_wmem='4096 65536 67108864', tcp_rmem likewise, on both hosts";
+    (needed * 2 > send.0).then(|| Finding::warn("way", found, advice))
 }
 
 fn findings(facts: &HostFacts) -> Vec<Finding> {
@@ -224,10 +249,15 @@ const LABEL: usize = 14;
 const WRAP: usize = 66;
 
 fn lines(findings: &[Finding]) -> Vec<Line> {
-    let mut lines: Vec<Line> = findings.iter().flat_map(shown).collect();
+    let mut lines = listed(findings);
     lines.push(Line::default());
     lines.push(verdict(findings));
     lines
+}
+
+/// Findings without a verdict on all of them.
+pub(crate) fn listed(findings: &[Finding]) -> Vec<Line> {
+    findings.iter().flat_map(shown).collect()
 }
 
 fn shown(finding: &Finding) -> Vec<Line> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::view::state::{Account, Check, Lane, Outcome, Round};
+use crate::view::state::{Account, Check, Lane, Outcome, Path, Round};
 
 #[derive(Serialize)]
 struct Object<'a> {
@@ -33,6 +33,7 @@ struct Object<'a> {
     throttle_percent: u32,
     rounds: Vec<RoundObject>,
     lanes: Vec<LaneObject>,
+    paths: Vec<PathObject<'a>>,
     check: Option<CheckObject<'a>>,
     runs_at_destination: Option<bool>,
     source_let_go: Option<bool>,
@@ -64,6 +65,16 @@ struct LaneObject {
     bytes: u64,
     pages: u64,
     open: bool,
+}
+
+#[derive(Serialize)]
+struct PathObject<'a> {
+    name: &'a str,
+    bytes: u64,
+    rate_bytes_per_s: u64,
+    lanes: u32,
+    connections: u32,
+    up: bool,
 }
 
 #[derive(Serialize)]
@@ -116,6 +127,7 @@ pub(crate) fn object(account: &Account) -> String {
         throttle_percent: account.throttle_percent,
         rounds: account.rounds.iter().map(round).collect(),
         lanes: account.lanes.iter().map(lane).collect(),
+        paths: account.paths.iter().map(path).collect(),
         check: account.check.as_ref().map(check),
         runs_at_destination: account.runs_there,
         source_let_go: account.source_let_go,
@@ -175,6 +187,17 @@ fn round(round: &Round) -> RoundObject {
 
 fn lane(lane: &Lane) -> LaneObject {
     LaneObject { lane: lane.lane, bytes: lane.bytes, pages: lane.pages, open: lane.open }
+}
+
+fn path(path: &Path) -> PathObject<'_> {
+    PathObject {
+        name: &path.name,
+        bytes: path.bytes,
+        rate_bytes_per_s: path.rate,
+        lanes: path.lanes,
+        connections: path.connections,
+        up: path.up,
+    }
 }
 
 #[cfg(test)]

@@ -68,6 +68,15 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
         resume_window_ms: None,
         verify: api::Verify::from(args.verify).into(),
         scrub_percent: args.scrub,
+        rate_limit_bytes_per_s: args.traffic.limit.map(|rate| rate.0),
+        switchover_limit_bytes_per_s: args.traffic.switchover_limit.map(|rate| rate.0),
+        weight: args.traffic.weight,
+        guest_heartbeat_us: args
+            .traffic
+            .guest_heartbeat
+            .map(|own| u64::try_from(own.as_micros()).unwrap_or(u64::MAX)),
+        dscp: args.traffic.dscp,
+        priority: args.traffic.priority,
     })
 }
 

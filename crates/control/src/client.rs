@@ -155,10 +155,18 @@ calls! {
     get_migration(GetMigrationRequest) -> MigrationStatus, call;
     /// Cancels a migration, if it is not too late.
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse, call;
+    /// Changes how fast a migration, or the host, may send.
+    set_limits(SetLimitsRequest) -> LimitsInForce, call;
+    /// Measures each path to another host; takes seconds.
+    probe_paths(ProbePathsRequest) -> ProbePathsResponse, check;
+    /// Between agents: has measurements answered for a while.
+    open_probe(OpenProbeRequest) -> OpenProbeResponse, call;
     /// Between agents: has a guest expected.
     prepare_incoming(PrepareIncomingRequest) -> PrepareIncomingResponse, call;
     /// Between agents: takes [`Client::prepare_incoming`] back.
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse, call;
+    /// Between agents: where a guest that is expected can come to by now.
+    refresh_endpoints(RefreshEndpointsRequest) -> RefreshEndpointsResponse, call;
     /// Between agents: a question of ownership.
     ask(AskRequest) -> AskResponse, call;
     /// Between agents: who runs a guest under which term.

@@ -133,6 +133,10 @@ refuse! {
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;
     prepare_incoming(PrepareIncomingRequest) -> PrepareIncomingResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;
+    refresh_endpoints(RefreshEndpointsRequest) -> RefreshEndpointsResponse;
+    set_limits(SetLimitsRequest) -> LimitsInForce;
+    probe_paths(ProbePathsRequest) -> ProbePathsResponse;
+    open_probe(OpenProbeRequest) -> OpenProbeResponse;
     ask(AskRequest) -> AskResponse;
     meet(MeetRequest) -> MeetResponse;
 }

@@ -15,6 +15,7 @@ mod moving;
 mod peer;
 mod port;
 mod service;
+mod traffic;
 mod worker;
 
 use std::ffi::OsString;

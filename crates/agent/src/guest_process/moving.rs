@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use whimbrel_control::api;
 use whimbrel_engine::memory::{TrackerKind, probe};
 use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::Token;
+use whimbrel_engine::protocol::limits::LANES_MAX;
 use whimbrel_engine::{
     Congestion, DestinationAddress, Ended, Failure, Fault, HungGuest, Incoming, IncomingOptions,
-    LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned,
+    LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned, Traffic,
 };
 
 use super::expected::Expected;
@@ -23,7 +25,7 @@ use super::peer::PeerAgent;
 use super::worker::{Held, Phase, Worker};
 use crate::deadlines::MigrationDeadlines;
 use crate::os::{self, Usage};
-use crate::{convert, kinds, process_api as process, stress};
+use crate::{convert, kinds, networks, process_api as process, stress};
 
 /// How long a guest that has arrived may take to its first heartbeat, which has seen the blackout.
 const FIRST_BEAT_WITHIN: Duration = Duration::from_secs(2);
@@ -37,18 +39,29 @@ impl Worker {
         let destination = destination(&request)?;
         let asked = request.options.unwrap_or_default();
         let deadlines = MigrationDeadlines::from(request.deadlines);
+        let paths = networks::from_agent(&request.paths)?;
+        let (traffic, path_count) = (Traffic::default(), paths.len());
+        traffic.set_paths(paths);
+        traffic.set_limits(super::traffic::limits(request.limits.as_ref())?);
         let mut options = OutgoingOptions {
             source: convert::source_options(&asked, &deadlines)?,
             scrub: convert::scrub(&asked)?,
-            lanes: lanes(asked.congestion, &deadlines),
+            lanes: LaneOptions {
+                pin: request.pin_lanes,
+                traffic: traffic.clone(),
+                ..lanes(&asked, &deadlines)?
+            },
             reacquire_timeout: deadlines.reacquire,
             return_timeout: deadlines.give_back,
             tracker: tracker(asked.tracker.as_deref())?,
             ask: PeerAgent::at(&request.peer, deadlines.ask),
             peer: request.peer,
             host: request.host_id,
+            guest_heartbeat: asked.guest_heartbeat_us.map(Duration::from_micros),
             ..OutgoingOptions::default()
         };
+        // Each path carries something only if it has a lane.
+        options.source.lanes = options.source.lanes.max(path_count.min(LANES_MAX) as u16);
         let held = self.enter(|phase| match phase {
             Phase::Here(held) => Ok((Phase::Moving, held)),
             other => Err(not_movable(other)),
@@ -65,6 +78,7 @@ impl Worker {
         }
         let outgoing = Outgoing::new(held.guest, held.journal, destination, options);
         self.set_cancel(Some(outgoing.cancel()));
+        self.set_ways(Some(traffic), None);
         let before = usage_from_now();
         tokio::spawn(async move {
             let progress = outgoing.progress();
@@ -80,20 +94,20 @@ impl Worker {
         request: process::ReceiveRequest,
     ) -> Result<process::ReceiveResponse, Status> {
         let before = usage_from_now();
-        let ip: IpAddr = request.bind_ip.parse().map_err(|_| {
-            Status::invalid_argument(format!("`{}` is not an IP address", request.bind_ip))
-        })?;
+        let ips = ips(&request)?;
         self.enter(|phase| match phase {
             Phase::Empty => Ok((Phase::Arriving, ())),
             other => Err((other, Status::failed_precondition("this process has a guest already"))),
         })?;
-        let listening = self.listen(ip, &request).await;
+        let listening = self.listen(&ips, &request).await;
         let (incoming, token) = listening.inspect_err(|status| {
             self.set_phase(Phase::Failed(status.message().to_owned()));
         })?;
         let address = incoming.address().to_string();
+        let addresses = incoming.addresses().iter().map(SocketAddr::to_string).collect();
         self.begin_status(&request.migration_id, api::Direction::In, &request.peer);
         self.set_cancel(Some(incoming.cancel()));
+        self.set_ways(None, Some(incoming.door_key()));
         self.set_asked(incoming.asked());
         tokio::spawn(async move {
             let progress = incoming.progress();
@@ -102,17 +116,17 @@ impl Worker {
                 Err(error) => self.not_begun(&error).await,
             }
         });
-        Ok(process::ReceiveResponse { address, token: token.to_bytes().to_vec() })
+        Ok(process::ReceiveResponse { address, token: token.to_bytes().to_vec(), addresses })
     }
 
     async fn listen(
         &self,
-        ip: IpAddr,
+        ips: &[IpAddr],
         request: &process::ReceiveRequest,
     ) -> Result<(Incoming, Token), Status> {
         let deadlines = MigrationDeadlines::from(request.deadlines);
         let mut refused = None;
-        for port in ports(request)? {
+        for port in port_range(request.port_first, request.port_last)? {
             let token = random_token()?;
             let (factory, monitors) = kinds::factory(&self.config().kind);
             let mut options = IncomingOptions {
@@ -123,9 +137,9 @@ impl Worker {
             };
             deadlines.set_incoming(&mut options);
             let journal = Box::new(self.open_journal()?);
-            let address = SocketAddr::new(ip, port);
+            let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
             let factory = Box::new(Expected::new(factory, self.config()));
-            match Incoming::bind(address, token, factory, journal, options) {
+            match Incoming::bind_all(&addresses, token, factory, journal, options) {
                 Ok(incoming) => {
                     self.set_monitors(monitors);
                     return Ok((incoming, token));
@@ -180,6 +194,7 @@ impl Worker {
         }
         let Ended { outcome, guest, hung, journal, .. } = ended;
         self.set_cancel(None);
+        self.set_ways(None, None);
         self.set_tracker(None);
         if let (Outcome::Aborted(_), Some(_)) = (&outcome, &guest) {
             self.felt(report);
@@ -204,6 +219,7 @@ impl Worker {
         }
         let Ended { outcome, guest, hung, journal, .. } = ended;
         self.set_cancel(None);
+        self.set_ways(None, None);
         let phase = match (outcome, guest, hung) {
             (Outcome::Completed { .. }, Some(guest), _) => {
                 self.first_beat().await;
@@ -304,13 +320,18 @@ fn destination(request: &process::MigrateRequest) -> Result<DestinationAddress, 
     Ok(DestinationAddress { address, token: Token::from_bytes(token) })
 }
 
-fn lanes(congestion: Option<String>, deadlines: &MigrationDeadlines) -> LaneOptions {
+fn lanes(
+    asked: &api::MigrationOptions,
+    deadlines: &MigrationDeadlines,
+) -> Result<LaneOptions, Status> {
     let mut options = LaneOptions::default();
     deadlines.set_lanes(&mut options);
-    if let Some(name) = congestion {
-        options.tuning.congestion = Congestion::Named(name);
+    if let Some(name) = &asked.congestion {
+        options.tuning.congestion = Congestion::Named(name.clone());
     }
-    options
+    options.tuning.dscp = convert::dscp(asked)?;
+    options.tuning.priority = asked.priority;
+    Ok(options)
 }
 
 fn tracker(name: Option<&str>) -> Result<Option<TrackerKind>, Status> {
@@ -320,11 +341,24 @@ fn tracker(name: Option<&str>) -> Result<Option<TrackerKind>, Status> {
     })
 }
 
-fn ports(request: &process::ReceiveRequest) -> Result<std::ops::RangeInclusive<u16>, Status> {
+/// Where to listen.
+fn ips(request: &process::ReceiveRequest) -> Result<Vec<IpAddr>, Status> {
+    let parse = |ip: &String| {
+        let wrong = || Status::invalid_argument(format!("`{ip}` is not an IP address"));
+        ip.parse().map_err(|_| wrong())
+    };
+    match request.bind_ips.as_slice() {
+        [] => Ok(vec![parse(&request.bind_ip)?]),
+        several => several.iter().map(parse).collect(),
+    }
+}
+
+/// The ports to choose from.
+pub(super) fn port_range(first: u32, last: u32) -> Result<RangeInclusive<u16>, Status> {
     let port = |port: u32| {
         u16::try_from(port).map_err(|_| Status::invalid_argument(format!("{port} is not a port")))
     };
-    Ok(port(request.port_first)?..=port(request.port_last)?)
+    Ok(port(first)?..=port(last)?)
 }
 
 fn random_token() -> Result<Token, Status> {

@@ -135,6 +135,27 @@ impl Process for ProcessService {
         Ok(Response::new(watching::stream(self.worker.watch())))
     }
 
+    async fn reroute(
+        &self,
+        request: Request<process::RerouteRequest>,
+    ) -> Result<Response<process::RerouteResponse>, Status> {
+        self.worker.reroute(&request.into_inner()).map(Response::new)
+    }
+
+    async fn limit(
+        &self,
+        request: Request<process::LimitRequest>,
+    ) -> Result<Response<process::LimitResponse>, Status> {
+        self.worker.limit(&request.into_inner()).map(Response::new)
+    }
+
+    async fn listen(
+        &self,
+        request: Request<process::ListenRequest>,
+    ) -> Result<Response<process::ListenResponse>, Status> {
+        self.worker.listen_also(&request.into_inner()).map(Response::new)
+    }
+
     async fn cancel(
         &self,
         request: Request<process::CancelRequest>,

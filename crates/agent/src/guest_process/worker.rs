@@ -13,7 +13,8 @@ use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::protocol::{
     Answer, GuestUuid, Process, Question, Record, SessionId, Standing, Term, rule,
 };
-use whimbrel_engine::{Asked, Cancel, Journal};
+use whimbrel_engine::transport::DoorKey;
+use whimbrel_engine::{Asked, Cancel, Journal, Traffic};
 
 use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
@@ -85,6 +86,8 @@ pub(super) struct Worker {
     monitors: Mutex<Monitors>,
     cancel: Mutex<Option<Cancel>>,
     asked: Mutex<Option<Asked>>,
+    traffic: Mutex<Option<Traffic>>,
+    door: Mutex<Option<DoorKey>>,
     tracker: Mutex<Option<TrackerKind>>,
     migration: watch::Sender<api::MigrationStatus>,
     end: watch::Sender<bool>,
@@ -112,6 +115,8 @@ impl Worker {
             monitors: Mutex::default(),
             cancel: Mutex::default(),
             asked: Mutex::default(),
+            traffic: Mutex::default(),
+            door: Mutex::default(),
             tracker: Mutex::default(),
             migration: watch::Sender::default(),
             end: watch::Sender::default(),
@@ -142,6 +147,19 @@ impl Worker {
 
     pub(super) fn set_asked(&self, asked: Asked) {
         *lock(&self.asked) = Some(asked);
+    }
+
+    /// The way to the lanes of the running migration, from here or to here.
+    pub(super) fn set_ways(&self, traffic: Option<Traffic>, door: Option<DoorKey>) {
+        (*lock(&self.traffic), *lock(&self.door)) = (traffic, door);
+    }
+
+    pub(super) fn traffic(&self) -> Option<Traffic> {
+        lock(&self.traffic).clone()
+    }
+
+    pub(super) fn door_key(&self) -> Option<DoorKey> {
+        lock(&self.door).clone()
     }
 
     pub(super) fn set_tracker(&self, tracker: Option<TrackerKind>) {

@@ -2,17 +2,23 @@
 //! what is right.
 
 mod address;
+mod bandwidth;
 mod deadlines;
 mod duration;
+mod heartbeat;
 mod name;
+mod network;
 mod ports;
 mod rate;
 mod size;
 
 pub(crate) use address::ListenAddress;
+pub(crate) use bandwidth::{Limit, bandwidth, limit, network_limit};
 pub(crate) use deadlines::deadlines;
 pub(crate) use duration::duration;
+pub(crate) use heartbeat::heartbeats;
 pub(crate) use name::guest_name;
+pub(crate) use network::network;
 pub(crate) use ports::ports;
 pub(crate) use rate::Rate;
 pub(crate) use size::Size;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use whimbrel_control::api;
 
-use crate::view::state::{Account, Check, Cost, Downtime, Lane, Look, Outcome, Round};
+use crate::view::state::{Account, Check, Cost, Downtime, Lane, Look, Outcome, Path, Round};
 
 /// What is known of a migration beside its status.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +33,7 @@ pub(crate) fn look(status: &api::MigrationStatus, context: &Context) -> Look {
         downtime_limit: context.downtime_limit,
         rounds: status.rounds.iter().map(round).collect(),
         lanes: status.lanes.iter().map(lane).collect(),
+        paths: status.paths.iter().map(path).collect(),
         events: status.events.iter().map(|event| event.sentence.clone()).collect(),
     }
 }
@@ -50,6 +51,7 @@ pub(crate) fn account(status: &api::MigrationStatus, context: &Context) -> Accou
         throttle_percent: status.throttle_percent,
         rounds: status.rounds.iter().map(round).collect(),
         lanes: status.lanes.iter().map(lane).collect(),
+        paths: status.paths.iter().map(path).collect(),
         ..Account::default()
     };
     match &status.report {
@@ -133,6 +135,17 @@ fn round(round: &api::Round) -> Round {
 
 fn lane(lane: &api::Lane) -> Lane {
     Lane { lane: lane.lane, bytes: lane.bytes, pages: lane.pages, open: lane.open }
+}
+
+fn path(path: &api::Path) -> Path {
+    Path {
+        name: path.name.clone(),
+        bytes: path.bytes,
+        rate: path.rate_bytes_per_s,
+        lanes: path.lanes,
+        connections: path.connections,
+        up: path.up,
+    }
 }
 
 fn parts(parts: &api::DowntimeParts) -> Downtime {

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
-use whimbrel_control::{Client, api};
+use whimbrel_control::{AgentAddress, Client, api};
 
 use super::connect;
 use crate::args::ProbeArgs;
+use crate::doctor::{self, Finding, network};
 use crate::exit::{Ending, Exit, Stop};
 use crate::json;
 use crate::view::paint::{Line, Tone};
@@ -21,11 +22,34 @@ pub(crate) async fn probe(args: ProbeArgs) -> Ending {
     let mut client = connect(&args.address).await?;
     let (host, round_trip) = measure(&mut client).await?;
     let address = args.address.to_string();
-    match args.json {
-        true => crate::out::line(json::line(&object(&address, &host, round_trip))),
-        false => say_all(&lines(&address, &host, round_trip)),
+    let probed = match &args.from {
+        Some(from) => Some(probe_paths(from, &args.address, args.lanes).await?),
+        None => None,
+    };
+    let findings = probed.map(|it| network::findings(&it, args.address.host()));
+    if args.json {
+        let object = Object { paths: findings, ..object(&address, &host, round_trip) };
+        crate::out::line(json::line(&object));
+    } else {
+        let mut lines = lines(&address, &host, round_trip);
+        lines.extend(findings.iter().flat_map(|it| doctor::listed(it)));
+        say_all(&lines);
     }
     Ok(Exit::Done)
+}
+
+/// Has an agent measure the paths to another one.
+///
+/// # Errors
+/// It does not answer, or refuses.
+pub(crate) async fn probe_paths(
+    from: &AgentAddress,
+    to: &AgentAddress,
+    lanes: Vec<u32>,
+) -> Result<api::ProbePathsResponse, Stop> {
+    let destination = to.to_string();
+    let request = api::ProbePathsRequest { destination, lanes, each_ms: None };
+    Ok(connect(from).await?.probe_paths(request).await?)
 }
 
 async fn measure(client: &mut Client) -> Result<(api::Host, Duration), Stop> {
@@ -88,6 +112,8 @@ struct Object<'a> {
     migrations_in: u32,
     migrations_limit: u32,
     trackers: Vec<TrackerObject<'a>>,
+    /// What was found of the paths, where somebody measured them.
+    paths: Option<Vec<Finding>>,
 }
 
 #[derive(Serialize)]
@@ -119,6 +145,7 @@ fn object<'a>(address: &'a str, host: &'a api::Host, round_trip: Duration) -> Ob
         migrations_in: host.migrations_in,
         migrations_limit: host.migrations_limit,
         trackers: host.trackers.iter().map(tracker).collect(),
+        paths: None,
     }
 }
 

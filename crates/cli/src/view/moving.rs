@@ -2,7 +2,7 @@
 
 use super::follow::Frame;
 use super::paint::{Line, Tone, bar};
-use super::state::{Lane, Look, PAGE_BYTES, Round};
+use super::state::{Lane, Look, PAGE_BYTES, Path, Round};
 use super::units;
 
 /// Columns before the bars, and the widest bar.
@@ -127,8 +127,22 @@ fn speeds(frame: &Frame, columns: usize) -> Vec<Line> {
         false => writes.put(Tone::Faint, "known after the first round"),
     };
     let mut lines = vec![link, writes];
-    lines.extend(lanes(frame, width, share));
+    lines.extend(lanes(frame, width, &share));
+    lines.extend(paths(look, width, &share));
     lines
+}
+
+/// One path is no news.
+fn paths(look: &Look, width: usize, share: impl Fn(u64) -> f64) -> Vec<Line> {
+    let shown = |(number, path): (usize, &Path)| {
+        let line = meter(&format!("path {number}"), share(path.rate), width, Tone::Bar);
+        match path.up {
+            true => line.put(Tone::Plain, format!("{} {}", units::rate(path.rate), path.name)),
+            false => line.put(Tone::Warn, format!("out of use: {}", path.name)),
+        }
+    };
+    let several = Some(&look.paths).filter(|paths| paths.len() > 1);
+    several.into_iter().flatten().enumerate().map(shown).collect()
 }
 
 /// Only then is it known how fast the guest writes.

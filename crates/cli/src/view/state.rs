@@ -26,6 +26,7 @@ pub(crate) struct Look {
     /// The last one may still be going on.
     pub(crate) rounds: Vec<Round>,
     pub(crate) lanes: Vec<Lane>,
+    pub(crate) paths: Vec<Path>,
     /// Sentences, oldest first.
     pub(crate) events: Vec<String>,
 }
@@ -45,6 +46,17 @@ pub(crate) struct Lane {
     pub(crate) bytes: u64,
     pub(crate) pages: u64,
     pub(crate) open: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) name: String,
+    pub(crate) bytes: u64,
+    /// Bytes a second, at last.
+    pub(crate) rate: u64,
+    pub(crate) lanes: u32,
+    pub(crate) connections: u32,
+    pub(crate) up: bool,
 }
 
 impl Look {
@@ -107,6 +119,7 @@ pub(crate) struct Account {
     pub(crate) throttle_percent: u32,
     pub(crate) rounds: Vec<Round>,
     pub(crate) lanes: Vec<Lane>,
+    pub(crate) paths: Vec<Path>,
     pub(crate) check: Option<Check>,
     /// Whether the destination said that the guest runs there.
     pub(crate) runs_there: Option<bool>,

@@ -1,7 +1,7 @@
 //! What a person is told when a migration has ended.
 
 use super::paint::{Line, Tone, wrap};
-use super::state::{Account, Cost, Downtime, Outcome};
+use super::state::{Account, Cost, Downtime, Outcome, Path};
 use super::{moving, units};
 
 const LABEL: usize = 14;
@@ -30,6 +30,7 @@ fn completed(account: &Account) -> Vec<Line> {
     let mut lines = vec![headline(tone, mark, &head), Line::default()];
     lines.extend(stood_still(account));
     lines.extend(sent(account));
+    lines.extend(paths(account));
     lines.extend(checked(account));
     lines.extend(cost(account));
     lines.extend(moving::rounds(&account.rounds, false, ROUNDS_SHOWN_MAX));
@@ -123,6 +124,13 @@ fn parts(downtime: &Downtime) -> Vec<Line> {
         }
     }
     lines.into_iter().map(|line| entry("", line)).collect()
+}
+
+/// One path is no news.
+fn paths(account: &Account) -> Vec<Line> {
+    let several = Some(&account.paths).filter(|paths| paths.len() > 1);
+    let told = |path: &Path| entry("", format!("{} over {}", units::bytes(path.bytes), path.name));
+    several.into_iter().flatten().map(told).collect()
 }
 
 fn sent(account: &Account) -> Option<Line> {

@@ -203,6 +203,31 @@ impl Agent for Player {
         no_such()
     }
 
+    async fn refresh_endpoints(
+        &self,
+        _: Request<api::RefreshEndpointsRequest>,
+    ) -> Answer<api::RefreshEndpointsResponse> {
+        no_such()
+    }
+
+    async fn set_limits(&self, _: Request<api::SetLimitsRequest>) -> Answer<api::LimitsInForce> {
+        no_such()
+    }
+
+    async fn probe_paths(
+        &self,
+        _: Request<api::ProbePathsRequest>,
+    ) -> Answer<api::ProbePathsResponse> {
+        no_such()
+    }
+
+    async fn open_probe(
+        &self,
+        _: Request<api::OpenProbeRequest>,
+    ) -> Answer<api::OpenProbeResponse> {
+        no_such()
+    }
+
     async fn meet(&self, _: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
         no_such()
     }

@@ -1,0 +1,234 @@
+//! What the paths between two hosts can do, measured by their agents.
+//!
+//! ```text
+//!  ProbePaths ─► this agent ─► OpenProbe ─► the other one answers for a while at its addresses
+//!                    └─► each path in turn: round trip, packet size, throughput
+//! ```
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::Semaphore;
+use tonic::Status;
+use whimbrel_control::{AgentAddress, Client, api};
+use whimbrel_engine::transport::{self, Answerer, Answering, Measured, Path};
+
+use crate::agent::Core;
+use crate::convert::micros;
+use crate::incoming::Ends;
+use crate::networks;
+
+/// How long the other side answers.
+const OPEN_FOR: Duration = Duration::from_secs(120);
+/// Probes that are answered, and made, at a time.
+const PROBES_MAX: usize = 2;
+/// Connections at once that are tried where nobody says how many.
+const LANES: [u16; 4] = [1, 2, 4, 8];
+const LANES_MAX: u16 = 128;
+/// How long each is tried.
+const EACH: Duration = Duration::from_millis(1000);
+const EACH_MAX: Duration = Duration::from_secs(10);
+const TOKEN_SIZE: usize = 16;
+
+/// Places for probes, those made here and those answered here.
+#[derive(Debug)]
+pub(crate) struct Probes {
+    made: Semaphore,
+    answered: Arc<Semaphore>,
+}
+
+impl Default for Probes {
+    fn default() -> Self {
+        let answered = Arc::new(Semaphore::new(PROBES_MAX));
+        Self { made: Semaphore::new(PROBES_MAX), answered }
+    }
+}
+
+/// This host's clock, in microseconds since 1970.
+pub(crate) fn clock_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map(micros).unwrap_or_default()
+}
+
+impl Core {
+    /// Answers a probe of another agent for a while.
+    pub(crate) async fn open_probe(&self, ends: Ends) -> Result<api::OpenProbeResponse, Status> {
+        let busy = || Status::resource_exhausted("other probes go on; try again soon");
+        let place = Arc::clone(&self.probes.answered).try_acquire_owned().map_err(|_| busy())?;
+        let endpoints = networks::endpoints(&self.options.networks)?;
+        let ips: Vec<IpAddr> = match endpoints.as_slice() {
+            [] => vec![ends.local.ip()],
+            several => several.iter().map(|endpoint| endpoint.address.ip()).collect(),
+        };
+        let mut token = [0; TOKEN_SIZE];
+        let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
+        getrandom::fill(&mut token).map_err(|error| failed(&error))?;
+        let answering = Answering::open(&ips, token).await.map_err(|error| failed(&error))?;
+        let mut told = Vec::new();
+        for (at, answerer) in answering.addresses().iter().enumerate() {
+            let address = answerer.tcp.to_string();
+            let endpoint = endpoints.get(at).map(|it| networks::told(it, address.clone()));
+            let unlisted = || api::Endpoint { address, ..Default::default() };
+            told.push(api::ProbeEndpoint {
+                endpoint: Some(endpoint.unwrap_or_else(unlisted)),
+                udp: answerer.udp.to_string(),
+            });
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(OPEN_FOR).await;
+            drop((answering, place));
+        });
+        let listed = !endpoints.is_empty();
+        Ok(api::OpenProbeResponse { endpoints: told, token: token.to_vec(), listed })
+    }
+
+    /// Measures each path to another host.
+    pub(crate) async fn probe_paths(
+        self: Arc<Self>,
+        request: api::ProbePathsRequest,
+    ) -> Result<api::ProbePathsResponse, Status> {
+        let destination: AgentAddress = request
+            .destination
+            .parse()
+            .map_err(|error| Status::invalid_argument(format!("the destination {error}")))?;
+        let lanes = lanes(&request)?;
+        let each = request.each_ms.map_or(EACH, |ms| Duration::from_millis(ms.into()));
+        let each = each.clamp(Duration::from_millis(10), EACH_MAX);
+        let busy = || Status::resource_exhausted("other probes go on; try again soon");
+        let _place = self.probes.made.try_acquire().map_err(|_| busy())?;
+        let ours = networks::endpoints(&self.options.networks)?;
+        let mut peer = self.connect(&destination).await?;
+        let clock_offset_us = clock_offset(&mut peer).await?;
+        let opened = peer.open_probe(api::OpenProbeRequest {}).await;
+        let opened = opened.map_err(|error| Status::unavailable(error.to_string()))?;
+        let token = opened.token.as_slice().try_into();
+        let token = token.map_err(|_| Status::internal("the other side's token is unusable"))?;
+        let paths = if ours.is_empty() && !opened.listed {
+            answerers(&opened).map(|it| Path::to(it.tcp)).collect()
+        } else {
+            networks::paths(&ours, &expected(&opened))?
+        };
+        let mut probes = Vec::new();
+        for path in paths {
+            let there = answerers(&opened).find(|it| it.tcp == path.remote);
+            let measured = match there {
+                Some(there) => transport::measure(&path, there, token, &lanes, each).await,
+                None => continue,
+            };
+            probes.push(match measured {
+                Ok(measured) => told(&path, &measured),
+                Err(error) => api::PathProbe { error: error.to_string(), ..named(&path) },
+            });
+        }
+        let listed = !self.options.networks.is_empty() || opened.listed;
+        Ok(api::ProbePathsResponse { paths: probes, clock_offset_us, listed })
+    }
+}
+
+/// How far the other side's clock is ahead of this one, as far as one call can tell.
+async fn clock_offset(peer: &mut Client) -> Result<i64, Status> {
+    let (asked, before) = (Instant::now(), clock_us());
+    let host = peer.get_host(api::GetHostRequest {}).await;
+    let host = host.map_err(|error| Status::unavailable(error.to_string()))?;
+    let here = before + micros(asked.elapsed()) / 2;
+    Ok(if host.clock_us == 0 { 0 } else { host.clock_us.cast_signed() - here.cast_signed() })
+}
+
+fn lanes(request: &api::ProbePathsRequest) -> Result<Vec<u16>, Status> {
+    if request.lanes.is_empty() {
+        return Ok(LANES.to_vec());
+    }
+    let fits = |lanes: &u32| u16::try_from(*lanes).ok().filter(|it| (1..=LANES_MAX).contains(it));
+    let lanes: Option<Vec<u16>> = request.lanes.iter().map(fits).collect();
+    let few = lanes.filter(|lanes| lanes.len() <= 8);
+    few.ok_or_else(|| Status::invalid_argument("up to 8 numbers of lanes, each 1 to 128"))
+}
+
+fn answerers(opened: &api::OpenProbeResponse) -> impl Iterator<Item = Answerer> {
+    opened.endpoints.iter().filter_map(|it| {
+        let tcp: SocketAddr = it.endpoint.as_ref()?.address.parse().ok()?;
+        Some(Answerer { tcp, udp: it.udp.parse().ok()? })
+    })
+}
+
+/// The same as of a destination that expects a guest.
+fn expected(opened: &api::OpenProbeResponse) -> api::PrepareIncomingResponse {
+    let all: Vec<_> = opened.endpoints.iter().filter_map(|it| it.endpoint.clone()).collect();
+    let address = all.first().map(|endpoint| endpoint.address.clone()).unwrap_or_default();
+    let endpoints = if opened.listed { all } else { Vec::new() };
+    api::PrepareIncomingResponse { address, endpoints, ..Default::default() }
+}
+
+fn named(path: &Path) -> api::PathProbe {
+    api::PathProbe {
+        name: path.to_string(),
+        remote: path.remote.ip().to_string(),
+        near: path.near,
+        ..Default::default()
+    }
+}
+
+fn told(path: &Path, measured: &Measured) -> api::PathProbe {
+    let throughput = |it: &transport::Throughput| api::Throughput {
+        lanes: it.lanes.into(),
+        rate_bytes_per_s: it.rate.0,
+        retransmitted: it.retransmitted,
+    };
+    api::PathProbe {
+        round_trip_us: micros(measured.round_trip),
+        mtu: measured.mtu,
+        mtu_here: measured.mtu_here,
+        throughput: measured.throughput.iter().map(throughput).collect(),
+        best_lanes: measured.best().map(|best| best.lanes.into()),
+        under_way_bytes: measured.under_way().map(|bytes| bytes.0),
+        ..named(path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::Agent;
+    use crate::options::AgentOptions;
+
+    #[test]
+    fn numbers_of_lanes_are_checked() {
+        let asked = |lanes: &[u32]| {
+            lanes_of(&api::ProbePathsRequest { lanes: lanes.to_vec(), ..Default::default() })
+        };
+        assert_eq!(asked(&[]), Some(LANES.to_vec()));
+        assert_eq!(asked(&[3, 128]), Some(vec![3, 128]));
+        for wrong in [&[0][..], &[129], &[1; 9]] {
+            assert_eq!(asked(wrong), None, "{wrong:?}");
+        }
+    }
+
+    fn lanes_of(request: &api::ProbePathsRequest) -> Option<Vec<u16>> {
+        lanes(request).ok()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_agents_measure_the_way_between_them() {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let mut addresses = Vec::new();
+        for folder in &folders {
+            let options = AgentOptions::new(folder.path(), ([127, 0, 0, 1], 0).into());
+            let agent = Agent::bind(options).await.unwrap();
+            addresses.push(agent.address().to_string());
+            tokio::spawn(agent.serve(std::future::pending()));
+        }
+        let address = addresses[0].parse().unwrap();
+        let mut client = Client::connect(&address, Default::default()).await.unwrap();
+        let request = |destination: &str| api::ProbePathsRequest {
+            destination: destination.to_owned(),
+            lanes: vec![1, 2],
+            each_ms: Some(20),
+        };
+        let probed = client.probe_paths(request(&addresses[1])).await.unwrap();
+        assert_eq!(probed.paths.len(), 1, "{probed:?}");
+        let path = &probed.paths[0];
+        assert_eq!((path.error.as_str(), path.throughput.len()), ("", 2), "{path:?}");
+        assert!(path.round_trip_us > 0 && path.best_lanes.is_some() && !probed.listed, "{path:?}");
+        assert!(client.probe_paths(request("not an address:0")).await.is_err());
+    }
+}

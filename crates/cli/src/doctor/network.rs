@@ -1,0 +1,216 @@
+//! What an experienced administrator would say of the paths between two hosts.
+
+use std::time::Duration;
+
+use whimbrel_control::api;
+
+use super::Finding;
+use crate::view::units;
+
+/// Clocks that are farther apart confuse logs and certificates.
+const CLOCKS_APART: Duration = Duration::from_secs(1);
+/// Bytes in a segment, roughly.
+const SEGMENT: u64 = 1448;
+/// A link that sends more again than one segment in so many loses packets.
+const LOSSY: u64 = 500;
+/// A longer way with losses is nothing for a congestion control that takes them for a queue.
+const LONG_WAY: Duration = Duration::from_millis(20);
+
+/// What there is to say of the paths to an agent at `peer`.
+pub(crate) fn findings(probed: &api::ProbePathsResponse, peer: &str) -> Vec<Finding> {
+    let mut found = vec![number(probed), management(probed, peer)];
+    found.extend(probed.paths.iter().flat_map(of_path));
+    found.extend([lanes(probed), clocks(probed.clock_offset_us)]);
+    found
+}
+
+fn number(probed: &api::ProbePathsResponse) -> Finding {
+    let works = probed.paths.iter().filter(|path| path.error.is_empty()).count();
+    match works {
+        0 => Finding::bad(
+            "paths",
+            "none works: no guest can move there",
+            "look at the reasons below; both agents need a --network that they share",
+        ),
+        1 => Finding::warn(
+            "paths",
+            "one path only: its loss stops a migration, and its speed is all there is",
+            "give both agents a second --network",
+        ),
+        some => Finding::ok("paths", format!("{some} paths work at once")),
+    }
+}
+
+fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
+    let subject = "networks";
+    let shared = probed.paths.iter().find(|path| path.remote == peer);
+    match shared {
+        _ if !probed.listed => Finding::warn(
+            subject,
+            "migrations use the network on which the agents are called: management's",
+            "start both agents with --network for each network that may carry migrations",
+        ),
+        Some(path) => {
+            let found = format!("{} is where the agent is called too: management's", path.remote);
+            Finding::warn(subject, found, "leave that network out of --network, or limit it")
+        }
+        None => Finding::ok(subject, "migrations have networks of their own"),
+    }
+}
+
+fn of_path(path: &api::PathProbe) -> Vec<Finding> {
+    let subject = path.name.as_str();
+    if !path.error.is_empty() {
+        let advice = "look at cable, route and firewall between these addresses";
+        return vec![Finding::bad(subject, path.error.clone(), advice)];
+    }
+    let trip = units::time(Duration::from_micros(path.round_trip_us));
+    let class = if path.near { "same subnet" } else { "across subnets" };
+    let carried: Vec<_> = path.throughput.iter().map(carried).collect();
+    let told = format!("{class}, round trip {trip}, {}", carried.join(", "));
+    let mut found = vec![Finding::ok(subject, told)];
+    found.push(packets(path));
+    found.extend(losses(path));
+    found
+}
+
+fn carried(it: &api::Throughput) -> String {
+    let plural = if it.lanes == 1 { "" } else { "s" };
+    format!("{} with {} lane{plural}", units::rate(it.rate_bytes_per_s), it.lanes)
+}
+
+fn packets(path: &api::PathProbe) -> Finding {
+    let subject = "packets";
+    match (path.mtu, path.mtu_here) {
+        (None, _) => Finding::warn(
+            subject,
+            format!("{}: no packet was answered; what size passes is not known", path.name),
+            "let UDP pass between the two hosts while they are probed",
+        ),
+        (Some(passes), Some(here)) if passes < here.min(65_535) => Finding::warn(
+            subject,
+            format!(
+                "{}: {passes} bytes pass, though the interface here takes {here}: the MTU differs \
+                 along the way",
+                path.name
+            ),
+            format!("set one MTU on both hosts and all between: {here} there, or {passes} here"),
+        ),
+        (Some(passes), _) if passes > 1500 => {
+            Finding::ok(subject, format!("{}: jumbo frames of {passes} bytes pass", path.name))
+        }
+        (Some(passes), _) => Finding::ok(subject, format!("{}: {passes} bytes pass", path.name)),
+    }
+}
+
+fn losses(path: &api::PathProbe) -> Option<Finding> {
+    let best = path.throughput.iter().filter(|it| Some(it.lanes) == path.best_lanes).next_back()?;
+    let again = best.retransmitted?;
+    let segments = (best.rate_bytes_per_s / SEGMENT).max(1);
+    if again == 0 || again * LOSSY < segments {
+        return None;
+    }
+    let found = format!("{}: {again} segments were sent again in a second", path.name);
+    let advice = if Duration::from_micros(path.round_trip_us) >= LONG_WAY {
+        "on a long way that loses packets, whimbrel migrate --congestion bbr"
+    } else {
+        "look at cables and at the buffers of the switch; fewer lanes crowd less"
+    };
+    Some(Finding::warn("losses", found, advice))
+}
+
+fn lanes(probed: &api::ProbePathsResponse) -> Finding {
+    let sum: u32 = probed.paths.iter().filter_map(|path| path.best_lanes).sum();
+    match sum {
+        0 => Finding::ok("lanes", "nothing was measured"),
+        sum => Finding::ok("lanes", format!("more than --lanes {sum} bring little here")),
+    }
+}
+
+fn clocks(offset_us: i64) -> Finding {
+    let apart = Duration::from_micros(offset_us.unsigned_abs());
+    if apart < CLOCKS_APART {
+        return Finding::ok("clocks", format!("{} apart", units::time(apart)));
+    }
+    let way = if offset_us > 0 { "ahead" } else { "behind" };
+    let found = format!("the other host's is {} {way}", units::time(apart));
+    Finding::warn("clocks", found, "run NTP on both: logs and certificates count on it")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    fn path(name: &str) -> api::PathProbe {
+        let throughput = |lanes, mib: u64, again| api::Throughput {
+            lanes,
+            rate_bytes_per_s: mib << 20,
+            retransmitted: Some(again),
+        };
+        api::PathProbe {
+            name: name.into(),
+            remote: "10.1.0.2".into(),
+            near: true,
+            round_trip_us: 200,
+            mtu: Some(9000),
+            mtu_here: Some(9000),
+            throughput: vec![throughput(1, 600, 0), throughput(2, 1100, 3)],
+            best_lanes: Some(2),
+            ..Default::default()
+        }
+    }
+
+    fn good() -> api::ProbePathsResponse {
+        api::ProbePathsResponse {
+            paths: vec![path("a"), path("b")],
+            clock_offset_us: -900,
+            listed: true,
+        }
+    }
+
+    fn troubles(probed: &api::ProbePathsResponse) -> Vec<String> {
+        let troubles = findings(probed, "192.168.0.2").into_iter();
+        let troubles = troubles.filter(|finding| finding.verdict != Verdict::Ok);
+        troubles
+            .map(|it| format!("{}: {} → {}", it.subject, it.found, it.advice.expect("advice")))
+            .collect()
+    }
+
+    #[test]
+    fn good_paths_are_told_with_what_they_carry() {
+        assert_eq!(troubles(&good()), [""; 0]);
+        let all = findings(&good(), "192.168.0.2");
+        let told = all.iter().find(|finding| finding.subject == "a").expect("each path");
+        let expected =
+            "same subnet, round trip 200 µs, 600 MiB/s with 1 lane, 1.1 GiB/s with 2 lanes";
+        assert_eq!(told.found, expected);
+        assert!(all.iter().any(|finding| finding.found.contains("--lanes 4")), "{all:?}");
+        assert!(all.iter().any(|finding| finding.found.contains("jumbo frames")), "{all:?}");
+    }
+
+    #[test]
+    fn each_trouble_is_found_and_comes_with_advice() {
+        let with = |change: fn(&mut api::PathProbe)| {
+            let mut probed = good();
+            change(&mut probed.paths[0]);
+            probed
+        };
+        let cases = [
+            (api::ProbePathsResponse { paths: vec![path("a")], ..good() }, "one path only"),
+            (api::ProbePathsResponse { listed: false, ..good() }, "management"),
+            (api::ProbePathsResponse { clock_offset_us: 90_000_000, ..good() }, "ahead"),
+            (with(|path| path.remote = "192.168.0.2".into()), "management's"),
+            (with(|path| path.mtu = Some(1500)), "the MTU differs along the way"),
+            (with(|path| path.mtu = None), "no packet was answered"),
+            (with(|path| path.error = "unreachable".into()), "unreachable"),
+            (with(|path| path.throughput[1].retransmitted = Some(9000)), "sent again"),
+        ];
+        for (probed, what) in cases {
+            let told = troubles(&probed);
+            assert!(told.iter().any(|told| told.contains(what)), "{what}: {told:?}");
+        }
+        let none = api::ProbePathsResponse { paths: Vec::new(), ..good() };
+        assert!(troubles(&none)[0].contains("none works"));
+    }
+}

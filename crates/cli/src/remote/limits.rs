@@ -1,0 +1,122 @@
+//! `limit`: how fast a migration, or a host, may send.
+
+use serde::Serialize;
+use whimbrel_control::api;
+
+use super::connect;
+use crate::args::LimitArgs;
+use crate::exit::{Ending, Exit};
+use crate::parse::Limit;
+use crate::view::units;
+use crate::{json, out};
+
+/// Changes limits, and says which are in force then.
+pub(crate) async fn limit(args: LimitArgs) -> Ending {
+    let network = |(network, limit): &(String, Limit)| api::NetworkLimit {
+        network: network.clone(),
+        bytes_per_s: limit.told(),
+    };
+    let request = api::SetLimitsRequest {
+        migration: args.guest.clone().unwrap_or_default(),
+        rate_bytes_per_s: args.rate.map(Limit::told),
+        switchover_bytes_per_s: args.switchover.map(Limit::told),
+        weight: args.weight,
+        host_bytes_per_s: args.host.map(Limit::told),
+        networks: args.networks.iter().map(network).collect(),
+    };
+    let in_force = connect(&args.target.agent).await?.set_limits(request).await?;
+    match args.json {
+        true => out::line(json::line(&object(&in_force))),
+        false => lines(args.guest.as_deref(), &in_force).into_iter().for_each(out::line),
+    }
+    Ok(Exit::Done)
+}
+
+fn lines(guest: Option<&str>, limits: &api::LimitsInForce) -> Vec<String> {
+    let rate = |rate: Option<u64>| rate.map_or("no limit".to_owned(), units::rate);
+    let mut lines = Vec::new();
+    if let Some(guest) = guest {
+        lines.push(format!("{guest}: {}", rate(limits.rate_bytes_per_s)));
+        let last = limits.switchover_bytes_per_s.or(limits.rate_bytes_per_s);
+        lines.push(format!("its last pages: {}", rate(last)));
+        let share = limits.share_bytes_per_s.map(units::rate);
+        let share = share.map_or(String::new(), |share| format!(", now {share} of the host's"));
+        lines.push(format!("its weight: {}{share}", limits.weight.unwrap_or_default()));
+    }
+    lines.push(format!("the host: {}", rate(limits.host_bytes_per_s)));
+    let network = |limit: &api::NetworkLimit| {
+        format!("each path from {}: {}", limit.network, units::rate(limit.bytes_per_s))
+    };
+    lines.extend(limits.networks.iter().map(network));
+    lines
+}
+
+#[derive(Serialize)]
+struct Object<'a> {
+    rate_bytes_per_s: Option<u64>,
+    switchover_bytes_per_s: Option<u64>,
+    weight: Option<u32>,
+    share_bytes_per_s: Option<u64>,
+    host_bytes_per_s: Option<u64>,
+    networks: Vec<NetworkObject<'a>>,
+}
+
+#[derive(Serialize)]
+struct NetworkObject<'a> {
+    network: &'a str,
+    bytes_per_s: u64,
+}
+
+fn object(limits: &api::LimitsInForce) -> Object<'_> {
+    Object {
+        rate_bytes_per_s: limits.rate_bytes_per_s,
+        switchover_bytes_per_s: limits.switchover_bytes_per_s,
+        weight: limits.weight,
+        share_bytes_per_s: limits.share_bytes_per_s,
+        host_bytes_per_s: limits.host_bytes_per_s,
+        networks: limits
+            .networks
+            .iter()
+            .map(|limit| NetworkObject { network: &limit.network, bytes_per_s: limit.bytes_per_s })
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn in_force() -> api::LimitsInForce {
+        let network = "eth1".to_owned();
+        api::LimitsInForce {
+            rate_bytes_per_s: Some(100 << 20),
+            weight: Some(300),
+            share_bytes_per_s: Some(75 << 20),
+            networks: vec![api::NetworkLimit { network, bytes_per_s: 50 << 20 }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_is_in_force_is_told() {
+        let told = lines(Some("web"), &in_force());
+        let expected = [
+            "web: 100 MiB/s",
+            "its last pages: 100 MiB/s",
+            "its weight: 300, now 75 MiB/s of the host's",
+            "the host: no limit",
+            "each path from eth1: 50 MiB/s",
+        ];
+        assert_eq!(told, expected);
+        assert_eq!(lines(None, &in_force()).len(), 2);
+    }
+
+    #[test]
+    fn and_as_an_object() {
+        let value: serde_json::Value =
+            serde_json::from_str(&json::line(&object(&in_force()))).expect("JSON");
+        assert_eq!(value["rate_bytes_per_s"], 100 << 20);
+        assert_eq!(value["host_bytes_per_s"], serde_json::Value::Null);
+        assert_eq!(value["networks"][0]["network"], "eth1");
+    }
+}
