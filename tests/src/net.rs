@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::os;
+
 /// A namespace with one cable to where the test is.
 #[derive(Debug)]
 pub struct Namespace {
@@ -63,7 +65,122 @@ impl Drop for Namespace {
     }
 }
 
+/// Two hosts on networks of their own, with several wires from one to the other: `w0`, `w1`, …,
+/// and `mgmt`, on which their agents talk.
+#[derive(Debug)]
+pub struct Wires {
+    /// The first host.
+    pub here: Namespace,
+    /// The other one.
+    pub there: Namespace,
+    count: u8,
+}
+
+impl Wires {
+    /// Fresh ones; `None` for who may not make any.
+    #[must_use]
+    pub fn make(count: u8) -> Option<Self> {
+        let wires = Self { here: Namespace::make()?, there: Namespace::make()?, count };
+        let names = (0..count).map(|wire| (format!("w{wire}"), Self::subnet(wire)));
+        let mut all = names.chain([("mgmt".to_owned(), "10.76.0".to_owned())]);
+        let (here, there) = (&wires.here.name, &wires.there.name);
+        let laid = all.all(|(name, net)| {
+            let inside = |namespace: &str, words: &str| ip(&format!("-n {namespace} {words}"));
+            inside(here, &format!("link add {name} type veth peer name {name} netns {there}"))
+                && inside(here, &format!("addr add {net}.1/24 dev {name}"))
+                && inside(there, &format!("addr add {net}.2/24 dev {name}"))
+                && inside(here, &format!("link set {name} up"))
+                && inside(there, &format!("link set {name} up"))
+        });
+        laid.then_some(wires)
+    }
+
+    /// The first three numbers of the addresses of a wire; the first host has 1, the other one 2.
+    #[must_use]
+    pub fn subnet(wire: u8) -> String {
+        format!("10.77.{wire}")
+    }
+
+    /// Where the other host is for the agent of the first one.
+    #[must_use]
+    pub const fn management() -> &'static str {
+        "10.76.0.2"
+    }
+
+    /// Has a wire carry so many megabits a second, each way.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn shape(&self, wire: u8, mbit: u32) {
+        for host in [&self.here, &self.there] {
+            let words = format!(
+                "netns exec {} tc qdisc replace dev w{wire} root tbf rate {mbit}mbit burst 256kb \
+                 latency 20ms",
+                host.name
+            );
+            assert!(ip(&words), "{words}");
+        }
+    }
+
+    /// Has every wire carry what it can.
+    pub fn unshape(&self) {
+        for wire in 0..self.count {
+            for host in [&self.here, &self.there] {
+                // One that was not shaped has nothing to lose.
+                let _ = ip(&format!("netns exec {} tc qdisc del dev w{wire} root", host.name));
+            }
+        }
+    }
+
+    /// Pulls a wire out, or puts it back.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn cut(&self, wire: u8, cut: bool) {
+        let state = if cut { "down" } else { "up" };
+        let words = format!("-n {} link set w{wire} {state}", self.there.name);
+        assert!(ip(&words), "{words}");
+    }
+
+    /// Takes a wire's addresses away on both sides, as if it had never had any.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn unplug(&self, wire: u8) {
+        for host in [&self.here, &self.there] {
+            let words = format!("-n {} addr flush dev w{wire}", host.name);
+            assert!(ip(&words), "{words}");
+        }
+    }
+
+    /// Gives them back, and puts the wire in.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn plug(&self, wire: u8) {
+        self.cut(wire, false);
+        for (host, end) in [(&self.here, 1), (&self.there, 2)] {
+            let net = Self::subnet(wire);
+            let words = format!("-n {} addr add {net}.{end}/24 dev w{wire}", host.name);
+            assert!(ip(&words), "{words}");
+        }
+    }
+
+    /// Bytes that the first host has sent over an interface.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn sent(&self, interface: &str) -> u64 {
+        let path = os::counter_of_sent(interface);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.here.name, "cat", &path]);
+        let told = command.output().expect("ip runs").stdout;
+        String::from_utf8_lossy(&told).trim().parse().expect("a number of bytes")
+    }
+}
+
 fn ip(words: &str) -> bool {
-    let done = Command::new("ip").args(words.split(' ')).output();
+    let done = Command::new("ip").args(words.split_whitespace()).output();
     done.is_ok_and(|done| done.status.success())
 }

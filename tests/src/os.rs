@@ -14,6 +14,14 @@ use tokio::time::{interval, timeout};
 
 use crate::program::Said;
 
+/// What has not come about by then never will.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// Where the system counts the bytes that went out of an interface.
+pub(crate) fn counter_of_sent(interface: &str) -> String {
+    format!("/sys/class/net/{interface}/statistics/tx_bytes")
+}
+
 /// A process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pid(rustix::process::Pid);

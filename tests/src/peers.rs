@@ -118,6 +118,7 @@ macro_rules! usher {
                     address: self.door.to_string(),
                     token: vec![7; 16],
                     host_id: self.host.host_id.clone(),
+                    endpoints: Vec::new(),
                 }))
             }
 
@@ -147,6 +148,10 @@ usher! {
     get_migration(GetMigrationRequest) -> MigrationStatus;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;
+    refresh_endpoints(RefreshEndpointsRequest) -> RefreshEndpointsResponse;
+    set_limits(SetLimitsRequest) -> LimitsInForce;
+    probe_paths(ProbePathsRequest) -> ProbePathsResponse;
+    open_probe(OpenProbeRequest) -> OpenProbeResponse;
     ask(AskRequest) -> AskResponse;
     meet(MeetRequest) -> MeetResponse;
 }

@@ -219,6 +219,29 @@ impl Agent {
         Self { address, child, data, how }
     }
 
+    /// An agent that listens at every address of a network namespace.
+    ///
+    /// # Panics
+    /// As [`Agent::start`].
+    pub async fn everywhere(namespace: &crate::net::Namespace, options: &[&str]) -> Self {
+        let elsewhere = Some((namespace.name.clone(), Ipv4Addr::UNSPECIFIED.into()));
+        let how = How { elsewhere, ..How::with(&[&["--die-with-parent"], options].concat()) };
+        let mut agent = Self::start_as(&std::env::temp_dir(), how).await;
+        // Where it is from here.
+        let port = agent.port();
+        agent.address = SocketAddr::new(namespace.inside, port).to_string();
+        agent
+    }
+
+    /// The port it listens on.
+    ///
+    /// # Panics
+    /// Never: an agent has said where it listens.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.address.parse::<SocketAddr>().expect("an address").port()
+    }
+
     /// The folder it works in.
     #[must_use]
     pub fn data(&self) -> &Path {

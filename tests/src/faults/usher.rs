@@ -145,6 +145,10 @@ usher! {
     get_migration(GetMigrationRequest) -> MigrationStatus;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;
+    refresh_endpoints(RefreshEndpointsRequest) -> RefreshEndpointsResponse;
+    set_limits(SetLimitsRequest) -> LimitsInForce;
+    probe_paths(ProbePathsRequest) -> ProbePathsResponse;
+    open_probe(OpenProbeRequest) -> OpenProbeResponse;
     ask(AskRequest) -> AskResponse;
     meet(MeetRequest) -> MeetResponse;
 }

@@ -1,0 +1,224 @@
+//! What migrations make of shaped links between two network namespaces, beside what iperf3 does:
+//! several paths at once, rate limits, and shares of a host's limit. Needs root, `tc` and iperf3.
+//!
+//! `cargo run --release -p whimbrel-tests --bin networks`
+
+use std::error::Error;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use whimbrel_control::api::{self, MigrationStatus};
+use whimbrel_control::{Client, Deadlines};
+use whimbrel_tests::net::Wires;
+use whimbrel_tests::program::Agent;
+
+type Outcome<T> = Result<T, Box<dyn Error>>;
+
+const IPERF_SECONDS: &str = "5";
+/// Rates are told over this.
+const WINDOW_US: u64 = 1_000_000;
+/// A rate that was just changed is not measured yet.
+const SETTLED_US: u64 = 1_000_000;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Outcome<()> {
+    let asked: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |name: &str| asked.is_empty() || asked.iter().any(|it| it == name);
+    if wanted("paths") {
+        for links in [[1000, 1000], [1000, 200]] {
+            paths(&links).await?;
+        }
+    }
+    if wanted("tail") {
+        for links in [&[1000][..], &[1000, 200]] {
+            tail(links).await?;
+        }
+    }
+    if wanted("limit") {
+        limit().await?;
+    }
+    if wanted("weights") {
+        weights().await?;
+    }
+    Ok(())
+}
+
+/// Two hosts with as many wires as there are rates, in Mbit/s.
+async fn hosts(links: &[u32], options: &[&str]) -> Outcome<(Wires, Agent, Agent)> {
+    let wires = Wires::make(links.len() as u8).ok_or("only root may make networks")?;
+    (0..).zip(links).for_each(|(wire, rate)| wires.shape(wire, *rate));
+    let options = [&["--network", "10.77.0.0/16"], options].concat();
+    let here = Agent::everywhere(&wires.here, &options).await;
+    let there = Agent::everywhere(&wires.there, &options).await;
+    Ok((wires, here, there))
+}
+
+fn destination(there: &Agent) -> String {
+    format!("{}:{}", Wires::management(), there.port())
+}
+
+fn mbit(bytes: f64, seconds: f64) -> f64 {
+    bytes * 8.0 / 1e6 / seconds
+}
+
+// --- several paths ---------------------------------------------------------------------------
+
+async fn paths(links: &[u32]) -> Outcome<()> {
+    let (wires, here, there) = hosts(links, &[]).await?;
+    let before = iperf(&wires, links.len() as u8)?;
+    here.guest("web", &["--memory", "768MiB", "--dirty-rate", "0"]).await;
+    let moved = here.ask(&["migrate", "web", &destination(&there), "--json"]).await.ended(0);
+    let after = iperf(&wires, links.len() as u8)?;
+    let moved = moved.json();
+    let first = &moved["rounds"][0];
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    let ours = mbit(number(&first["bytes"]), number(&first["duration_us"]) / 1e6);
+    let theirs = (before + after) / 2.0;
+    println!(
+        "paths {links:?} Mbit/s: whimbrel {ours:.0} Mbit/s, iperf3 {before:.0} and {after:.0} \
+         Mbit/s, ratio {:.3}",
+        ours / theirs
+    );
+    for path in moved["paths"].as_array().into_iter().flatten() {
+        println!("  {}: {} bytes", path["name"], path["bytes"]);
+    }
+    Ok(())
+}
+
+/// What iperf3 gets over all wires at once, in Mbit/s.
+fn iperf(wires: &Wires, count: u8) -> Outcome<f64> {
+    let within = |namespace: &str| {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", namespace, "iperf3", "--json"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+    };
+    let address = |wire, end| format!("{}.{end}", Wires::subnet(wire));
+    let mut servers = Vec::new();
+    for wire in 0..count {
+        let mut server = within(&wires.there.name);
+        servers.push(server.args(["-s", "-1", "-B", &address(wire, 2)]).spawn()?);
+    }
+    let mut clients = Vec::new();
+    for wire in 0..count {
+        let mut client = within(&wires.here.name);
+        client.args(["-c", &address(wire, 2), "-B", &address(wire, 1)]);
+        client.args(["-t", IPERF_SECONDS, "-P", "2", "--connect-timeout", "5000"]);
+        clients.push(client.spawn()?);
+    }
+    let mut sum = 0.0;
+    for client in clients {
+        let Output { stdout, .. } = client.wait_with_output()?;
+        let told: Value = serde_json::from_slice(&stdout)?;
+        let rate = told["end"]["sum_received"]["bits_per_second"].as_f64();
+        sum += rate.ok_or_else(|| format!("iperf3 says {told}"))? / 1e6;
+    }
+    for mut server in servers {
+        let _ = server.wait()?;
+    }
+    Ok(sum)
+}
+
+/// Whether a slow path beside a fast one makes the end longer.
+async fn tail(links: &[u32]) -> Outcome<()> {
+    let (_wires, here, there) = hosts(links, &[]).await?;
+    let mut downtimes = Vec::new();
+    for name in ["one", "two", "three"] {
+        let guest = ["--memory", "128MiB", "--working-set", "64MiB", "--dirty-rate", "20MiB/s"];
+        here.guest(name, &guest).await;
+        let moved = here.ask(&["migrate", name, &destination(&there), "--json"]).await.ended(0);
+        let moved = moved.json();
+        let us = |value: &Value| value.as_u64().unwrap_or_default() as f64 / 1000.0;
+        let last = us(&moved["downtime_parts"]["last_pages_us"]);
+        downtimes.push(format!("{:.1} ({last:.1})", us(&moved["downtime_us"])));
+    }
+    println!("tail {links:?} Mbit/s: downtimes (last pages) in ms: {}", downtimes.join(", "));
+    Ok(())
+}
+
+// --- limits ----------------------------------------------------------------------------------
+
+async fn client(agent: &Agent) -> Outcome<Client> {
+    Ok(Client::connect(&agent.address.parse()?, Deadlines::default()).await?)
+}
+
+/// Follows a guest for some time of its migration: microseconds, and bytes on the wire by then.
+async fn follow(client: &mut Client, guest: &str, span_us: u64) -> Outcome<Vec<(u64, u64)>> {
+    let mut watch = client.watch(guest).await?;
+    let mut seen: Vec<(u64, u64)> = Vec::new();
+    while let Some(status) = watch.next().await? {
+        let MigrationStatus { elapsed_us, bytes_on_wire, .. } = status;
+        if status.outcome() != api::Outcome::Unspecified {
+            return Err(format!("{guest} ended too early: {}", status.reason).into());
+        }
+        seen.push((elapsed_us, bytes_on_wire));
+        if elapsed_us >= seen[0].0 + span_us {
+            break;
+        }
+    }
+    Ok(seen)
+}
+
+/// The rates over every window of a second after the first one, in Mbit/s.
+fn windows(seen: &[(u64, u64)]) -> Vec<f64> {
+    let settled = seen.first().map_or(0, |first| first.0) + SETTLED_US;
+    let from = |at: usize| {
+        let (began, bytes) = seen[at];
+        let end = seen[at..].iter().find(|(us, _)| *us >= began + WINDOW_US)?;
+        Some(mbit((end.1 - bytes) as f64, (end.0 - began) as f64 / 1e6))
+    };
+    (0..seen.len()).filter(|at| seen[*at].0 >= settled).filter_map(from).collect()
+}
+
+fn told(name: &str, wanted: f64, rates: &[f64]) {
+    let least = rates.iter().copied().fold(f64::MAX, f64::min);
+    let most = rates.iter().copied().fold(0.0, f64::max);
+    let mean = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
+    println!(
+        "{name}: {wanted:.0} Mbit/s wanted, {mean:.1} on average, {least:.1} to {most:.1} over a \
+         second ({:+.1} % to {:+.1} %)",
+        (least / wanted - 1.0) * 100.0,
+        (most / wanted - 1.0) * 100.0
+    );
+}
+
+async fn limit() -> Outcome<()> {
+    let (_wires, here, there) = hosts(&[1000], &[]).await?;
+    here.guest("web", &["--memory", "768MiB", "--dirty-rate", "0"]).await;
+    let words = ["migrate", "web", &destination(&there), "--limit", "200Mbit/s", "--detach"];
+    let _ = here.ask(&words).await.ended(0);
+    let mut client = client(&here).await?;
+    told("limit of a migration", 200.0, &windows(&follow(&mut client, "web", 5_000_000).await?));
+    for (rate, wanted) in [("500Mbit/s", 500.0), ("50Mbit/s", 50.0)] {
+        let _ = here.ask(&["limit", "web", "--rate", rate]).await.ended(0);
+        told("limit changed", wanted, &windows(&follow(&mut client, "web", 4_000_000).await?));
+    }
+    let _ = here.ask(&["limit", "web", "--rate", "none"]).await.ended(0);
+    let _ = here.ask(&["watch", "web", "--json"]).await;
+    there.assert_runs("web").await;
+    Ok(())
+}
+
+async fn weights() -> Outcome<()> {
+    let (_wires, here, there) = hosts(&[1000], &["--limit", "400Mbit/s"]).await?;
+    let to = destination(&there);
+    for (name, weight) in [("one", "100"), ("three", "300")] {
+        here.guest(name, &["--memory", "512MiB", "--dirty-rate", "0"]).await;
+        let words = ["migrate", name, &to, "--weight", weight, "--detach"];
+        let _ = here.ask(&words).await.ended(0);
+    }
+    let (mut first, mut second) = (client(&here).await?, client(&here).await?);
+    let span = 5_000_000;
+    let (one, three) =
+        tokio::join!(follow(&mut first, "one", span), follow(&mut second, "three", span));
+    let (one, three) = (windows(&one?), windows(&three?));
+    told("weight 100 of 400", 100.0, &one);
+    told("weight 300 of 400", 300.0, &three);
+    // The heavier one is limited below its share, which is lent to the other one.
+    let _ = here.ask(&["limit", "three", "--rate", "50Mbit/s"]).await.ended(0);
+    told("lent by the other", 350.0, &windows(&follow(&mut first, "one", 4_000_000).await?));
+    for name in ["one", "three"] {
+        let _ = here.ask(&["cancel", name]).await;
+    }
+    Ok(())
+}
