@@ -82,3 +82,45 @@ async fn a_folder_belongs_to_one_agent() {
     assert_ne!(second.status, Some(0));
     assert!(second.err.contains("another agent"), "{second:?}");
 }
+
+#[tokio::test]
+async fn a_limit_holds_a_migration_back_until_it_is_lifted() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    here.guest("web", &["--memory", "64MiB", "--dirty-rate", "0"]).await;
+    // Minutes at this rate.
+    let options = ["--limit", "2Mbit/s", "--weight", "300", "--detach"];
+    let words = ["migrate", "web", &there.address];
+    let _ = here.ask(&[words.as_slice(), &options].concat()).await.ended(0);
+    here.until("web", |guest| guest["state"] == "migrating").await;
+    let host = here.ask(&["limit", "--host", "1Gbit/s", "--json"]).await.ended(0).json();
+    assert_eq!(host["host_bytes_per_s"], 125_000_000, "{host}");
+    let own = here.ask(&["limit", "web", "--switchover", "8Mbit/s", "--json"]).await.ended(0);
+    let own = own.json();
+    assert_eq!(
+        (own["rate_bytes_per_s"].as_u64(), own["weight"].as_u64()),
+        (Some(250_000), Some(300))
+    );
+    assert_eq!(own["switchover_bytes_per_s"], 1_000_000, "{own}");
+    let unknown = here.ask(&["limit", "--network", "eth9=1Gbit/s"]).await.ended(6);
+    assert!(unknown.err.contains("eth9"), "{unknown:?}");
+    let lifted = here.ask(&["limit", "web", "--rate", "none", "--switchover", "none"]).await;
+    assert!(lifted.ended(0).out.contains("web: no limit"));
+    there.until("web", |guest| guest["state"] == "running").await;
+    there.assert_runs("web").await;
+    let over = here.ask(&["limit", "web", "--rate", "1Gbit/s"]).await.ended(6);
+    assert!(over.err.contains("not leaving"), "{over:?}");
+}
+
+#[tokio::test]
+async fn a_probe_measures_the_way_from_one_host_to_another() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    let words = ["probe", &there.address, "--from", &here.address, "--lanes", "1", "--json"];
+    let probed = run(&words).await.ended(0).json();
+    let findings = probed["paths"].as_array().expect("findings");
+    let find = |what: &str| findings.iter().find(|it| it["subject"] == what).expect("found");
+    assert_eq!(find("paths")["verdict"], "warn", "one path only: {probed}");
+    assert_eq!(find("networks")["verdict"], "warn", "no networks are listed: {probed}");
+    assert_eq!(find("clocks")["verdict"], "ok", "{probed}");
+    let plain = run(&["probe", &there.address, "--json"]).await.ended(0).json();
+    assert!(plain["paths"].is_null(), "{plain}");
+}
