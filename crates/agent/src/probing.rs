@@ -104,7 +104,8 @@ impl Core {
         let token = opened.token.as_slice().try_into();
         let token = token.map_err(|_| Status::internal("the other side's token is unusable"))?;
         let paths = if ours.is_empty() && !opened.listed {
-            answerers(&opened).map(|it| Path::to(it.tcp)).collect()
+            let near = |it: &Answerer| transport::is_near(it.tcp.ip());
+            answerers(&opened).map(|it| Path { near: near(&it), ..Path::to(it.tcp) }).collect()
         } else {
             networks::paths(&ours, &expected(&opened))?
         };

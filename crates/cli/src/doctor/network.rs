@@ -59,16 +59,16 @@ fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
 }
 
 fn of_path(path: &api::PathProbe) -> Vec<Finding> {
-    let subject = path.name.as_str();
+    let name = &path.name;
     if !path.error.is_empty() {
         let advice = "look at cable, route and firewall between these addresses";
-        return vec![Finding::bad(subject, path.error.clone(), advice)];
+        return vec![Finding::bad("path", format!("{name}: {}", path.error), advice)];
     }
     let trip = units::time(Duration::from_micros(path.round_trip_us));
     let class = if path.near { "same subnet" } else { "across subnets" };
     let carried: Vec<_> = path.throughput.iter().map(carried).collect();
-    let told = format!("{class}, round trip {trip}, {}", carried.join(", "));
-    let mut found = vec![Finding::ok(subject, told)];
+    let told = format!("{name}: {class}, round trip {trip}, {}", carried.join(", "));
+    let mut found = vec![Finding::ok("path", told)];
     found.push(packets(path));
     found.extend(losses(path));
     found
@@ -181,9 +181,9 @@ mod tests {
     fn good_paths_are_told_with_what_they_carry() {
         assert_eq!(troubles(&good()), [""; 0]);
         let all = findings(&good(), "192.168.0.2");
-        let told = all.iter().find(|finding| finding.subject == "a").expect("each path");
+        let told = all.iter().find(|finding| finding.subject == "path").expect("each path");
         let expected =
-            "same subnet, round trip 200 µs, 600 MiB/s with 1 lane, 1.1 GiB/s with 2 lanes";
+            "a: same subnet, round trip 200 µs, 600 MiB/s with 1 lane, 1.1 GiB/s with 2 lanes";
         assert_eq!(told.found, expected);
         assert!(all.iter().any(|finding| finding.found.contains("--lanes 4")), "{all:?}");
         assert!(all.iter().any(|finding| finding.found.contains("jumbo frames")), "{all:?}");

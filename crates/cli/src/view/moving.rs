@@ -273,6 +273,7 @@ mod tests {
                 },
             ],
             lanes: vec![lane(0), Lane { open: false, ..lane(1) }],
+            paths: Vec::new(),
             events: Vec::new(),
         };
         let setback = Some("the guest wrote 320 MiB again while round 0 was sent".to_owned());

@@ -35,10 +35,17 @@ pub(super) enum SendError {
 }
 
 impl SendError {
-    /// Whether others on the same path would fare alike.
-    const fn blames_path(&self) -> bool {
-        let link = matches!(self, Self::Lane(LaneError::Link(_) | LaneError::Stalled(_)));
-        link || matches!(self, Self::Silent(_))
+    /// Whether others on the same path would fare alike. A peer that hangs up shows that the path
+    /// works.
+    fn blames_path(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        match self {
+            Self::Lane(LaneError::Link(error)) => {
+                !matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+            }
+            Self::Lane(LaneError::Stalled(_)) | Self::Silent(_) => true,
+            _ => false,
+        }
     }
 }
 
