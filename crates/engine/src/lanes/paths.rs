@@ -250,7 +250,7 @@ impl Paths {
     }
 
     /// The paths that it is time to look at again; whoever looks says what was seen.
-    pub(super) fn to_look_at(&mut self, now: Instant) -> Vec<(PathId, Path)> {
+    pub(super) fn due_for_a_look(&mut self, now: Instant) -> Vec<(PathId, Path)> {
         let due = |(at, known): (usize, &mut Known)| {
             let out = known.out.as_mut().filter(|out| !out.looking && out.until <= now)?;
             out.looking = !known.gone;

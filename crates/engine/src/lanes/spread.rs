@@ -33,7 +33,7 @@ impl SourceLanes {
             return;
         }
         let now = Instant::now();
-        for (id, path) in state.paths.to_look_at(now) {
+        for (id, path) in state.paths.due_for_a_look(now) {
             let (tuning, within) =
                 (self.shared.options.tuning.clone(), self.shared.options.open_timeout);
             let shared = Arc::downgrade(&self.shared);

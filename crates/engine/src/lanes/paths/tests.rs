@@ -59,20 +59,20 @@ fn what_failed_is_left_alone_longer_each_time_and_used_again_when_it_works() {
     assert!(paths.failed(first, now));
     assert!(!paths.failed(first, now), "it is known");
     assert_eq!(paths.choose(&[0, 5], &[]), Some(PathId(1)));
-    assert_eq!(paths.to_look_at(now), []);
+    assert_eq!(paths.due_for_a_look(now), []);
     let now = now + OUT_FIRST;
-    assert_eq!(paths.to_look_at(now).len(), 1);
-    assert_eq!(paths.to_look_at(now), [], "somebody looks already");
+    assert_eq!(paths.due_for_a_look(now).len(), 1);
+    assert_eq!(paths.due_for_a_look(now), [], "somebody looks already");
     assert!(!paths.failed(first, now));
-    assert_eq!(paths.to_look_at(now + OUT_FIRST), []);
+    assert_eq!(paths.due_for_a_look(now + OUT_FIRST), []);
     let now = now + OUT_FIRST * 2;
-    assert_eq!(paths.to_look_at(now).len(), 1);
+    assert_eq!(paths.due_for_a_look(now).len(), 1);
     assert!(paths.works(first, now));
     assert!(!paths.works(first, now));
     assert_eq!(paths.surplus(&[0, 4], now), Some(PathId(1)), "it gets a lane back");
     // What fails again soon has not recovered.
     assert!(paths.failed(first, now + SECOND));
-    assert_eq!(paths.to_look_at(now + SECOND + OUT_FIRST * 2), []);
+    assert_eq!(paths.due_for_a_look(now + SECOND + OUT_FIRST * 2), []);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_path_that_is_taken_away_is_left_and_one_that_appears_is_used() {
     assert_eq!(paths.choose(&[0, 4, 0], &[]), Some(PathId(2)));
     assert_eq!(paths.surplus(&[2, 2, 0], now), Some(PathId(0)));
     paths.failed(PathId(0), now);
-    assert_eq!(paths.to_look_at(now + SECOND), [], "nobody asks for it");
+    assert_eq!(paths.due_for_a_look(now + SECOND), [], "nobody asks for it");
     assert!(!paths.reports(&[0, 2, 2])[0].up);
 }
 
