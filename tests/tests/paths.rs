@@ -9,8 +9,12 @@ use whimbrel_tests::program::Agent;
 use whimbrel_tests::{os, skipped};
 
 /// So that a dead wire is noticed soon.
-const DEADLINES: [&str; 2] =
-    ["--deadlines", "silence=1s,lane-stall=1s,lane-open=1s,resume=30s,retry=100ms"];
+const PATIENCE: [&str; 4] = [
+    "--heartbeat",
+    "same-subnet=200msx5,cross-subnet=200msx5",
+    "--deadlines",
+    "lane-open=1s,resume=30s,retry=100ms",
+];
 /// What a wire carries while something is done to it, so that there is time for it.
 const SLOW_MBIT: u32 = 48;
 
@@ -27,7 +31,7 @@ struct Hosts {
 
 impl Hosts {
     async fn start(wires: Wires, networks: &[&str]) -> Self {
-        let mut options = DEADLINES.to_vec();
+        let mut options = PATIENCE.to_vec();
         options.extend(networks.iter().flat_map(|network| ["--network", network]));
         let here = Agent::everywhere(&wires.here, &options).await;
         let there = Agent::everywhere(&wires.there, &options).await;

@@ -181,11 +181,13 @@ impl Paths {
         best.or_else(up).or_else(|| open().min_by_key(until))
     }
 
-    /// The path for the control connection. Whoever asks again has lost the last one.
-    pub(super) fn choose_control(&mut self, now: Instant) -> PathId {
-        if let Some(last) = self.control.take() {
-            self.failed(last, now);
-        }
+    /// The path that the control connection was on: it was lost.
+    pub(super) const fn lost_control(&mut self) -> Option<PathId> {
+        self.control.take()
+    }
+
+    /// The path for the control connection.
+    pub(super) fn choose_control(&mut self) -> PathId {
         let none = vec![0; self.known.len()];
         let chosen = self.choose(&none, &[]).unwrap_or(PathId(0));
         self.control = Some(chosen);

@@ -1,9 +1,10 @@
 //! Lanes over paths: where one is opened, when it moves, and how a path that failed is found to
 //! work again.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use whimbrel_protocol::LaneId;
 use whimbrel_protocol::batch::LaneHello;
@@ -11,17 +12,34 @@ use whimbrel_transport::{LaneHandle, Path, TcpLane, dial};
 
 use super::paths::PathId;
 use super::source::{LaneEvent, Shared, SourceLanes, Stage, State};
+use crate::link::Connection;
 use crate::progress::PathReport;
 
 impl SourceLanes {
-    /// The path for the control connection, which was lost if this was asked before. `address` is
-    /// where to where nobody said any path.
-    pub(crate) fn control_path(&self, address: SocketAddr) -> Path {
-        let mut state = self.shared.lock();
-        self.shared.heed(&mut state);
-        state.paths.or_to(address);
-        let chosen = state.paths.choose_control(Instant::now());
-        state.paths.path(chosen).clone()
+    /// Opens the control connection, which was lost if this was asked before: over another path
+    /// then, and over one after the other until one can be reached. `address` is where to where
+    /// nobody said any path. Who waits for this keeps no memory.
+    pub(crate) fn call(
+        &self,
+        address: SocketAddr,
+        within: Duration,
+    ) -> impl Future<Output = Result<Connection, String>> + Send + use<> {
+        let (shared, options) = (Arc::downgrade(&self.shared), self.shared.options.clone());
+        async move {
+            let mut tried = 0;
+            loop {
+                let Some((path, paths)) = control_path(&shared, address) else {
+                    return Err("the migration has ended".into());
+                };
+                tried += 1;
+                // One that swallows everything must not use up the time of the others.
+                let within = if paths > 1 { within.min(options.open_timeout) } else { within };
+                match Connection::call(&path, &options, within).await {
+                    Err(why) if tried < paths => tracing::info!("path {path}: {why}"),
+                    done => return done,
+                }
+            }
+        }
     }
 
     /// What has to be done now and then: heeds what was said of paths, looks at those that were
@@ -54,6 +72,19 @@ impl SourceLanes {
         let state = self.shared.lock();
         state.paths.reports(&state.spread())
     }
+}
+
+/// The next path for the control connection, and how many there are.
+fn control_path(shared: &Weak<Shared>, address: SocketAddr) -> Option<(Path, usize)> {
+    let shared = shared.upgrade()?;
+    let mut state = shared.lock();
+    shared.heed(&mut state);
+    state.paths.or_to(address);
+    if let Some(lost) = state.paths.lost_control() {
+        shared.path_failed(&mut state, lost, "the control connection was lost, or not to be had");
+    }
+    let chosen = state.paths.choose_control();
+    Some((state.paths.path(chosen).clone(), state.paths.count()))
 }
 
 /// A path that was out was looked at. Who looks keeps nothing alive.

@@ -301,11 +301,12 @@ impl Driver {
 
     fn connect(&mut self, happened: &Sender<Happened>) {
         self.number.0 += 1;
-        let (number, path) = (self.number, self.lanes.control_path(self.destination.address));
+        let number = self.number;
         let within = self.options.source.greeting_timeout;
-        let (happened, options) = (happened.clone(), self.options.lanes.clone());
+        let (happened, call) =
+            (happened.clone(), self.lanes.call(self.destination.address, within));
         tokio::spawn(async move {
-            let link = Connection::call(&path, &options, within).await;
+            let link = call.await;
             let _ = happened.send(Happened::Connected(Connected { number, link })).await;
         });
     }

@@ -4,6 +4,7 @@ mod hanging;
 mod relay;
 mod scribe;
 mod scrubbing;
+mod traffic;
 mod verifying;
 
 use std::net::{Ipv4Addr, SocketAddr};

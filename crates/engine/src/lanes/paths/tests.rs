@@ -93,12 +93,16 @@ fn less_preferred_paths_are_used_only_when_no_other_is_left() {
 fn the_control_connection_moves_when_it_was_lost() {
     let mut paths = paths(&[0, 0]);
     let now = Instant::now();
-    assert_eq!(paths.choose_control(now), PathId(0));
-    assert_eq!(paths.choose_control(now), PathId(1));
+    assert_eq!(paths.lost_control(), None);
+    assert_eq!(paths.choose_control(), PathId(0));
+    let lost = paths.lost_control().expect("it was there");
+    paths.failed(lost, now);
+    assert_eq!(paths.choose_control(), PathId(1));
     let mut single = Paths::default();
     single.or_to(path(0, 0).remote);
-    assert_eq!(single.choose_control(now), PathId(0));
-    assert_eq!(single.choose_control(now), PathId(0));
+    assert_eq!(single.choose_control(), PathId(0));
+    single.failed(PathId(0), now);
+    assert_eq!(single.choose_control(), PathId(0));
 }
 
 #[test]
