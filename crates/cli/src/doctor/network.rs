@@ -104,7 +104,7 @@ fn packets(path: &api::PathProbe) -> Finding {
 }
 
 fn losses(path: &api::PathProbe) -> Option<Finding> {
-    let best = path.throughput.iter().filter(|it| Some(it.lanes) == path.best_lanes).next_back()?;
+    let best = path.throughput.iter().rfind(|it| Some(it.lanes) == path.best_lanes)?;
     let again = best.retransmitted?;
     let segments = (best.rate_bytes_per_s / SEGMENT).max(1);
     if again == 0 || again * LOSSY < segments {

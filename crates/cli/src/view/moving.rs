@@ -127,8 +127,8 @@ fn speeds(frame: &Frame, columns: usize) -> Vec<Line> {
         false => writes.put(Tone::Faint, "known after the first round"),
     };
     let mut lines = vec![link, writes];
-    lines.extend(lanes(frame, width, &share));
-    lines.extend(paths(look, width, &share));
+    lines.extend(lanes(frame, width, share));
+    lines.extend(paths(look, width, share));
     lines
 }
 
