@@ -3,7 +3,7 @@
 use super::{Breach, Manifest};
 
 /// Each crate of the product and the sisters it may use. Arrows point one way.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("page", &[]),
     ("protocol", &["page"]),
     ("memory", &["page"]),
@@ -11,8 +11,9 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("engine", &["page", "protocol", "memory", "transport"]),
     ("guest", &["engine", "memory"]),
     ("sim", &["page", "protocol"]),
-    ("control", &[]),
-    ("agent", &["engine", "guest", "control"]),
+    ("identity", &[]),
+    ("control", &["identity"]),
+    ("agent", &["engine", "guest", "identity", "control"]),
     ("cli", &["control", "agent"]),
 ];
 
