@@ -5,7 +5,8 @@ use std::path::Path;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let root = Path::new("../../proto");
     println!("cargo:rerun-if-changed=../../proto/whimbrel/agent");
-    let files = protox::compile(["whimbrel/agent/v1/agent.proto"], [root])?;
+    let schemas = ["whimbrel/agent/v1/agent.proto", "whimbrel/agent/v1/ticket.proto"];
+    let files = protox::compile(schemas, [root])?;
     tonic_prost_build::configure().compile_fds(files)?;
     Ok(())
 }

@@ -33,6 +33,13 @@ impl AgentAddress {
         self.port
     }
 
+    /// Whether it is on this very host, where nobody stands in between.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        let ip = self.host.parse::<std::net::IpAddr>();
+        ip.map_or(self.host == "localhost", |ip| ip.is_loopback())
+    }
+
     pub(crate) fn uri(&self) -> String {
         format!("http://{self}")
     }
@@ -115,6 +122,17 @@ mod tests {
             let address = parse(text).unwrap();
             assert_eq!(address.to_string(), shown);
             assert_eq!(parse(shown).unwrap(), address);
+        }
+    }
+
+    #[test]
+    fn loopback_is_told_from_the_rest() {
+        for (text, loopback) in
+            [("127.0.0.1", true), ("127.9.9.9:1", true), ("[::1]", true), ("localhost", true)]
+                .into_iter()
+                .chain([("10.0.0.7", false), ("[::2]", false), ("localhost.example", false)])
+        {
+            assert_eq!(parse(text).unwrap().is_loopback(), loopback, "{text}");
         }
     }
 

@@ -1,9 +1,13 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use whimbrel_identity::Who;
+
+use crate::access::{self, Access, Secure};
 use crate::api::agent_client::AgentClient;
 use crate::error::deepest;
 use crate::{API_VERSION, AgentAddress, ClientError, PRODUCT, api};
@@ -38,27 +42,61 @@ pub struct Client {
     address: AgentAddress,
     deadlines: Deadlines,
     host: api::Host,
+    secure: Option<Arc<Secure>>,
     inner: AgentClient<Channel>,
 }
 
 impl Client {
-    /// Connects and makes sure that a Whimbrel agent of a version we understand answers.
+    /// Connects on this host without an identity, and makes sure that a Whimbrel agent of a
+    /// version we understand answers.
     ///
     /// # Errors
-    /// [`ClientError::NotThere`], [`ClientError::NotWhimbrel`] or [`ClientError::Version`].
+    /// As [`Client::connect_as`].
     pub async fn connect(
         address: &AgentAddress,
         deadlines: Deadlines,
     ) -> Result<Self, ClientError> {
+        Self::connect_as(address, deadlines, &Access::default()).await
+    }
+
+    /// Connects as `access` says, and makes sure that a Whimbrel agent of a version we understand
+    /// answers.
+    ///
+    /// # Errors
+    /// [`ClientError::NotThere`], [`ClientError::NoIdentity`], [`ClientError::Unproven`],
+    /// [`ClientError::NotWhimbrel`] or [`ClientError::Version`].
+    pub async fn connect_as(
+        address: &AgentAddress,
+        deadlines: Deadlines,
+        access: &Access,
+    ) -> Result<Self, ClientError> {
+        let secure = access.to(address)?.map(Arc::new);
         let endpoint = endpoint(address, deadlines)?;
         let not_there = |why| ClientError::NotThere { address: address.clone(), why };
-        let channel = match timeout(deadlines.connect, endpoint.connect()).await {
-            Ok(connected) => connected.map_err(|error| not_there(deepest(&error)))?,
+        let connecting = async {
+            match &secure {
+                None => endpoint.connect().await,
+                Some(secure) => {
+                    endpoint.connect_with_connector(access::connector(Arc::clone(secure))).await
+                }
+            }
+        };
+        let channel = match timeout(deadlines.connect, connecting).await {
+            Ok(connected) => connected.map_err(|error| match access::doubt(&error) {
+                Some(why) => ClientError::Unproven { address: address.clone(), why },
+                None => not_there(deepest(&error)),
+            })?,
             Err(_) => return Err(not_there(format!("no answer in {:?}", deadlines.connect))),
         };
         let mut inner = AgentClient::new(channel);
         let host = greet(&mut inner, address, deadlines).await?;
-        Ok(Self { address: address.clone(), deadlines, host, inner })
+        Ok(Self { address: address.clone(), deadlines, host, secure, inner })
+    }
+
+    /// Who answers, where that was proven: the same as long as this client lives.
+    #[must_use]
+    pub fn who(&self) -> Option<&Who> {
+        self.secure.as_ref()?.who()
     }
 
     /// Where this agent was found.
@@ -217,7 +255,10 @@ async fn greet(
             let why = format!("it accepts connections and says nothing in {:?}", deadlines.connect);
             return Err(not_whimbrel(why));
         }
-        Err(status) => return Err(not_whimbrel(deepest(&status))),
+        Err(status) => match access::doubt(&status) {
+            Some(why) => return Err(ClientError::Unproven { address: address.clone(), why }),
+            None => return Err(not_whimbrel(deepest(&status))),
+        },
     };
     if host.product != PRODUCT {
         return Err(not_whimbrel(format!("it calls itself `{}`", host.product)));

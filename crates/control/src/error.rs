@@ -38,6 +38,27 @@ pub enum ClientError {
         /// What it speaks.
         theirs: u32,
     },
+    /// Beyond this host nothing is said to anybody who does not prove who they are, and nothing
+    /// is said without proving who says it. Nothing was changed.
+    #[error(
+        "{address} is not on this host, and an agent there is only spoken to with an identity: \
+         give one with --identity"
+    )]
+    NoIdentity {
+        /// Who was to be spoken to.
+        address: AgentAddress,
+    },
+    /// One of the two sides is not sure who the other one is. Nothing was changed.
+    #[error(
+        "no trust with {address}: {why}. Have one authority certify both (`whimbrel pki`), or \
+         compare the keys (`whimbrel pair`)"
+    )]
+    Unproven {
+        /// Who was spoken to.
+        address: AgentAddress,
+        /// Who doubts whom.
+        why: String,
+    },
     /// The agent understood and said no.
     #[error("{why}")]
     Refused {
@@ -76,6 +97,9 @@ impl ClientError {
 
     pub(crate) fn of_call(address: &AgentAddress, deadline: Duration, status: &Status) -> Self {
         let address = address.clone();
+        if let Some(why) = crate::access::doubt(status) {
+            return Self::Unproven { address, why };
+        }
         // Only a status that was made on this side has a source: the transport's error.
         if status.source().is_some() {
             return match is_timeout(status) {

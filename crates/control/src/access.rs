@@ -1,0 +1,177 @@
+//! How a caller proves who it is, and learns who answers.
+
+use std::error::Error;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::codegen::{Service, http};
+use tonic::transport::{Channel, Endpoint};
+use whimbrel_identity::rustls::{self, pki_types};
+use whimbrel_identity::{Fingerprint, Trust, Who, client_config, explain, observing_config};
+
+use crate::{AgentAddress, ClientError};
+
+/// What a caller has to show. On this host agents are spoken to in plain words unless they ask
+/// for more; beyond it both sides always prove who they are.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    trust: Option<Arc<Trust>>,
+    always: bool,
+}
+
+impl Access {
+    /// Shows this identity beyond this host.
+    #[must_use]
+    pub fn beyond(trust: Arc<Trust>) -> Self {
+        Self { trust: Some(trust), always: false }
+    }
+
+    /// Shows this identity everywhere, also on this host.
+    #[must_use]
+    pub fn always(trust: Arc<Trust>) -> Self {
+        Self { trust: Some(trust), always: true }
+    }
+
+    /// How to speak with the agent at `address`; `None`: in plain words.
+    pub(crate) fn to(&self, address: &AgentAddress) -> Result<Option<Secure>, ClientError> {
+        if address.is_loopback() && !self.always {
+            return Ok(None);
+        }
+        let none = || ClientError::NoIdentity { address: address.clone() };
+        let trust = self.trust.clone().ok_or_else(none)?;
+        let name = server_name(address).map_err(|why| {
+            let address = address.clone();
+            ClientError::NotThere { address, why }
+        })?;
+        let connector = TlsConnector::from(Arc::new(client_config(&trust)));
+        let address = address.clone();
+        Ok(Some(Secure { address, name, trust, connector, who: OnceLock::new() }))
+    }
+}
+
+/// A way to one agent on which both sides prove who they are.
+#[derive(Clone)]
+pub(crate) struct Secure {
+    address: AgentAddress,
+    name: pki_types::ServerName<'static>,
+    trust: Arc<Trust>,
+    connector: TlsConnector,
+    who: OnceLock<Who>,
+}
+
+impl std::fmt::Debug for Secure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Secure").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// One of the two sides is not sure who the other one is.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unproven(String);
+
+impl Secure {
+    pub(crate) fn who(&self) -> Option<&Who> {
+        self.who.get()
+    }
+
+    async fn dial(self: Arc<Self>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+        let tcp = reach(&self.address).await?;
+        let stream = self.connector.connect(self.name.clone(), tcp).await.map_err(in_words)?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let rules = self.trust.rules().map_err(io::Error::other)?;
+        let who = rules.server(chain, &self.name, pki_types::UnixTime::now());
+        let who = who.map_err(|error| io::Error::other(Unproven(explain(&error))))?;
+        let first = self.who.get_or_init(|| who.clone());
+        if first.fingerprint != who.fingerprint {
+            let why = format!("{who} answers where {first} did before");
+            return Err(io::Error::other(Unproven(why)));
+        }
+        Ok(TokioIo::new(stream))
+    }
+}
+
+/// Dials for a channel, also when it has to connect again.
+pub(crate) fn connector(
+    secure: Arc<Secure>,
+) -> impl Service<http::Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future: Send>
++ Send
++ 'static {
+    tower::service_fn(move |_| Arc::clone(&secure).dial())
+}
+
+/// A channel to the agent at `address` that connects when it is used, for those who only pass calls
+/// on.
+///
+/// # Errors
+/// As [`crate::Client::connect_as`] before it connects.
+pub fn connect_lazy(address: &AgentAddress, access: &Access) -> Result<Channel, ClientError> {
+    let not_there = |why| ClientError::NotThere { address: address.clone(), why };
+    let endpoint = Endpoint::from_shared(address.uri());
+    let endpoint = endpoint.map_err(|error| not_there(error.to_string()))?;
+    Ok(match access.to(address)? {
+        None => endpoint.connect_lazy(),
+        Some(secure) => endpoint.connect_with_connector_lazy(connector(Arc::new(secure))),
+    })
+}
+
+/// Whose key answers at an address. Nothing is believed and nothing is shown.
+///
+/// # Errors
+/// Nobody is there, or nobody who speaks TLS 1.3.
+pub async fn observe(address: &AgentAddress) -> Result<Fingerprint, ClientError> {
+    let not_there = |why| ClientError::NotThere { address: address.clone(), why };
+    let (config, seen) = observing_config();
+    let name = server_name(address).map_err(not_there)?;
+    let tcp = reach(address).await.map_err(|error| not_there(error.to_string()))?;
+    let connected = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    connected.map_err(|error| not_there(in_words(error).to_string()))?;
+    seen.get().copied().ok_or_else(|| not_there("it showed no certificate".to_owned()))
+}
+
+async fn reach(address: &AgentAddress) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect((address.host(), address.port())).await?;
+    tcp.set_nodelay(true)?;
+    Ok(tcp)
+}
+
+fn server_name(address: &AgentAddress) -> Result<pki_types::ServerName<'static>, String> {
+    let name = pki_types::ServerName::try_from(address.host().to_owned());
+    name.map_err(|_| format!("`{}` is no name that a certificate can hold", address.host()))
+}
+
+fn in_words(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        let why =
+            "it hangs up instead of saying who it is: it asks for no identity, or has no room";
+        return io::Error::other(Unproven(why.to_owned()));
+    }
+    match find::<rustls::Error>(&error) {
+        Some(why) => io::Error::other(Unproven(explain(why))),
+        None => error,
+    }
+}
+
+/// Who doubts whom, where that is why something failed.
+pub(crate) fn doubt(error: &(dyn Error + 'static)) -> Option<String> {
+    let ours = find::<Unproven>(error).map(ToString::to_string);
+    ours.or_else(|| find::<rustls::Error>(error).map(explain))
+}
+
+/// The first cause of this type, also within an I/O error, which hides what it holds.
+fn find<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let held = held.and_then(|held| held.downcast_ref::<T>());
+        if let Some(found) = error.downcast_ref::<T>().or(held) {
+            return Some(found);
+        }
+        next = error.source();
+    }
+    None
+}
