@@ -10,10 +10,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use whimbrel_control::api::Tracker;
 use whimbrel_control::api::agent_server::AgentServer;
+use whimbrel_identity::IdentityError;
 
+use crate::access::{Gate, Guard, PolicyError, entrance};
 use crate::folder::{DataFolder, FolderError};
 use crate::guests::Guests;
 use crate::lifecycle::trackers;
@@ -44,16 +45,12 @@ pub enum AgentError {
         /// What the operating system said.
         source: io::Error,
     },
-    /// The address is reachable from elsewhere, and nobody who connects is asked who they are.
-    #[error(
-        "{address} is reachable from other hosts, and there is no authentication yet: whoever \
-         connects can start, move and stop guests. Listen at 127.0.0.1, or where only trusted \
-         hosts connect, say --insecure"
-    )]
-    Insecure {
-        /// The address.
-        address: SocketAddr,
-    },
+    /// It cannot prove who it is, or whom it trusts cannot be read.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Who may do what cannot be read.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The program that guest processes run is not known.
     #[error("the path of this program is not known: {0}; start it by its full path")]
     Program(io::Error),
@@ -66,6 +63,7 @@ pub enum AgentError {
 pub(crate) struct Core {
     pub(crate) options: AgentOptions,
     pub(crate) folder: DataFolder,
+    pub(crate) guard: Arc<Guard>,
     pub(crate) program: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) guests: Guests,
@@ -82,28 +80,36 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Locks the data folder, listens, and finds the guests of the folder again.
+    /// Locks the data folder, makes an identity if there is none, listens, and finds the guests of the folder again.
     ///
     /// # Errors
     /// [`AgentError`]; nothing was changed.
     pub async fn bind(options: AgentOptions) -> Result<Self, AgentError> {
         let address = options.listen;
-        if !address.ip().is_loopback() && !options.insecure {
-            return Err(AgentError::Insecure { address });
-        }
         let program = match &options.program {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(AgentError::Program)?,
         };
         let folder = DataFolder::open(&options.data)?;
+        let guard = Arc::new(Guard::open(&options)?);
         let listen = |source| AgentError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let (guests, trackers) = (Guests::default(), trackers());
         let relays = Relays::new().map_err(AgentError::Failed)?;
         let (limits, probes) = (HostLimits::new(&options), Probes::default());
-        let core =
-            Core { options, folder, program, address, guests, trackers, relays, limits, probes };
+        let core = Core {
+            options,
+            folder,
+            guard,
+            program,
+            address,
+            guests,
+            trackers,
+            relays,
+            limits,
+            probes,
+        };
         let core = Arc::new(core);
         core.recover().await.map_err(AgentError::Failed)?;
         Ok(Self { core, listener })
@@ -128,8 +134,10 @@ impl Agent {
     pub async fn serve(self, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
         let parent_gone = self.parent_gone()?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let incoming = TcpIncoming::from(self.listener).with_nodelay(Some(true));
+        let guard = Arc::clone(&self.core.guard);
+        let incoming = entrance(self.listener, guard.tls(), self.core.options.deadlines.handshake);
         let service = AgentServer::new(AgentService::new(Arc::clone(&self.core)));
+        let service = Gate::new(service, guard);
         let served = Server::builder()
             .http2_keepalive_interval(Some(KEEP_ALIVE))
             .concurrency_limit_per_connection(CALLS_MAX)

@@ -1,6 +1,6 @@
 //! Between the words of the API and those of the engine and the guests.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tonic::Status;
 use whimbrel_control::api;
@@ -279,6 +279,25 @@ fn fault(fault: Fault) -> api::Fault {
         Fault::Journal => api::Fault::Journal,
         Fault::NotConverging => api::Fault::NotConverging,
         Fault::Cancelled => api::Fault::Cancelled,
+    }
+}
+
+/// The time of day.
+pub(crate) fn since_1970() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// What everybody learns about a host: who it is and what it speaks.
+pub(crate) fn only_who_it_is(host: api::Host) -> api::Host {
+    api::Host {
+        product: host.product,
+        version: host.version,
+        api_version: host.api_version,
+        protocol_version_min: host.protocol_version_min,
+        protocol_version_max: host.protocol_version_max,
+        host_id: host.host_id,
+        clock_us: host.clock_us,
+        ..Default::default()
     }
 }
 

@@ -35,6 +35,12 @@ pub struct Deadlines {
     pub abandon: Duration,
     /// How long an outcome in doubt is held back while it may still be settled.
     pub settle: Duration,
+    /// For whoever connects to prove who they are.
+    pub handshake: Duration,
+    /// How far another host's clock may be from this one's, where a ticket says when it is good.
+    pub clock_skew: Duration,
+    /// How long a ticket may be good.
+    pub ticket: Duration,
     /// What its guest processes are told when they send or receive a guest.
     pub migration: MigrationDeadlines,
 }
@@ -90,6 +96,9 @@ impl Default for Deadlines {
             ask_pause_max: secs(30),
             abandon: secs(8),
             settle: secs(15),
+            handshake: secs(5),
+            clock_skew: secs(30),
+            ticket: secs(3600),
             migration: MigrationDeadlines::default(),
         }
     }
@@ -122,7 +131,7 @@ impl Default for MigrationDeadlines {
 type Field = fn(&mut Deadlines) -> &mut Duration;
 
 /// Each one by the name that people give it.
-const NAMES: [(&str, Field); 25] = [
+const NAMES: [(&str, Field); 28] = [
     ("process-start", |all| &mut all.process_start),
     ("process-call", |all| &mut all.process_call),
     ("process-stop", |all| &mut all.process_stop),
@@ -134,6 +143,9 @@ const NAMES: [(&str, Field); 25] = [
     ("ask-pause-max", |all| &mut all.ask_pause_max),
     ("abandon", |all| &mut all.abandon),
     ("settle", |all| &mut all.settle),
+    ("handshake", |all| &mut all.handshake),
+    ("clock-skew", |all| &mut all.clock_skew),
+    ("ticket", |all| &mut all.ticket),
     ("greeting", |all| &mut all.migration.greeting),
     ("silence", |all| &mut all.migration.silence),
     ("resume", |all| &mut all.migration.resume),

@@ -3,10 +3,14 @@
 //! ```text
 //!  DATA/agent.lock           held as long as the agent lives: one agent a folder
 //!  DATA/host                 the random identity of this host, 16 hex digits
+//!  DATA/identity             key and certificate of this agent, and whom it trusts
+//!  DATA/policy.toml          who may do what here; written by people
+//!  DATA/tickets              which tickets were spent here
 //!  DATA/guests/UUID/config   who the guest is             (agent)
 //!                  /process  how to find its process      (guest process; this user only)
 //!                  /journal  who owns the guest           (guest process)
 //!                  /log      what its process has to say  (guest process)
+//!                  /parties  other agents it had to do with (agent)
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -18,7 +22,7 @@ use whimbrel_engine::protocol::GuestUuid;
 
 use crate::convert::parse_uuid;
 use crate::os;
-use crate::process_api::{GuestFile, ProcessFile};
+use crate::process_api::{GuestFile, PartiesFile, ProcessFile};
 
 /// Why a data folder cannot be worked in.
 #[derive(Debug, thiserror::Error)]
@@ -139,6 +143,18 @@ impl GuestFolder {
         replace(&self.path.join("config"), &config.encode_to_vec())
     }
 
+    /// Agents that it had to do with.
+    pub(crate) fn read_parties(&self) -> io::Result<PartiesFile> {
+        match read_message(&self.path.join("parties")) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(PartiesFile::default()),
+            read => read,
+        }
+    }
+
+    pub(crate) fn write_parties(&self, parties: &PartiesFile) -> io::Result<()> {
+        replace(&self.path.join("parties"), &parties.encode_to_vec())
+    }
+
     /// How to find the guest's process, unless it has none.
     pub(crate) fn read_process(&self) -> io::Result<Option<ProcessFile>> {
         match read_message(&self.path.join("process")) {
@@ -177,7 +193,7 @@ fn read_message<M: Message + Default>(path: &Path) -> io::Result<M> {
 }
 
 /// Whoever reads `path` finds all of the old bytes or all of the new ones.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = create_private(&new)?;
     file.set_len(0)?;

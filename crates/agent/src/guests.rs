@@ -15,7 +15,9 @@ use tonic::Status;
 use whimbrel_control::api;
 use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::GuestUuid;
+use whimbrel_identity::Fingerprint;
 
+use crate::access::Authenticated;
 use crate::convert::parse_uuid;
 use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
@@ -40,6 +42,8 @@ pub(crate) struct Migration {
     ways: Mutex<(String, Vec<api::Endpoint>)>,
     /// How fast it may go.
     pub(crate) pace: Pace,
+    /// Whose order it is, where they proved who they are.
+    begun_by: OnceLock<Fingerprint>,
 }
 
 impl Migration {
@@ -52,9 +56,22 @@ impl Migration {
             direction,
             status,
             token: OnceLock::new(),
+            begun_by: OnceLock::new(),
             ways: Mutex::default(),
             pace: Pace::default(),
         })
+    }
+
+    pub(crate) fn set_begun_by(&self, who: &Authenticated) {
+        if let Some(who) = &who.0 {
+            self.begun_by.get_or_init(|| who.fingerprint);
+        }
+    }
+
+    /// Whether it is this caller's order.
+    pub(crate) fn was_begun_by(&self, who: &Authenticated) -> bool {
+        let asks = who.0.as_ref().map(|who| &who.fingerprint);
+        asks.is_some() && self.begun_by.get() == asks
     }
 
     pub(crate) fn set_token(&self, token: &[u8]) {

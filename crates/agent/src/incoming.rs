@@ -1,6 +1,5 @@
 //! A guest comes to this host.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tonic::Status;
@@ -9,6 +8,7 @@ use whimbrel_control::api::{self, Direction, MigrationStatus};
 use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS};
 use whimbrel_engine::{Failure, Fault};
 
+use crate::access::{Action, Authenticated, Caller};
 use crate::admission;
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
@@ -19,26 +19,22 @@ use crate::networks;
 use crate::process_api::{self as process, GuestFile};
 use crate::process_link::overlap;
 
-/// The two ends of the connection on which another agent calls.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ends {
-    pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
-}
-
 impl Core {
     /// Has a guest process wait for a guest that another agent announces.
     pub(crate) async fn prepare_incoming(
         self: Arc<Self>,
         request: api::PrepareIncomingRequest,
-        ends: Ends,
+        caller: Caller,
+        who: Authenticated,
     ) -> Result<api::PrepareIncomingResponse, Status> {
-        check_fit(&request)?;
         let uuid = convert::parse_uuid(&request.guest_uuid)
             .ok_or_else(|| Status::invalid_argument("the guest has no uuid"))?;
-        let peer = peer_address(&request, ends)?;
+        self.may_send(&who, uuid, &request.ticket)?;
+        check_fit(&request)?;
+        let peer = peer_address(&request, &caller)?;
         let (guest, migration) = self.expect(uuid, &request, &peer)?;
-        let listening = self.listen(&guest, &migration, &peer, ends).await;
+        let listening = self.listen(&guest, &migration, &peer, &caller, &who, &request.relays);
+        let listening = listening.await;
         let (process::ReceiveResponse { address, token, .. }, endpoints) = match listening {
             Ok(listening) => listening,
             Err(status) => {
@@ -59,6 +55,18 @@ impl Core {
             host_id: format!("{:016x}", self.folder.host()),
             endpoints,
         })
+    }
+
+    /// Refuses a source that may not send guests here, unless a ticket allows it this one.
+    fn may_send(&self, who: &Authenticated, uuid: GuestUuid, ticket: &[u8]) -> Result<(), Status> {
+        let guard = &self.guard;
+        match &who.0 {
+            Some(source) if !ticket.is_empty() && !guard.may(source, Action::Send)? => {
+                let warrant = guard.warrant(ticket)?;
+                guard.spend_incoming(&warrant, uuid, source)
+            }
+            _ => guard.require(who, Action::Send),
+        }
     }
 
     fn expect(
@@ -103,21 +111,27 @@ impl Core {
         guest: &Arc<Guest>,
         migration: &Migration,
         peer: &str,
-        ends: Ends,
+        caller: &Caller,
+        who: &Authenticated,
+        relays: &[String],
     ) -> Result<(process::ReceiveResponse, Vec<api::Endpoint>), Status> {
         let endpoints = networks::endpoints(&self.options.networks)?;
         self.start_process(guest).await?;
+        if let Some(source) = &who.0 {
+            guest.add_party(source, relays)?;
+        }
         let mut link = guest.link(self.options.deadlines).await?;
         let ports = self.options.ports;
         let request = process::ReceiveRequest {
             migration_id: migration.id.clone(),
             peer: peer.to_owned(),
             // The address that the other agent could reach us at.
-            bind_ip: ends.local.ip().to_string(),
+            bind_ip: caller.local.ip().to_string(),
             port_first: ports.first.into(),
             port_last: ports.last.into(),
             host_id: self.folder.host(),
-            deadlines: Some(self.deadlines_to(&[], Some(ends.remote.ip())).into()),
+            deadlines: Some(self.deadlines_to(&[], Some(caller.remote.ip())).into()),
+            identity: self.identity_for(peer),
             bind_ips: endpoints.iter().map(|it| it.address.ip().to_string()).collect(),
         };
         let listening = link.receive(request).await?;
@@ -145,6 +159,7 @@ impl Core {
     pub(crate) async fn cancel_incoming(
         self: Arc<Self>,
         request: api::CancelIncomingRequest,
+        who: Authenticated,
     ) -> Result<api::CancelIncomingResponse, Status> {
         let migration = self.guests.find_migration(&request.migration_id)?;
         if migration.token().is_none_or(|token| token != request.token) {
@@ -154,6 +169,7 @@ impl Core {
             return Ok(api::CancelIncomingResponse { accepted: false });
         }
         let guest = self.guests.find(&migration.status().guest_uuid)?;
+        guest.check_party(who.0.as_ref())?;
         let mut link = guest.link(self.options.deadlines).await?;
         let reason = "the source's agent took it back".to_owned();
         let cancelled = link.cancel(process::CancelRequest { reason }).await?;
@@ -185,8 +201,8 @@ fn check_fit(request: &api::PrepareIncomingRequest) -> Result<(), Status> {
 }
 
 /// Where the source's agent answers questions.
-fn peer_address(request: &api::PrepareIncomingRequest, ends: Ends) -> Result<String, Status> {
-    let remote = ends.remote.ip().to_string();
+fn peer_address(request: &api::PrepareIncomingRequest, caller: &Caller) -> Result<String, Status> {
+    let remote = caller.remote.ip().to_string();
     let host = if request.agent_host.is_empty() { &remote } else { &request.agent_host };
     let bracketed = if host.contains(':') { format!("[{host}]") } else { host.clone() };
     let address: Result<AgentAddress, _> = format!("{bracketed}:{}", request.agent_port).parse();
@@ -245,12 +261,12 @@ mod tests {
             ("[fe80::1]:999", "", "[fe80::1]:7117"),
             ("10.0.0.1:999", "::1", "[::1]:7117"),
         ] {
-            let ends = Ends { local, remote: remote.parse().unwrap() };
+            let caller = Caller::local(local, remote.parse().unwrap());
             let request = api::PrepareIncomingRequest { agent_host: host.to_owned(), ..request() };
-            assert_eq!(peer_address(&request, ends).unwrap(), expected);
+            assert_eq!(peer_address(&request, &caller).unwrap(), expected);
         }
-        let ends = Ends { local, remote: local };
+        let caller = Caller::local(local, local);
         let bad = api::PrepareIncomingRequest { agent_port: 0, ..request() };
-        assert!(peer_address(&bad, ends).is_err());
+        assert!(peer_address(&bad, &caller).is_err());
     }
 }

@@ -7,11 +7,13 @@
 //! ```
 //!
 //! An [`Agent`] starts guests, refuses what the host cannot hold, has guests sent and expected,
-//! answers who owns one, and finds its guests again after it has died. It does **not** touch guest
+//! answers who owns one, lets nobody do what the policy does not allow, and finds its guests again
+//! after it has died. It does **not** touch guest
 //! memory, stand in a switchover, decide ownership by itself, or talk to people. The
 //! [`guest_process`] is a process of its own, started by the agent and outliving it.
 #![forbid(unsafe_code)]
 
+mod access;
 mod admission;
 mod agent;
 pub mod bench;
@@ -44,6 +46,7 @@ mod stress;
 mod stub_process;
 mod watching;
 
+pub use access::{PolicyError, check_policy};
 pub use agent::{Agent, AgentError};
 pub use deadlines::{Deadlines, MigrationDeadlines};
 pub use folder::FolderError;

@@ -51,7 +51,7 @@ fn parse(arguments: Vec<String>) -> Result<AgentOptions, Box<dyn Error>> {
         match key {
             "data" => options.data = value.into(),
             "listen" => options.listen = value.parse()?,
-            "insecure" => options.insecure = value.parse()?,
+            "tls" => options.tls = value.parse()?,
             "die_with_parent" => options.die_with_parent = value.parse()?,
             "port" => options.ports = PortRange { first: value.parse()?, last: value.parse()? },
             "guests" => options.limits.guests = value.parse()?,

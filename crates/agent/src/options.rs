@@ -19,8 +19,12 @@ pub struct AgentOptions {
     pub listen: SocketAddr,
     /// Where other agents reach it, if that is not where it listens (a name, a mapped port).
     pub advertise: Option<AgentAddress>,
-    /// Listen beyond this host although nobody who connects is asked who they are.
-    pub insecure: bool,
+    /// The folder of its identity; `None`: `identity` in the data folder.
+    pub identity: Option<PathBuf>,
+    /// The file that says who may do what; `None`: `policy.toml` in the data folder.
+    pub policy: Option<PathBuf>,
+    /// Ask callers who they are also where only this host can call. Beyond it they always are.
+    pub tls: bool,
     /// End when the standard input ends, and have guest processes end then too. For a parent that
     /// holds the other end of a pipe, this works however the parent dies.
     pub die_with_parent: bool,
@@ -50,7 +54,9 @@ impl AgentOptions {
             data: data.into(),
             listen,
             advertise: None,
-            insecure: false,
+            identity: None,
+            policy: None,
+            tls: false,
             die_with_parent: false,
             program: None,
             ports: PortRange::ANY,

@@ -17,18 +17,29 @@ use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
 use whimbrel_engine::transport::Path;
 use whimbrel_engine::{Failure, Fault};
 
+use crate::access::{Action, Authenticated, Warrant};
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Life, Migration};
 use crate::{admission, heartbeats, kinds, limits, networks, process_api as process};
 
+/// What allows a move.
+struct Order {
+    /// Is handed on to the destination, which may need it.
+    ticket: Vec<u8>,
+    /// The ticket, where whoever orders the move may not do so without.
+    warrant: Option<Warrant>,
+}
+
 impl Core {
     /// Begins to move a guest; comes back when the destination expects it and it is on its way.
     pub(crate) async fn migrate(
         self: Arc<Self>,
         request: api::MigrateRequest,
+        who: Authenticated,
     ) -> Result<MigrationStatus, Status> {
+        let order = self.order(&who, request.ticket)?;
         let destination: AgentAddress = request
             .destination
             .parse()
@@ -39,9 +50,14 @@ impl Core {
         convert::dscp(&options)?;
         let asked = limits::asked(&options)?;
         let guest = self.guests.find(&request.guest)?;
+        if let Some(warrant) = &order.warrant {
+            warrant.check_guest(guest.uuid)?;
+        }
         let migration = self.begin_outgoing(&guest, &destination)?;
         migration.pace.ask(asked);
-        if let Err(status) = self.hand_out(&guest, &migration, &destination, options).await {
+        migration.set_begun_by(&who);
+        let handed = self.hand_out(&guest, &migration, &destination, options, &order);
+        if let Err(status) = handed.await {
             let failure = Failure::new(Fault::Capacity, status.message());
             migration.publish(|newest| set_aborted(newest, &failure));
             return Err(status);
@@ -53,6 +69,39 @@ impl Core {
         tokio::spawn(Arc::clone(&self).keep_paced(guest.clone(), migration.clone()));
         tokio::spawn(self.see_off(guest, migration, destination));
         Ok(status)
+    }
+
+    /// Refuses whoever may not order moves, unless a ticket allows this one.
+    fn order(&self, who: &Authenticated, ticket: Vec<u8>) -> Result<Order, Status> {
+        let standing = ticket.is_empty() || self.guard.allows(who, Action::Order)?;
+        let warrant = match standing {
+            true => self.guard.require(who, Action::Order).map(|()| None)?,
+            false => Some(self.guard.warrant(&ticket)?),
+        };
+        Ok(Order { ticket, warrant })
+    }
+
+    /// Whether the guest may go to whoever answers there: a ticket says so, or the policy.
+    fn may_receive(&self, guest: &Guest, order: &Order, peer: &Client) -> Result<(), Status> {
+        let Some(destination) = peer.who() else {
+            let why = "a ticket is for hosts that prove who they are; use --tls on both";
+            let refuse = || Status::failed_precondition(why);
+            return order.warrant.is_none().then_some(()).ok_or_else(refuse);
+        };
+        let allowed = self.guard.may(destination, Action::Receive)?;
+        match &order.warrant {
+            Some(warrant) => self.guard.spend_outgoing(warrant, guest.uuid, destination)?,
+            None if allowed => {}
+            None if order.ticket.is_empty() => {
+                let why = self.guard.refusal(destination, Action::Receive);
+                return Err(Status::permission_denied(why));
+            }
+            None => {
+                let warrant = self.guard.warrant(&order.ticket)?;
+                self.guard.spend_outgoing(&warrant, guest.uuid, destination)?;
+            }
+        }
+        guest.add_party(destination, &[])
     }
 
     /// Marks the guest as moving while nobody else can.
@@ -92,6 +141,7 @@ impl Core {
         migration: &Migration,
         destination: &AgentAddress,
         options: api::MigrationOptions,
+        order: &Order,
     ) -> Result<(), Status> {
         let mut link = guest.link(self.options.deadlines).await?;
         let status = link.get_status(process::GetStatusRequest {}).await?;
@@ -106,7 +156,9 @@ impl Core {
             return Err(Status::invalid_argument(format!("{destination} is this host itself")));
         }
         let ours = networks::endpoints(&self.options.networks)?;
-        let expected = peer.prepare_incoming(self.announcement(guest, migration)).await;
+        self.may_receive(guest, order, &peer)?;
+        let announcement = self.announcement(guest, migration, order)?;
+        let expected = peer.prepare_incoming(announcement).await;
         let expected = expected.map_err(|error| of_peer(destination, &error))?;
         migration.set_token(&expected.token);
         migration.set_ways(&expected.address, &expected.endpoints);
@@ -129,6 +181,7 @@ impl Core {
             paths: networks::to_process(&paths),
             pin_lanes: self.options.pin_lanes,
             limits: Some(self.limits_of(migration)),
+            identity: self.guard.identity_for(destination),
         });
         if let Err(status) = begun.await {
             self.take_back(migration, destination).await;
@@ -144,9 +197,14 @@ impl Core {
         self.options.heartbeats.apply(near, self.options.deadlines.migration)
     }
 
-    fn announcement(&self, guest: &Guest, migration: &Migration) -> api::PrepareIncomingRequest {
+    fn announcement(
+        &self,
+        guest: &Guest,
+        migration: &Migration,
+        order: &Order,
+    ) -> Result<api::PrepareIncomingRequest, Status> {
         let (agent_host, agent_port) = self.reached_at();
-        api::PrepareIncomingRequest {
+        Ok(api::PrepareIncomingRequest {
             migration_id: migration.id.clone(),
             guest_uuid: guest.uuid.to_string(),
             guest_name: guest.config.name.clone(),
@@ -159,7 +217,14 @@ impl Core {
             agent_host,
             agent_port: agent_port.into(),
             service_address: self.relays.look(guest.uuid).map_or_else(String::new, |(at, _)| at),
-        }
+            ticket: order.ticket.clone(),
+            relays: guest.relays()?,
+        })
+    }
+
+    /// The folder of the identity that the agent at this address is to be shown.
+    pub(crate) fn identity_for(&self, peer: &str) -> String {
+        peer.parse().map_or_else(|_| String::new(), |peer| self.guard.identity_for(&peer))
     }
 
     /// Reaches another agent.
@@ -170,7 +235,8 @@ impl Core {
             call: ours.peer_call,
             ..Default::default()
         };
-        Client::connect(peer, deadlines).await.map_err(|error| of_peer(peer, &error))
+        let client = Client::connect_as(peer, deadlines, self.guard.access()).await;
+        client.map_err(|error| of_peer(peer, &error))
     }
 
     /// Follows a migration to its end and past it.
@@ -265,8 +331,12 @@ impl Core {
     pub(crate) async fn cancel_migration(
         self: Arc<Self>,
         request: api::CancelMigrationRequest,
+        who: Authenticated,
     ) -> Result<api::CancelMigrationResponse, Status> {
         let migration = self.guests.find_migration(&request.migration)?;
+        if !migration.was_begun_by(&who) {
+            self.guard.require(&who, Action::Order)?;
+        }
         if !migration.is_running() {
             let why = format!("migration {} has ended already", migration.id);
             return Err(Status::failed_precondition(why));
@@ -288,8 +358,9 @@ fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
         ClientError::NotThere { .. } | ClientError::Lost { .. } | ClientError::Late { .. } => {
             Status::unavailable(error.to_string())
         }
-        ClientError::NotWhimbrel { .. } | ClientError::Version { .. } => {
-            Status::failed_precondition(error.to_string())
-        }
+        ClientError::NotWhimbrel { .. }
+        | ClientError::Version { .. }
+        | ClientError::NoIdentity { .. }
+        | ClientError::Unproven { .. } => Status::failed_precondition(error.to_string()),
     }
 }

@@ -14,9 +14,9 @@ use tonic::Status;
 use whimbrel_control::{AgentAddress, Client, api};
 use whimbrel_engine::transport::{self, Answerer, Answering, Measured, Path};
 
+use crate::access::Caller;
 use crate::agent::Core;
 use crate::convert::micros;
-use crate::incoming::Ends;
 use crate::networks;
 
 /// How long the other side answers.
@@ -52,12 +52,12 @@ pub(crate) fn clock_us() -> u64 {
 
 impl Core {
     /// Answers a probe of another agent for a while.
-    pub(crate) async fn open_probe(&self, ends: Ends) -> Result<api::OpenProbeResponse, Status> {
+    pub(crate) async fn open_probe(&self, caller: &Caller) -> Result<api::OpenProbeResponse, Status> {
         let busy = || Status::resource_exhausted("other probes go on; try again soon");
         let place = Arc::clone(&self.probes.answered).try_acquire_owned().map_err(|_| busy())?;
         let endpoints = networks::endpoints(&self.options.networks)?;
         let ips: Vec<IpAddr> = match endpoints.as_slice() {
-            [] => vec![ends.local.ip()],
+            [] => vec![caller.local.ip()],
             several => several.iter().map(|endpoint| endpoint.address.ip()).collect(),
         };
         let mut token = [0; TOKEN_SIZE];

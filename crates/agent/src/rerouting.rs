@@ -11,7 +11,9 @@ use std::time::Duration;
 use tonic::Status;
 use whimbrel_control::{AgentAddress, Client, api};
 
+use crate::access::Authenticated;
 use crate::agent::Core;
+use crate::convert;
 use crate::guests::{Guest, Migration};
 use crate::networks;
 use crate::process_api as process;
@@ -88,10 +90,15 @@ impl Core {
     pub(crate) async fn refresh_endpoints(
         self: Arc<Self>,
         request: api::RefreshEndpointsRequest,
+        who: Authenticated,
     ) -> Result<api::RefreshEndpointsResponse, Status> {
         let migration = self.guests.find_migration(&request.migration_id)?;
         if migration.token().is_none_or(|token| token != request.token) {
             return Err(Status::permission_denied("only who announced a guest asks for its way"));
+        }
+        let uuid = convert::parse_uuid(&migration.status().guest_uuid);
+        if let Some(guest) = uuid.and_then(|uuid| self.guests.get(uuid)) {
+            guest.check_party(who.0.as_ref())?;
         }
         let known = migration.endpoints();
         let mut fresh = networks::endpoints(&self.options.networks).unwrap_or_default();

@@ -2,7 +2,6 @@
 //! was begun is never left half done.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -10,8 +9,10 @@ use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api::agent_server::Agent;
 use whimbrel_control::api::{self, GuestState};
 
+use crate::access::{Action, Authenticated, Caller};
 use crate::agent::Core;
-use crate::incoming::Ends;
+use crate::convert::{self, parse_uuid};
+use crate::guests::Migration;
 use crate::process_api as process;
 use crate::relay::GuestFrames;
 use crate::watching::{self, StatusStream};
@@ -39,14 +40,50 @@ impl AgentService {
     }
 }
 
+impl AgentService {
+    /// Refuses whoever may not look, has not begun the migration, and is not its other side; to
+    /// them it is all the same whether there is one.
+    fn may_follow(
+        &self,
+        who: &Authenticated,
+        migration: Result<Arc<Migration>, Status>,
+    ) -> Result<Arc<Migration>, Status> {
+        let guard = &self.core.guard;
+        if guard.allows(who, Action::Look)? {
+            return migration;
+        }
+        let has_part = |migration: &Arc<Migration>| {
+            let uuid = &migration.status().guest_uuid;
+            let guest = parse_uuid(uuid).and_then(|uuid| self.core.guests.get(uuid));
+            let party = guest.is_some_and(|guest| guest.check_party(who.0.as_ref()).is_ok());
+            party || migration.was_begun_by(who)
+        };
+        match migration {
+            Ok(migration) if has_part(&migration) => Ok(migration),
+            _ => Err(guard.require(who, Action::Look).err().unwrap_or_else(|| {
+                Status::permission_denied("the policy has just changed; ask again")
+            })),
+        }
+    }
+
+    /// Refuses whoever is not the other side of a migration of the guest.
+    fn check_party(&self, who: &Authenticated, guest_uuid: &str) -> Result<(), Status> {
+        let guest = parse_uuid(guest_uuid).and_then(|uuid| self.core.guests.get(uuid));
+        guest.map_or(Ok(()), |guest| guest.check_party(who.0.as_ref()))
+    }
+}
+
 type Answer<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl Agent for AgentService {
     type WatchMigrationStream = StatusStream;
 
-    async fn get_host(&self, _: Request<api::GetHostRequest>) -> Answer<api::Host> {
-        self.core.host().map(Response::new)
+    async fn get_host(&self, request: Request<api::GetHostRequest>) -> Answer<api::Host> {
+        let host = self.core.host()?;
+        // Who may not look, or nobody while the policy is broken, learns only who this is.
+        let looks = self.core.guard.allows(&who(&request)?, Action::Look).unwrap_or(false);
+        Ok(Response::new(if looks { host } else { convert::only_who_it_is(host) }))
     }
 
     async fn start_guest(&self, request: Request<api::StartGuestRequest>) -> Answer<api::Guest> {
@@ -99,14 +136,17 @@ impl Agent for AgentService {
     }
 
     async fn migrate(&self, request: Request<api::MigrateRequest>) -> Answer<api::MigrationStatus> {
-        self.to_its_end(|core| core.migrate(request.into_inner())).await
+        let who = who(&request)?;
+        self.to_its_end(|core| core.migrate(request.into_inner(), who)).await
     }
 
     async fn get_migration(
         &self,
         request: Request<api::GetMigrationRequest>,
     ) -> Answer<api::MigrationStatus> {
-        let migration = self.core.guests.find_migration(&request.into_inner().migration)?;
+        let who = who(&request)?;
+        let migration = self.core.guests.find_migration(&request.into_inner().migration);
+        let migration = self.may_follow(&who, migration)?;
         Ok(Response::new(migration.status()))
     }
 
@@ -114,7 +154,9 @@ impl Agent for AgentService {
         &self,
         request: Request<api::WatchMigrationRequest>,
     ) -> Answer<StatusStream> {
-        let migration = self.core.guests.find_migration(&request.into_inner().migration)?;
+        let who = who(&request)?;
+        let migration = self.core.guests.find_migration(&request.into_inner().migration);
+        let migration = self.may_follow(&who, migration)?;
         Ok(Response::new(watching::stream(migration.watch())))
     }
 
@@ -122,29 +164,33 @@ impl Agent for AgentService {
         &self,
         request: Request<api::CancelMigrationRequest>,
     ) -> Answer<api::CancelMigrationResponse> {
-        self.to_its_end(|core| core.cancel_migration(request.into_inner())).await
+        let who = who(&request)?;
+        self.to_its_end(|core| core.cancel_migration(request.into_inner(), who)).await
     }
 
     async fn prepare_incoming(
         &self,
         request: Request<api::PrepareIncomingRequest>,
     ) -> Answer<api::PrepareIncomingResponse> {
-        let ends = ends(request.local_addr(), request.remote_addr())?;
-        self.to_its_end(|core| core.prepare_incoming(request.into_inner(), ends)).await
+        let who = who(&request)?;
+        let caller = caller(&request)?;
+        self.to_its_end(|core| core.prepare_incoming(request.into_inner(), caller, who)).await
     }
 
     async fn cancel_incoming(
         &self,
         request: Request<api::CancelIncomingRequest>,
     ) -> Answer<api::CancelIncomingResponse> {
-        self.to_its_end(|core| core.cancel_incoming(request.into_inner())).await
+        let who = who(&request)?;
+        self.to_its_end(|core| core.cancel_incoming(request.into_inner(), who)).await
     }
 
     async fn refresh_endpoints(
         &self,
         request: Request<api::RefreshEndpointsRequest>,
     ) -> Answer<api::RefreshEndpointsResponse> {
-        self.to_its_end(|core| core.refresh_endpoints(request.into_inner())).await
+        let who = who(&request)?;
+        self.to_its_end(|core| core.refresh_endpoints(request.into_inner(), who)).await
     }
 
     async fn set_limits(
@@ -165,18 +211,19 @@ impl Agent for AgentService {
         &self,
         request: Request<api::OpenProbeRequest>,
     ) -> Answer<api::OpenProbeResponse> {
-        let ends = ends(request.local_addr(), request.remote_addr())?;
-        self.core.open_probe(ends).await.map(Response::new)
+        self.core.open_probe(&caller(&request)?).await.map(Response::new)
     }
 
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
+        self.check_party(&who(&request)?, &request.get_ref().guest_uuid)?;
         self.to_its_end(|core| core.meet(request.into_inner())).await
     }
 
     type RelayStream = GuestFrames;
 
     async fn relay(&self, request: Request<Streaming<api::RelayFrame>>) -> Answer<GuestFrames> {
-        Arc::clone(&self.core).pass_on(request.into_inner()).await.map(Response::new)
+        let who = who(&request)?;
+        Arc::clone(&self.core).pass_on(request.into_inner(), &who).await.map(Response::new)
     }
 
     async fn release_guest(
@@ -187,13 +234,18 @@ impl Agent for AgentService {
     }
 
     async fn ask(&self, request: Request<api::AskRequest>) -> Answer<api::AskResponse> {
+        self.check_party(&who(&request)?, &request.get_ref().guest_uuid)?;
         self.to_its_end(|core| core.ask(request.into_inner())).await
     }
 }
 
-fn ends(local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Result<Ends, Status> {
-    match (local, remote) {
-        (Some(local), Some(remote)) => Ok(Ends { local, remote }),
-        _ => Err(Status::internal("the connection has no addresses")),
-    }
+/// Who makes a call, as the gate has found out.
+fn who<T>(request: &Request<T>) -> Result<Authenticated, Status> {
+    let who = request.extensions().get::<Authenticated>().cloned();
+    who.ok_or_else(|| Status::unauthenticated("the call did not come through the gate"))
+}
+
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Status::internal("the connection has no addresses"))
 }

@@ -371,6 +371,7 @@ fn announcement(name: &str, uuid: &str) -> api::PrepareIncomingRequest {
         agent_host: String::new(),
         agent_port: 1,
         service_address: String::new(),
+        ..Default::default()
     }
 }
 

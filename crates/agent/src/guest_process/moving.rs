@@ -54,7 +54,7 @@ impl Worker {
             reacquire_timeout: deadlines.reacquire,
             return_timeout: deadlines.give_back,
             tracker: tracker(asked.tracker.as_deref())?,
-            ask: PeerAgent::at(&request.peer, deadlines.ask),
+            ask: PeerAgent::at(&request.peer, &request.identity, deadlines.ask),
             peer: request.peer,
             host: request.host_id,
             guest_heartbeat: asked.guest_heartbeat_us.map(Duration::from_micros),
@@ -130,7 +130,7 @@ impl Worker {
             let token = random_token()?;
             let (factory, monitors) = kinds::factory(&self.config().kind);
             let mut options = IncomingOptions {
-                ask: PeerAgent::at(&request.peer, deadlines.ask),
+                ask: PeerAgent::at(&request.peer, &request.identity, deadlines.ask),
                 peer: request.peer.clone(),
                 memory_max: ByteCount(self.config().memory_bytes),
                 ..IncomingOptions::default()

@@ -30,6 +30,7 @@ use tonic::{Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
+use crate::access::Authenticated;
 use crate::agent::Core;
 use crate::convert::parse_uuid;
 use crate::guests::Guest;
@@ -190,12 +191,14 @@ impl Core {
     pub(crate) async fn pass_on(
         self: Arc<Self>,
         mut frames: Streaming<api::RelayFrame>,
+        who: &Authenticated,
     ) -> Result<GuestFrames, Status> {
         let first = frames.message().await?.unwrap_or_default();
         let named = first.attach.as_ref().and_then(|attach| parse_uuid(&attach.guest_uuid));
         let uuid = named.ok_or_else(|| Status::invalid_argument("a relay attaches first"))?;
         let guest = self.guests.get(uuid);
         let guest = guest.ok_or_else(|| Status::not_found("there is no such guest here"))?;
+        guest.check_relay(who.0.as_ref())?;
         if guest.is_dead() {
             let entry = self.entry(&guest)?;
             let moved_to = entry.map(|entry| entry.record.peer).unwrap_or_default();

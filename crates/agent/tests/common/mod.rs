@@ -231,6 +231,7 @@ pub(crate) fn migrate_request(name: &str, to: &AgentAddress) -> api::MigrateRequ
         guest: name.to_owned(),
         destination: to.to_string(),
         options: Some(api::MigrationOptions { lanes: Some(2), ..Default::default() }),
+        ..Default::default()
     }
 }
 

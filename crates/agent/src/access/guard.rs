@@ -1,0 +1,115 @@
+//! Who calls, and what they may do: trust, policy and tickets of one agent.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use whimbrel_control::{Access, AgentAddress};
+use whimbrel_identity::{IdentityFolder, Rules, Trust, Who, server_config};
+
+use super::caller::{Authenticated, Caller};
+use super::entrance::Tls;
+use super::policy::{Action, PolicyFile};
+use super::spent::Spent;
+use super::warrant::now_s;
+use crate::agent::AgentError;
+use crate::deadlines::Deadlines;
+use crate::options::AgentOptions;
+
+/// Decides about callers.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    trust: Arc<Trust>,
+    /// Callers have to prove who they are.
+    secure: bool,
+    access: Access,
+    policy: PolicyFile,
+    spent: Spent,
+    deadlines: Deadlines,
+}
+
+impl Guard {
+    /// Reads everything, and makes an identity if there is none.
+    pub(crate) fn open(options: &AgentOptions) -> Result<Self, AgentError> {
+        let in_data = |name: &str| options.data.join(name);
+        let folder = options.identity.clone().unwrap_or_else(|| in_data("identity"));
+        let folder = IdentityFolder::at(std::path::absolute(folder).map_err(AgentError::Failed)?);
+        folder.ensure()?;
+        let trust = Trust::open(folder)?;
+        let secure = options.tls || !options.listen.ip().is_loopback();
+        let access = match secure {
+            true => Access::always(Arc::clone(&trust)),
+            false => Access::beyond(Arc::clone(&trust)),
+        };
+        let policy = options.policy.clone().unwrap_or_else(|| in_data("policy.toml"));
+        let spent = Spent::open(in_data("tickets"), now_s());
+        Ok(Self {
+            trust,
+            secure,
+            access,
+            policy: PolicyFile::open(policy)?,
+            spent: spent.map_err(AgentError::Failed)?,
+            deadlines: options.deadlines,
+        })
+    }
+
+    /// How callers prove who they are; `None` where only this host can call.
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        let acceptor = || TlsAcceptor::from(Arc::new(server_config(&self.trust)));
+        self.secure.then(|| Tls { trust: Arc::clone(&self.trust), acceptor: acceptor() })
+    }
+
+    /// How this agent calls others.
+    pub(crate) fn access(&self) -> &Access {
+        &self.access
+    }
+
+    /// The folder of the identity that another agent is shown; empty if it asks for none.
+    pub(crate) fn identity_for(&self, peer: &AgentAddress) -> String {
+        let shown = self.secure || !peer.is_loopback();
+        let folder: &Path = self.trust.folder().path();
+        if shown { folder.to_string_lossy().into_owned() } else { String::new() }
+    }
+
+    pub(super) fn who(&self, caller: &Caller) -> Result<Authenticated, Status> {
+        caller.who(&self.trust)
+    }
+
+    pub(super) fn rules(&self) -> Result<Arc<Rules>, Status> {
+        self.trust.rules().map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    pub(super) fn spent(&self) -> &Spent {
+        &self.spent
+    }
+
+    pub(super) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    /// Whether somebody may do something.
+    pub(crate) fn may(&self, who: &Who, action: Action) -> Result<bool, Status> {
+        let allowed = self.policy.allows(who, action);
+        allowed.map_err(|error| Status::unavailable(error.to_string()))
+    }
+
+    /// Whether a caller may do something: on a host that speaks only with itself, everything.
+    pub(crate) fn allows(&self, who: &Authenticated, action: Action) -> Result<bool, Status> {
+        who.0.as_ref().map_or(Ok(true), |who| self.may(who, action))
+    }
+
+    /// Refuses a caller who may not.
+    pub(crate) fn require(&self, who: &Authenticated, action: Action) -> Result<(), Status> {
+        match &who.0 {
+            Some(who) if !self.may(who, action)? => {
+                Err(Status::permission_denied(self.refusal(who, action)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn refusal(&self, who: &Who, action: Action) -> String {
+        self.policy.refusal(who, action)
+    }
+}

@@ -1,0 +1,25 @@
+//! Who may do what here.
+//!
+//! ```text
+//!  connect ─► Entrance: TLS, limits ─► Caller ─► Gate: the method's right ─► the method: the guest's
+//!                                        └─► Trust: who it is                 └─► policy, ticket
+//! ```
+
+mod caller;
+mod entrance;
+mod gate;
+mod guard;
+mod metered;
+mod parties;
+mod policy;
+mod rooms;
+mod spent;
+mod warrant;
+
+pub(crate) use caller::{Authenticated, Caller};
+pub(crate) use entrance::entrance;
+pub(crate) use gate::Gate;
+pub(crate) use guard::Guard;
+pub(crate) use policy::Action;
+pub use policy::{PolicyError, check_policy};
+pub(crate) use warrant::Warrant;
