@@ -52,7 +52,10 @@ pub(crate) fn clock_us() -> u64 {
 
 impl Core {
     /// Answers a probe of another agent for a while.
-    pub(crate) async fn open_probe(&self, caller: &Caller) -> Result<api::OpenProbeResponse, Status> {
+    pub(crate) async fn open_probe(
+        &self,
+        caller: &Caller,
+    ) -> Result<api::OpenProbeResponse, Status> {
         let busy = || Status::resource_exhausted("other probes go on; try again soon");
         let place = Arc::clone(&self.probes.answered).try_acquire_owned().map_err(|_| busy())?;
         let endpoints = networks::endpoints(&self.options.networks)?;

@@ -43,7 +43,9 @@ fn options(args: AgentArgs) -> AgentOptions {
     let defaults = Limits::default();
     AgentOptions {
         advertise: args.advertise,
-        insecure: args.insecure,
+        identity: args.callers.identity,
+        policy: args.callers.policy,
+        tls: args.callers.tls,
         die_with_parent: args.die_with_parent,
         ports: args.ports.unwrap_or(PortRange::ANY),
         networks: args.networks.networks,
@@ -64,11 +66,7 @@ fn options(args: AgentArgs) -> AgentOptions {
 
 impl From<AgentError> for Stop {
     fn from(error: AgentError) -> Self {
-        let exit = match &error {
-            AgentError::Insecure { .. } => Exit::Usage,
-            _ => Exit::Failed,
-        };
-        Self::new(exit, error.to_string())
+        Self::failed(error.to_string())
     }
 }
 

@@ -11,7 +11,7 @@ use crate::args::{Cli, Command};
 use crate::doctor::doctor;
 use crate::exit::{Ending, Exit, Stop};
 use crate::view::state::Account;
-use crate::{bench, demo, json, out, remote};
+use crate::{bench, demo, json, out, remote, trust};
 
 /// Carries out a command line.
 pub(crate) fn main(words: Vec<OsString>) -> ExitCode {
@@ -44,6 +44,11 @@ fn carry_out(command: Command) -> Ending {
         Command::Release(args) => asked("", remote::release(args)),
         Command::Stop(args) => asked("", remote::stop(args)),
         Command::Probe(args) => asked("", remote::probe(args)),
+        Command::Identity(args) => trust::identity(args),
+        Command::Pair(args) => asked("; nothing is paired", trust::pair(args)),
+        Command::Unpair(args) => trust::unpair(args),
+        Command::Pki(command) => trust::pki(command),
+        Command::Ticket(args) => trust::ticket(args),
         Command::Demo(args) => run(demo::demo(args)),
         Command::Agent(args) => run(agent(args)),
         Command::Bench(args) => run(bench::bench(args)),

@@ -1,6 +1,7 @@
 //! The command line as it is typed. What it means is decided in `plan`.
 
 mod traffic;
+pub(crate) mod trust;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,6 +14,7 @@ use whimbrel_control::{AgentAddress, api};
 
 use crate::exit;
 use crate::parse::{ListenAddress, Rate, Size, deadlines, duration, guest_name, ports};
+use trust::{CallersArgs, IdentityArgs, PairArgs, Pki, ShowArgs, TicketArgs, UnpairArgs};
 
 pub(crate) use traffic::{LimitArgs, NetworkArgs, TrafficArgs};
 
@@ -55,6 +57,17 @@ pub(crate) enum Command {
     Stop(StopArgs),
     /// Ask an agent whether it is there and what it can take.
     Probe(ProbeArgs),
+    /// Tell the fingerprint of your identity, and make one if there is none.
+    Identity(ShowArgs),
+    /// Trust the key of another agent or person, after comparing its fingerprint.
+    Pair(PairArgs),
+    /// Trust a paired key no more.
+    Unpair(UnpairArgs),
+    /// Be a private authority: certify agents and people, and take that back.
+    #[command(subcommand)]
+    Pki(Pki),
+    /// Sign a ticket that allows one move of one guest, for somebody who may not order moves.
+    Ticket(TicketArgs),
     /// Measure what this host can do: the plain mover, the engine and the whole product in turns.
     Bench(BenchArgs),
     /// Say what this host offers for live migration, what it lacks, and what to do about it.
@@ -180,9 +193,8 @@ pub(crate) struct AgentArgs {
     /// How long to wait for what, as silence=2s,doubt=10s; the guide lists all names.
     #[arg(long, value_name = "NAME=TIME,...", value_parser = deadlines)]
     pub(crate) deadlines: Option<Deadlines>,
-    /// Listen beyond this host, though nothing checks who is calling.
-    #[arg(long)]
-    pub(crate) insecure: bool,
+    #[command(flatten)]
+    pub(crate) callers: CallersArgs,
     /// End, with all guests, when standard input ends.
     #[arg(long, hide = true)]
     pub(crate) die_with_parent: bool,
@@ -194,6 +206,8 @@ pub(crate) struct Target {
     /// The agent to ask.
     #[arg(long, env = "WHIMBREL_AGENT", default_value = "127.0.0.1:7117", value_name = "ADDRESS")]
     pub(crate) agent: AgentAddress,
+    #[command(flatten)]
+    pub(crate) whose: IdentityArgs,
 }
 
 #[derive(Args, Debug)]
@@ -264,6 +278,9 @@ pub(crate) struct MigrateArgs {
     pub(crate) guest: String,
     /// The agent to move it to, as host-b or 192.0.2.7:7117.
     pub(crate) destination: AgentAddress,
+    /// A ticket that allows this move, from `whimbrel ticket`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ticket: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) movement: MoveArgs,
 }
@@ -325,6 +342,8 @@ pub(crate) struct ProbeArgs {
     #[arg(long, value_delimiter = ',', value_name = "N,…", requires = "from",
           value_parser = clap::value_parser!(u32).range(1..=128))]
     pub(crate) lanes: Vec<u32>,
+    #[command(flatten)]
+    pub(crate) whose: IdentityArgs,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,
@@ -350,6 +369,10 @@ pub(crate) struct BenchArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct DoctorArgs {
+    /// The data folder of this host's agent: its certificate, its policy and its files are looked
+    /// at too.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
     /// Have this host's agent look at the paths to another host's agent too.
     #[arg(long, value_name = "AGENT")]
     pub(crate) peer: Option<AgentAddress>,

@@ -1,6 +1,7 @@
 //! `doctor`: what this host offers for live migration, what it lacks, and what to do about it.
 
 pub(crate) mod network;
+mod trust;
 
 use serde::Serialize;
 use whimbrel_agent::{Device, HostFacts, Overcommit, host_facts};
@@ -62,8 +63,10 @@ impl Finding {
 pub(crate) async fn doctor(args: DoctorArgs) -> Ending {
     let facts = host_facts();
     let mut findings = findings(&facts);
+    findings.extend(args.data.as_deref().map(trust::files).unwrap_or_default());
     if let Some(peer) = &args.peer {
-        let probed = probe_paths(&args.target.agent, peer, Vec::new()).await?;
+        let target = &args.target;
+        let probed = probe_paths(&target.agent, &target.whose, peer, Vec::new()).await?;
         findings.extend(network::findings(&probed, peer.host()));
         findings.extend(long_fat(&facts, &probed));
     }

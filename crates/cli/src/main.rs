@@ -14,6 +14,7 @@ mod out;
 mod parse;
 mod plan;
 mod remote;
+mod trust;
 mod view;
 
 fn main() -> std::process::ExitCode {

@@ -84,6 +84,7 @@ async fn show(plan: &Plan, nest: &mut Nest, viewer: &mut Viewer) -> Result<Accou
         guest: GUEST.into(),
         destination: destination.to_string(),
         options: Some(plan.options.clone()),
+        ticket: Vec::new(),
     };
     let client = &mut nest.agent(0).client;
     let begun = client.migrate(request).await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio::time::{MissedTickBehavior, interval};
 use whimbrel_control::{Client, api};
 
-use super::{Viewer, check, connect};
+use super::{Viewer, check};
 use crate::args::{ListArgs, ReleaseArgs, ResolveArgs, RunArgs, StatusArgs, StopArgs};
 use crate::exit::{Ending, Exit, Stop};
 use crate::view::paint::Line;
@@ -22,7 +22,7 @@ const FILL_WITHIN_PER_GIB: Duration = Duration::from_secs(30);
 /// Starts a guest.
 pub(crate) async fn run(args: RunArgs) -> Ending {
     let config = Some(plan::guest(&args.guest)?);
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let name = args.name.unwrap_or_default();
     let mut guest = client.start_guest(api::StartGuestRequest { name, config }).await?;
     if !args.detach {
@@ -67,7 +67,7 @@ pub(crate) async fn at_work(
 
 /// Lists the guests.
 pub(crate) async fn list(args: ListArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let request = api::ListGuestsRequest { include_gone: args.all };
     let list = client.list_guests(request).await?.guests;
     match args.json {
@@ -80,7 +80,7 @@ pub(crate) async fn list(args: ListArgs) -> Ending {
 
 /// Tells about one guest, and has it check itself where that is asked for.
 pub(crate) async fn status(args: StatusArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let guest = client.get_guest(api::GetGuestRequest { guest: args.guest.clone() }).await?;
     let report = match args.check {
         true => Some(client.check_guest(api::CheckGuestRequest { guest: args.guest }).await?),
@@ -94,7 +94,7 @@ pub(crate) async fn status(args: StatusArgs) -> Ending {
 
 /// Decides about a guest in doubt.
 pub(crate) async fn resolve(args: ResolveArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let decision = match args.run_here {
         true => api::resolve_guest_request::Decision::RunHere(true),
         false => api::resolve_guest_request::Decision::GiveUp(true),
@@ -112,7 +112,7 @@ pub(crate) async fn resolve(args: ResolveArgs) -> Ending {
 
 /// Has the clients of a guest that has moved away let go.
 pub(crate) async fn release(args: ReleaseArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let guest = args.guest.clone();
     let released = client.release_guest(api::ReleaseGuestRequest { guest }).await?;
     let cut = released.carried;
@@ -122,7 +122,7 @@ pub(crate) async fn release(args: ReleaseArgs) -> Ending {
 
 /// Ends a guest.
 pub(crate) async fn stop(args: StopArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let guest = args.guest.clone();
     client.stop_guest(api::StopGuestRequest { guest, force: args.force }).await?;
     crate::out::line(format!("{} has ended", args.guest));

@@ -3,7 +3,6 @@
 use serde::Serialize;
 use whimbrel_control::api;
 
-use super::connect;
 use crate::args::LimitArgs;
 use crate::exit::{Ending, Exit};
 use crate::parse::Limit;
@@ -24,7 +23,7 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
         host_bytes_per_s: args.host.map(Limit::told),
         networks: args.networks.iter().map(network).collect(),
     };
-    let in_force = connect(&args.target.agent).await?.set_limits(request).await?;
+    let in_force = args.target.connect().await?.set_limits(request).await?;
     match args.json {
         true => out::line(json::line(&object(&in_force))),
         false => lines(args.guest.as_deref(), &in_force).into_iter().for_each(out::line),

@@ -3,25 +3,30 @@
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
+use whimbrel_control::identity::Who;
 use whimbrel_control::{Client, api};
 
-use super::{Context, Viewer, account, connect};
+use super::{Context, Viewer, account, connect_as};
 use crate::args::{CancelArgs, MigrateArgs, WatchArgs};
 use crate::exit::{Ending, Exit, Stop};
 use crate::plan;
+use crate::trust::sign_for;
 
+/// How long a ticket is good that is spent at once.
+const TICKET_FOR: Duration = Duration::from_secs(60);
 /// How often a guest is looked at until a migration of it begins.
 const WAIT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Moves a guest and follows it.
 pub(crate) async fn migrate(args: MigrateArgs) -> Ending {
     let options = plan::migration(&args.movement)?;
-    let mut client = connect(&args.target.agent).await?;
-    let destination = args.destination.to_string();
+    let mut client = args.target.connect().await?;
+    let ticket = ticket(&mut client, &args).await?;
     let request = api::MigrateRequest {
         guest: args.guest.clone(),
-        destination: destination.clone(),
+        destination: args.destination.to_string(),
         options: Some(options),
+        ticket,
     };
     let begun = client.migrate(request).await?;
     let mut viewer = Viewer::new(args.json);
@@ -31,6 +36,25 @@ pub(crate) async fn migrate(args: MigrateArgs) -> Ending {
     let here = args.target.agent.to_string();
     let context = Context { here, downtime_limit: Some(args.movement.downtime) };
     conclude(&mut client, &begun.migration_id, &context, &mut viewer).await
+}
+
+/// The ticket that was given, or one that is signed here for this move where both agents prove who
+/// they are: neither needs a standing right for the other then. None where only the policies count.
+async fn ticket(client: &mut Client, args: &MigrateArgs) -> Result<Vec<u8>, Stop> {
+    if let Some(path) = &args.ticket {
+        let unread = |error| Stop::failed(format!("no ticket in {}: {error}", path.display()));
+        return std::fs::read(path).map_err(unread);
+    }
+    let Some(source) = client.who().map(Who::subject_by_key) else { return Ok(Vec::new()) };
+    let whose = &args.target.whose;
+    // A destination that is not to be reached from here may be from the source.
+    let Ok(destination) = connect_as(&args.destination, whose).await else { return Ok(Vec::new()) };
+    let Some(destination) = destination.who().map(Who::subject_by_key) else {
+        return Ok(Vec::new());
+    };
+    let guest = client.get_guest(api::GetGuestRequest { guest: args.guest.clone() }).await?;
+    let trust = whose.trust()?;
+    sign_for(&trust, &guest.uuid, (&source, &destination), TICKET_FOR)
 }
 
 fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {
@@ -44,7 +68,7 @@ fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {
 
 /// Follows a migration that somebody else has started, or will start.
 pub(crate) async fn watch(args: WatchArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let mut viewer = Viewer::new(args.json);
     let migration = begun(&mut client, &args.guest, &mut viewer).await?;
     let context = Context { here: args.target.agent.to_string(), downtime_limit: None };
@@ -89,7 +113,7 @@ async fn begun(client: &mut Client, asked: &str, viewer: &mut Viewer) -> Result<
 
 /// Gives a migration up.
 pub(crate) async fn cancel(args: CancelArgs) -> Ending {
-    let mut client = connect(&args.target.agent).await?;
+    let mut client = args.target.connect().await?;
     let request = api::CancelMigrationRequest { migration: args.guest };
     let answer = client.cancel_migration(request).await?;
     if !answer.accepted {

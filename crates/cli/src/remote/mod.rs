@@ -16,20 +16,42 @@ pub(crate) use viewer::Viewer;
 
 use whimbrel_control::{AgentAddress, Client, ClientError, Deadlines};
 
+use crate::args::Target;
+use crate::args::trust::IdentityArgs;
 use crate::exit::{Exit, Stop};
 
-/// A client of the agent at `address`.
+/// A client of the agent at `address` on this host, which asks nobody who they are.
 ///
 /// # Errors
 /// Nobody is there, or somebody else.
 pub(crate) async fn connect(address: &AgentAddress) -> Result<Client, Stop> {
-    Ok(Client::connect(address, Deadlines::default()).await?)
+    connect_as(address, &IdentityArgs::default()).await
+}
+
+/// A client of the agent at `address`, which is shown this identity.
+///
+/// # Errors
+/// Nobody is there, or somebody else, or one does not trust the other.
+pub(crate) async fn connect_as(
+    address: &AgentAddress,
+    whose: &IdentityArgs,
+) -> Result<Client, Stop> {
+    let access = whose.access(address)?;
+    Ok(Client::connect_as(address, Deadlines::default(), &access).await?)
+}
+
+impl Target {
+    /// A client of the agent that is asked.
+    pub(crate) async fn connect(&self) -> Result<Client, Stop> {
+        connect_as(&self.agent, &self.whose).await
+    }
 }
 
 impl From<ClientError> for Stop {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Refused { code, .. } => refusal(*code),
+            ClientError::Unproven { .. } => Exit::Refused,
             _ => Exit::Unreachable,
         };
         Self::new(exit, error.to_string())

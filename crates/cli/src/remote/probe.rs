@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use whimbrel_control::{AgentAddress, Client, api};
 
-use super::connect;
+use super::connect_as;
 use crate::args::ProbeArgs;
+use crate::args::trust::IdentityArgs;
 use crate::doctor::{self, Finding, network};
 use crate::exit::{Ending, Exit, Stop};
 use crate::json;
@@ -19,11 +20,11 @@ const ROUND_TRIPS: usize = 5;
 
 /// Asks an agent what it is.
 pub(crate) async fn probe(args: ProbeArgs) -> Ending {
-    let mut client = connect(&args.address).await?;
+    let mut client = connect_as(&args.address, &args.whose).await?;
     let (host, round_trip) = measure(&mut client).await?;
     let address = args.address.to_string();
     let probed = match &args.from {
-        Some(from) => Some(probe_paths(from, &args.address, args.lanes).await?),
+        Some(from) => Some(probe_paths(from, &args.whose, &args.address, args.lanes).await?),
         None => None,
     };
     let findings = probed.map(|it| network::findings(&it, args.address.host()));
@@ -44,12 +45,13 @@ pub(crate) async fn probe(args: ProbeArgs) -> Ending {
 /// It does not answer, or refuses.
 pub(crate) async fn probe_paths(
     from: &AgentAddress,
+    whose: &IdentityArgs,
     to: &AgentAddress,
     lanes: Vec<u32>,
 ) -> Result<api::ProbePathsResponse, Stop> {
     let destination = to.to_string();
     let request = api::ProbePathsRequest { destination, lanes, each_ms: None };
-    Ok(connect(from).await?.probe_paths(request).await?)
+    Ok(connect_as(from, whose).await?.probe_paths(request).await?)
 }
 
 async fn measure(client: &mut Client) -> Result<(api::Host, Duration), Stop> {
@@ -78,17 +80,25 @@ fn lines(address: &str, host: &api::Host, round_trip: Duration) -> Vec<Line> {
     let trackers = host.trackers.iter().filter(|tracker| tracker.usable);
     let trackers: Vec<&str> = trackers.map(|tracker| tracker.name.as_str()).collect();
     let versions = (host.protocol_version_min, host.protocol_version_max);
-    vec![
+    let mut lines = vec![
         Line::default()
             .put(Tone::Good, "✔ ")
             .put(Tone::Strong, format!("{address} is a Whimbrel agent, version {}", host.version)),
         entry("round trip", format!("{} at best of {ROUND_TRIPS}", units::time(round_trip))),
         entry("protocol", range(versions.0, versions.1)),
+    ];
+    // An agent has room for guests; what it does not say is not for everybody.
+    if host.guests_limit == 0 && host.memory_limit_bytes == 0 {
+        lines.push(entry("load", "only for those who may look, by its policy".to_owned()));
+        return lines;
+    }
+    lines.extend([
         entry("memory", memory),
         entry("guests", format!("{} of {}", host.guests, host.guests_limit)),
         entry("migrations", format!("{} out, {} in, {} each way", moving.0, moving.1, moving.2)),
         entry("trackers", trackers.join(", ")),
-    ]
+    ]);
+    lines
 }
 
 fn range(min: u32, max: u32) -> String {
@@ -186,6 +196,14 @@ mod tests {
   trackers      mprotect
 ";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn what_is_not_for_everybody_is_not_shown_as_nothing() {
+        let host = api::Host { version: "0.1.0".into(), ..api::Host::default() };
+        let lines = lines("host-b:7117", &host, Duration::from_micros(310));
+        let last = lines.last().expect("lines").render(false);
+        assert_eq!(last, "  load          only for those who may look, by its policy");
     }
 
     #[test]

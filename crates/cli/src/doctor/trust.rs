@@ -1,0 +1,93 @@
+//! What can be wrong with identities: certificates that end, files that others may change.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use whimbrel_agent::check_policy;
+use whimbrel_control::identity::{IdentityFolder, writable_by_others};
+
+use super::Finding;
+use crate::trust::days_left;
+
+/// A certificate that ends sooner is to be renewed.
+const DAYS_WANTED: u64 = 30;
+
+/// Looks at the files of an agent.
+pub(super) fn files(data: &Path) -> Vec<Finding> {
+    let folder = IdentityFolder::at(data.join("identity"));
+    let mut found = vec![certificate(&folder), policy(&data.join("policy.toml"))];
+    let mut open = folder.exposed();
+    for path in [data.to_owned(), data.join("policy.toml"), data.join("tickets")] {
+        if let Ok(Some(mode)) = writable_by_others(&path) {
+            open.push((path, mode));
+        }
+    }
+    let subject = "permissions";
+    if open.is_empty() {
+        found.push(Finding::ok(subject, "nobody else may change the agent's files"));
+    }
+    found.extend(open.into_iter().map(|(path, mode)| {
+        let path = path.display();
+        let told = format!("{path} has mode {mode:o}: others may change what the agent trusts");
+        Finding::bad(subject, told, format!("chmod go-w {path}, and go-r if it is a key"))
+    }));
+    found
+}
+
+fn certificate(folder: &IdentityFolder) -> Finding {
+    let subject = "certificate";
+    let own = match folder.own() {
+        Ok(own) => own,
+        Err(error) => {
+            let advice = "start the agent once, or `whimbrel pki issue` a new identity";
+            return Finding::bad(subject, error.to_string(), advice);
+        }
+    };
+    // One that an agent makes for itself it also renews.
+    let advice = match own.self_made {
+        true => "start the agent again: it renews a certificate that it has made itself",
+        false => "`whimbrel pki issue` a new one, and bring it to DATA/identity",
+    };
+    let name = if own.self_made { "made by itself" } else { &own.name };
+    match own.lasts(SystemTime::now()) {
+        None => Finding::bad(subject, format!("{name}: it has expired"), advice),
+        Some(_) if days_left(&own) < DAYS_WANTED => {
+            Finding::warn(subject, format!("{name}: it ends in {} days", days_left(&own)), advice)
+        }
+        Some(_) => Finding::ok(subject, format!("{name}, good for {} days", days_left(&own))),
+    }
+}
+
+fn policy(path: &Path) -> Finding {
+    let subject = "policy";
+    match check_policy(path) {
+        Err(error) => Finding::bad(subject, error.to_string(), "mend that line"),
+        Ok(()) if path.exists() => Finding::ok(subject, format!("{} is good", path.display())),
+        Ok(()) => Finding::ok(subject, "none: beyond this host nobody may do anything"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Verdict;
+    use super::*;
+
+    fn verdicts(found: &[Finding]) -> Vec<(&str, Verdict)> {
+        found.iter().map(|finding| (finding.subject.as_str(), finding.verdict)).collect()
+    }
+
+    #[test]
+    fn what_an_agent_keeps_is_looked_at() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let data = temp.path();
+        let found = files(data);
+        assert_eq!(verdicts(&found)[0], ("certificate", Verdict::Bad));
+        IdentityFolder::at(data.join("identity")).ensure().expect("an identity");
+        let good = ["certificate", "policy", "permissions"].map(|what| (what, Verdict::Ok));
+        assert_eq!(verdicts(&files(data)), good);
+        std::fs::write(data.join("policy.toml"), "sned = []").expect("a file");
+        let found = files(data);
+        assert_eq!(verdicts(&found)[1], ("policy", Verdict::Bad));
+        assert!(found[1].found.contains("sned"), "{found:?}");
+    }
+}

@@ -1,0 +1,40 @@
+//! Tickets: signed here, spent by agents.
+
+use std::fs;
+use std::time::Duration;
+
+use whimbrel_control::api;
+use whimbrel_control::identity::Trust;
+
+use crate::args::trust::TicketArgs;
+use crate::exit::{Ending, Exit, Stop};
+use crate::out;
+
+/// Signs a ticket for somebody else to spend.
+pub(crate) fn ticket(args: TicketArgs) -> Ending {
+    let trust = args.whose.trust()?;
+    let signed = sign_for(&trust, &args.guest, (&args.from, &args.to), args.lifetime)?;
+    let path = args.out.display();
+    fs::write(&args.out, signed).map_err(|error| {
+        Stop::failed(format!("the ticket cannot be written to {path}: {error}"))
+    })?;
+    let seconds = args.lifetime.as_secs();
+    out::line(format!(
+        "{path}: {} moves guest {} to {}, once, within {seconds} s",
+        args.from, args.guest, args.to
+    ));
+    Ok(Exit::Done)
+}
+
+/// Signs a ticket for one move between two identities.
+pub(crate) fn sign_for(
+    trust: &Trust,
+    guest_uuid: &str,
+    (source, destination): (&str, &str),
+    lifetime: Duration,
+) -> Result<Vec<u8>, Stop> {
+    let failed = |error: &dyn std::fmt::Display| Stop::failed(format!("no ticket: {error}"));
+    let rules = trust.rules().map_err(|error| failed(&error))?;
+    let ticket = api::Ticket::new(guest_uuid, (source, destination), lifetime);
+    ticket.and_then(|ticket| ticket.sign(&rules)).map_err(|error| failed(&error))
+}
