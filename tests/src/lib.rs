@@ -12,6 +12,7 @@ pub mod net;
 pub mod os;
 pub mod peers;
 pub mod program;
+pub mod realm;
 pub mod redis;
 
 /// A test that needs what is not here says so and passes; where everything must be there, as in

@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::os::Pid;
+use crate::realm::realm;
 
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(180);
@@ -84,7 +85,8 @@ impl Said {
 #[must_use]
 pub fn command(words: &[&str]) -> Command {
     let mut command = Command::new(whimbrel());
-    command.args(words).env_remove("WHIMBREL_AGENT").kill_on_drop(true);
+    command.args(words).env_remove("WHIMBREL_AGENT").env_remove("WHIMBREL_IDENTITY");
+    command.env("XDG_CONFIG_HOME", realm().home()).kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -148,6 +150,8 @@ pub struct How {
     pub options: Vec<String>,
     /// The network namespace that it lives in, if not this one, and its address there.
     pub elsewhere: Option<(String, IpAddr)>,
+    /// Where it listens on this host, if not at the usual loopback address.
+    pub ip: Option<IpAddr>,
     /// Nothing that it says on its standard error can be written.
     pub mute: bool,
 }
@@ -168,8 +172,7 @@ impl How {
             Some((namespace, _)) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace]).arg(whimbrel()).args(words);
-                command.arg("--insecure").kill_on_drop(true);
-                command.stdout(Stdio::piped());
+                command.kill_on_drop(true).stdout(Stdio::piped());
                 command
             }
         };
@@ -212,8 +215,21 @@ impl Agent {
     /// # Panics
     /// As [`Agent::start`].
     pub async fn start_as(folder: &Path, how: How) -> Self {
+        Self::prepared(folder, how, |_| ()).await
+    }
+
+    /// As [`Agent::start_as`], after something was put into its folder.
+    ///
+    /// # Panics
+    /// As [`Agent::start`].
+    pub async fn prepared(folder: &Path, how: How, prepare: impl FnOnce(&Path)) -> Self {
         let data = Data::within(folder);
-        let ip = how.elsewhere.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |(_, ip)| *ip);
+        prepare(data.folder.path());
+        let ip = how.elsewhere.as_ref().map(|(_, ip)| *ip).or(how.ip);
+        let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        if how.elsewhere.is_some() {
+            realm().admit(data.folder.path(), &[ip]);
+        }
         let any = SocketAddr::new(ip, 0).to_string();
         let (child, address) = listening(how.command(&data, &any), &data).await;
         Self { address, child, data, how }

@@ -14,6 +14,7 @@ use whimbrel_control::{Client, ClientError, Deadlines};
 
 use crate::os::{self, Pid, SmallDisk};
 use crate::program::{Agent, How};
+use crate::realm;
 
 /// Short ones for everything that waits for a peer, in the order in which they hold: a silent link
 /// is noticed before a doubt ends, and that before an outcome is told as in doubt.
@@ -207,9 +208,10 @@ impl Host {
     #[must_use]
     pub fn litter(&self, uuid: &str) -> Vec<PathBuf> {
         let guest = format!("guests/{uuid}");
-        let kept = ["config", "journal", "log"].map(|file| format!("{guest}/{file}"));
+        let kept = ["config", "journal", "log", "parties"].map(|file| format!("{guest}/{file}"));
         let mut expected: BTreeSet<_> = kept.into_iter().map(PathBuf::from).collect();
         expected.extend(["agent.lock", "host", "guests", &guest].map(PathBuf::from));
+        expected.extend(realm::FILES.map(PathBuf::from));
         let data = self.agent.data();
         let found = walk(data)
             .into_iter()
@@ -230,7 +232,8 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
 async fn connect(address: &str) -> Result<Client, ClientError> {
     let secs = Duration::from_secs;
     let deadlines = Deadlines { connect: secs(2), call: secs(5), ..Deadlines::default() };
-    Client::connect(&address.parse().expect("an agent's address"), deadlines).await
+    let address = address.parse().expect("an agent's address");
+    Client::connect_as(&address, deadlines, &realm::realm().access()).await
 }
 
 /// Where hosts are that are on this one.

@@ -162,6 +162,7 @@ impl World {
             guest: self.uuid.clone(),
             destination: self.ushers[0].address.to_string(),
             options: Some(options),
+            ..Default::default()
         };
         let mut client = self.source.client().await.expect("nothing is wrong yet");
         tokio::spawn(async move {

@@ -4,17 +4,20 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::transport::{Channel, Endpoint, Server};
+use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 use whimbrel_control::api;
 use whimbrel_control::api::agent_client::AgentClient;
 use whimbrel_control::api::agent_server::{Agent, AgentServer};
+use whimbrel_control::identity::{IdentityFolder, Trust};
+use whimbrel_control::{Access, connect_lazy};
 
 use super::way::Way;
+use crate::realm::{callers, realm};
 
 /// Stands in an agent's place. Ends when it is dropped.
 pub struct Usher {
@@ -22,6 +25,8 @@ pub struct Usher {
     pub address: SocketAddr,
     dark: Arc<watch::Sender<bool>>,
     task: JoinHandle<()>,
+    /// Where its identity is, if it needs one.
+    _identity: Option<TempDir>,
 }
 
 impl Drop for Usher {
@@ -47,21 +52,32 @@ impl Usher {
     pub async fn stand(ip: IpAddr, target: &str, led: Option<Led>) -> Self {
         let listener = TcpListener::bind((ip, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let endpoint = Endpoint::from_shared(format!("http://{target}")).expect("an address");
+        let (identity, own) = (!ip.is_loopback()).then(|| believed(ip)).unzip();
+        let access = own.clone().map_or_else(Access::default, Access::beyond);
+        let target = connect_lazy(&target.parse().expect("an address"), &access);
         let dark = Arc::new(watch::Sender::new(false));
-        let post = Post { target: endpoint.connect_lazy(), led, dark: Arc::clone(&dark) };
+        let target = target.expect("an agent to stand for");
+        let post = Post { target, led, dark: Arc::clone(&dark) };
         let task = tokio::spawn(async move {
-            let incoming = TcpListenerStream::new(listener);
+            let incoming = callers(listener, own);
             let server = AgentServer::new(post);
             let _ = Server::builder().serve_with_incoming(server, incoming).await;
         });
-        Self { address, dark, task }
+        Self { address, dark, task, _identity: identity }
     }
 
     /// Passes nothing on, or everything again.
     pub fn darken(&self, dark: bool) {
         self.dark.send_replace(dark);
     }
+}
+
+/// An identity that agents beyond this host take for one of their own.
+fn believed(ip: IpAddr) -> (TempDir, Arc<Trust>) {
+    let folder = TempDir::new().expect("a folder");
+    let identity = folder.path().join("identity");
+    realm().certify("agent", &identity, &[ip]);
+    (folder, Trust::open(IdentityFolder::at(identity)).expect("it was just made"))
 }
 
 struct Post {

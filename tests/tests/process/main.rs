@@ -3,5 +3,9 @@
 mod bad_callers;
 mod bad_peers;
 mod demo;
+mod flood;
 mod hosts;
+mod identities;
 mod no_room;
+mod tickets;
+mod trusted;

@@ -1,0 +1,86 @@
+//! Whoever has no identity is many, loud, slow and silent, while a guest moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use whimbrel_tests::os;
+
+use crate::trusted::{Authority, ask};
+
+/// The most sockets that an agent may have: strangers that it waits for, and some that are no
+/// strangers.
+const SOCKETS_MAX: usize = 128 + 64;
+
+/// How a TLS ClientHello begins: a record of 512 bytes, of which no more than this comes.
+const BEGUN: [u8; 9] = [22, 3, 1, 2, 0, 1, 0, 1, 252];
+
+/// Comes again and again, and each time says nothing, nonsense, or the beginning of a handshake
+/// byte by byte. Ends when the task does.
+async fn bother(address: String, number: u64, calls: Arc<AtomicU64>) {
+    loop {
+        let Ok(mut tcp) = TcpStream::connect(&address).await else {
+            tokio::task::yield_now().await;
+            continue;
+        };
+        calls.fetch_add(1, Ordering::Relaxed);
+        let mut answer = [0; 64];
+        let heard = match number % 10 {
+            0 => match tcp.write_all(&[0xA5; 4096]).await {
+                Ok(()) => tcp.read(&mut answer).await,
+                Err(error) => Err(error),
+            },
+            1..5 => {
+                for byte in BEGUN {
+                    if tcp.write_all(&[byte]).await.is_err() {
+                        break;
+                    }
+                }
+                tcp.read(&mut answer).await
+            }
+            // Until it is hung up on.
+            _ => tcp.read(&mut answer).await,
+        };
+        // Nobody is told anything but an alert.
+        if let Ok(length) = heard {
+            assert!(length <= 7, "{:?}", &answer[..length]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_strangers_does_not_stop_a_migration() {
+    let authority = Authority::new().await;
+    let ops = authority.person("ops", "30").await;
+    let (a, b) = (
+        authority.agent("host-a", 2, "manage = ['ops']\n", &[]).await,
+        authority.agent("host-b", 3, "manage = ['ops']\n", &[]).await,
+    );
+    crate::trusted::guest(&a, &ops, "web").await;
+    let calls = Arc::new(AtomicU64::new(0));
+    let mut flood = JoinSet::new();
+    for number in 0..300 {
+        for agent in [&a, &b] {
+            flood.spawn(bother(agent.address.clone(), number, Arc::clone(&calls)));
+        }
+    }
+    // More of them than an agent has places for are there.
+    os::until(|| (calls.load(Ordering::Relaxed) > 800).then_some(())).await;
+    let words = ["migrate", "web", &b.address, "--json"];
+    let moved = ask(&a, &ops, &words).await.ended(0).json();
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    for agent in [&a, &b] {
+        let sockets = os::sockets(agent.pid());
+        assert!(sockets <= SOCKETS_MAX, "{sockets} sockets");
+        let _ = ask(agent, &ops, &["list"]).await.ended(0);
+    }
+    println!("{} calls of strangers", calls.load(Ordering::Relaxed));
+    while let Some(ended) = timeout(Duration::ZERO, flood.join_next()).await.ok().flatten() {
+        ended.expect("no stranger was told anything");
+    }
+    flood.shutdown().await;
+}

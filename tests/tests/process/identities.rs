@@ -1,0 +1,158 @@
+//! Agents that ask everybody who they are: certificates, pairing, and the policy.
+
+use std::fs;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+use whimbrel_tests::program::{Agent, Said, run};
+
+use crate::trusted::{Authority, ask, guest, own, secure_agent, until_refused};
+
+/// Ten times what the slowest of these waits takes.
+const WATCHDOG: Duration = Duration::from_secs(120);
+/// What is told about somebody whom nobody vouches for.
+const STRANGER: &str = "does not know our identity";
+
+#[tokio::test]
+async fn certified_hosts_move_guests_for_those_who_may_order_it() {
+    let authority = Authority::new().await;
+    let ops = authority.person("ops", "30").await;
+    let monitor = authority.person("monitor", "30").await;
+    let policy = "manage = ['ops']\nlook = ['monitor']\n";
+    let a = authority.agent("host-a", 2, policy, &[]).await;
+    let b = authority.agent("host-b", 3, policy, &[]).await;
+    guest(&a, &ops, "web").await;
+
+    // Who may only look looks, and is told which line is missing for more.
+    let seen = ask(&a, &monitor, &["list", "--json"]).await.ended(0).json();
+    assert_eq!(seen[0]["name"], "web", "{seen}");
+    let refused = ask(&a, &monitor, &["stop", "web"]).await.ended(6);
+    assert!(refused.err.contains("monitor (SHA256:"), "{refused:?}");
+    assert!(refused.err.contains("manage = [\"ops\", \"monitor\"]"), "{refused:?}");
+    let refused = ask(&a, &monitor, &["migrate", "web", &b.address]).await.ended(6);
+    assert!(refused.err.contains("may not order moves"), "{refused:?}");
+
+    // The host itself may do everything here, but the other one says nothing of it.
+    let itself = own(&a).to_str().expect("UTF-8").to_owned();
+    let refused = ask(&a, &itself, &["migrate", "web", &b.address]).await.ended(6);
+    assert!(refused.err.contains("refuses") && refused.err.contains("host-a"), "{refused:?}");
+    fs::write(b.data().join("policy.toml"), format!("{policy}send = ['host-a']\n")).unwrap();
+    let moved = moves(&a, &itself, &b).await;
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    let there = ask(&b, &monitor, &["status", "web", "--json"]).await.ended(0).json();
+    assert_eq!(there["state"], "running", "{there}");
+}
+
+/// A move that is allowed from the moment on at which the agent has read its policy again.
+async fn moves(from: &Agent, identity: &str, to: &Agent) -> serde_json::Value {
+    let asking = async {
+        loop {
+            let words = ["migrate", "web", &to.address, "--json"];
+            let said = ask(from, identity, &words).await;
+            if said.status != Some(6) {
+                return said.ended(0).json();
+            }
+        }
+    };
+    timeout(WATCHDOG, asking).await.expect("it moves")
+}
+
+#[tokio::test]
+async fn strangers_the_expired_and_the_revoked_are_refused() {
+    let authority = Authority::new().await;
+    let (ops, late) = (authority.person("ops", "30").await, authority.person("late", "0").await);
+    let other = Authority::new().await;
+    let stranger = other.person("ops", "30").await;
+    let policy = "look = ['ops', 'late']\n";
+    let a = authority.agent("host-a", 2, policy, &[]).await;
+    let _ = ask(&a, &ops, &["list"]).await.ended(0);
+
+    let said = ask(&a, &stranger, &["list"]).await.ended(6);
+    assert!(said.err.contains("certifies"), "{said:?}");
+    until_refused(&a, &late, &["list"], "expired").await;
+    // Without an identity there is no talking, on this host either.
+    assert_ne!(run(&["list", "--agent", &a.address]).await.status, Some(0));
+    // A plain agent shows nothing to one who asks for proof.
+    let plain = Agent::start().await;
+    let said = ask(&plain, &ops, &["list"]).await.ended(6);
+    assert!(said.err.contains("hangs up") || said.err.contains("no trust"), "{said:?}");
+
+    authority.revoke("ops", &[&a]).await;
+    until_refused(&a, &ops, &["list"], "revoked").await;
+    assert!(a.logs().contains("was not let in"), "{}", a.logs());
+}
+
+/// The fingerprint of the identity in a folder; made if there is none.
+async fn known_by(folder: &str) -> String {
+    let said = run(&["identity", "--json", "--identity", folder]).await.ended(0).json();
+    said["fingerprint"].as_str().expect("a fingerprint").to_owned()
+}
+
+async fn pair(folder: &str, words: &[&str]) -> Said {
+    run(&[&["pair", "--identity", folder], words].concat()).await
+}
+
+#[tokio::test]
+async fn a_key_is_trusted_after_it_was_compared_and_only_where_it_answers() {
+    let temp = TempDir::new().expect("a folder");
+    let desk = temp.path().join("desk").to_str().expect("UTF-8").to_owned();
+    let a = secure_agent([127, 0, 0, 2].into(), "manage = ['ops']\n", &[], |_| ()).await;
+    let b = secure_agent([127, 0, 0, 3].into(), "send = ['a']\n", &[], |_| ()).await;
+    let [at_a, at_b] = [&a, &b].map(|agent| own(agent).to_str().expect("UTF-8").to_owned());
+    let of_ops = known_by(&desk).await;
+    let (of_a, of_b) = (known_by(&at_a).await, known_by(&at_b).await);
+
+    // The other one's key, or nobody to compare: nothing is paired.
+    let said = pair(&desk, &[&a.address, "--name", "a", "--fingerprint", &of_b]).await.ended(6);
+    assert!(said.err.contains("somebody stands in between"), "{said:?}");
+    let said = pair(&desk, &[&a.address]).await.ended(2);
+    assert!(said.err.contains("--fingerprint"), "{said:?}");
+    let said = ask(&a, &desk, &["list"]).await.ended(6);
+    assert!(said.err.contains("not paired"), "{said:?}");
+
+    let _ = pair(&desk, &[&a.address, "--name", "a", "--fingerprint", &of_a]).await.ended(0);
+    let said = ask(&a, &desk, &["list"]).await.ended(6);
+    assert!(said.err.contains(STRANGER), "{said:?}");
+    let _ = pair(&at_a, &["--name", "ops", "--fingerprint", &of_ops]).await.ended(0);
+    let _ = pair(&at_a, &[&b.address, "--name", "b", "--fingerprint", &of_b]).await.ended(0);
+    let _ = pair(&at_b, &[&a.address, "--name", "a", "--fingerprint", &of_a]).await.ended(0);
+    // The name is taken.
+    let said = pair(&at_a, &["--name", "b", "--fingerprint", &of_a]).await.ended(6);
+    assert!(said.err.contains("another key"), "{said:?}");
+    let at_work = async { while ask(&a, &desk, &["list"]).await.status != Some(0) {} };
+    timeout(WATCHDOG, at_work).await.expect("it reads whom it trusts again");
+    guest(&a, &desk, "web").await;
+
+    // The desk does not know b, so that it signs nothing: what counts is what a may send where.
+    let refused = ask(&a, &desk, &["migrate", "web", &b.address]).await.ended(6);
+    assert!(refused.err.contains("receive = [\"b\"]"), "{refused:?}");
+    let policy = "manage = ['ops']\nreceive = ['b']\n";
+    fs::write(a.data().join("policy.toml"), policy).expect("a file");
+    let moved = moves(&a, &desk, &b).await;
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    let _ = run(&["unpair", "ops", "--identity", &at_a]).await.ended(0);
+    until_refused(&a, &desk, &["list"], STRANGER).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_cannot_be_read_allows_nothing_and_says_so() {
+    let authority = Authority::new().await;
+    let ops = authority.person("ops", "30").await;
+    let a = authority.agent("host-a", 2, "manage = ['ops']\n", &[]).await;
+    let _ = ask(&a, &ops, &["list"]).await.ended(0);
+    fs::write(a.data().join("policy.toml"), "mange = ['ops']\n").unwrap();
+    let broken = async {
+        loop {
+            let said = ask(&a, &ops, &["list"]).await;
+            if said.status != Some(0) {
+                return said;
+            }
+        }
+    };
+    let said = timeout(WATCHDOG, broken).await.expect("it is read again");
+    assert!(said.err.contains("unknown field `mange`"), "{said:?}");
+    let data = a.data().to_str().expect("UTF-8");
+    let found = run(&["doctor", "--data", data, "--json"]).await;
+    assert!(found.out.contains("unknown field `mange`"), "{found:?}");
+}
