@@ -80,7 +80,8 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Locks the data folder, makes an identity if there is none, listens, and finds the guests of the folder again.
+    /// Locks the data folder, makes an identity if there is none, listens, and finds the guests of
+    /// the folder again.
     ///
     /// # Errors
     /// [`AgentError`]; nothing was changed.

@@ -53,6 +53,9 @@ impl Access {
     }
 }
 
+/// A connection on which both sides have proved who they are.
+type Stream = TokioIo<TlsStream<TcpStream>>;
+
 /// A way to one agent on which both sides prove who they are.
 #[derive(Clone)]
 pub(crate) struct Secure {
@@ -79,7 +82,7 @@ impl Secure {
         self.who.get()
     }
 
-    async fn dial(self: Arc<Self>) -> io::Result<TokioIo<TlsStream<TcpStream>>> {
+    async fn dial(self: Arc<Self>) -> io::Result<Stream> {
         let tcp = reach(&self.address).await?;
         let stream = self.connector.connect(self.name.clone(), tcp).await.map_err(in_words)?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
@@ -98,9 +101,7 @@ impl Secure {
 /// Dials for a channel, also when it has to connect again.
 pub(crate) fn connector(
     secure: Arc<Secure>,
-) -> impl Service<http::Uri, Response = TokioIo<TlsStream<TcpStream>>, Error = io::Error, Future: Send>
-+ Send
-+ 'static {
+) -> impl Service<http::Uri, Response = Stream, Error = io::Error, Future: Send> + Send + 'static {
     tower::service_fn(move |_| Arc::clone(&secure).dial())
 }
 

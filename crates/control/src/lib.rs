@@ -4,9 +4,9 @@
 //!  AgentAddress, Access ──Client::connect──► Client ──one method a call──► api::* or ClientError
 //! ```
 //!
-//! The client knows how to reach an agent and to prove who calls and who answers, how long to wait, and how to tell whose fault a failure
-//! is. It does **not** retry, keep state, parse command lines or print; the server side is the
-//! `agent` crate, which implements [`api::agent_server::Agent`].
+//! The client knows how to reach an agent and to prove who calls and who answers, how long to wait,
+//! and how to tell whose fault a failure is. It does **not** retry, keep state, parse command lines
+//! or print; the server side is the `agent` crate, which implements [`api::agent_server::Agent`].
 #![forbid(unsafe_code)]
 
 mod access;

@@ -72,7 +72,8 @@ fn system(path: &str, tokens: &[Token], at: usize) -> Option<String> {
         .iter()
         .any(|name| reads(tokens, at, &["os", ":", ":", name]))
         || reads(tokens, at, &["signal", ":", ":", "unix"]);
-    let socket = word.starts_with("Unix") && word.len() > "Unix".len();
+    // `UnixTime` is a time of day, as certificates have it, on every system.
+    let socket = word.starts_with("Unix") && word.len() > "Unix".len() && word != "UnixTime";
     let folder = ["\"/proc/", "\"/sys/", "\"/dev/"].iter().any(|start| word.starts_with(start));
     let told = foreign || module || socket || folder || conditional(tokens, at);
     told.then(|| format!("`{word}` belongs to one system: it goes to sys or to the os module"))

@@ -1,7 +1,7 @@
 //! Where connections come in.
 //!
 //! ```text
-//!  accept ─► one of so many handshakes, each with a deadline and so many bytes ─► a place ─► HTTP/2
+//!  accept ─► one of so many handshakes, each with so much time and bytes ─► a place ─► HTTP/2
 //!               └ no room: the oldest one is hung up on, once it has had its time
 //! ```
 //!

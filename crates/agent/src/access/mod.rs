@@ -1,8 +1,8 @@
 //! Who may do what here.
 //!
 //! ```text
-//!  connect ─► Entrance: TLS, limits ─► Caller ─► Gate: the method's right ─► the method: the guest's
-//!                                        └─► Trust: who it is                 └─► policy, ticket
+//!  connect ─► entrance: TLS, limits ─► Caller ─► Gate: the method's right ─► method: its part
+//!                                        └─► Trust: who it is   └─► policy      └─► ticket
 //! ```
 
 mod caller;
