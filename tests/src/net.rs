@@ -107,6 +107,12 @@ impl Wires {
         "10.76.0.2"
     }
 
+    /// Both ends of the wire on which agents talk.
+    #[must_use]
+    pub const fn management_ends() -> [IpAddr; 2] {
+        [IpAddr::V4(Ipv4Addr::new(10, 76, 0, 1)), IpAddr::V4(Ipv4Addr::new(10, 76, 0, 2))]
+    }
+
     /// Has a wire carry so many megabits a second, each way.
     ///
     /// # Panics

@@ -152,6 +152,8 @@ pub struct How {
     pub elsewhere: Option<(String, IpAddr)>,
     /// Where it listens on this host, if not at the usual loopback address.
     pub ip: Option<IpAddr>,
+    /// More addresses at which others call it.
+    pub also: Vec<IpAddr>,
     /// Nothing that it says on its standard error can be written.
     pub mute: bool,
 }
@@ -228,7 +230,7 @@ impl Agent {
         let ip = how.elsewhere.as_ref().map(|(_, ip)| *ip).or(how.ip);
         let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
         if how.elsewhere.is_some() {
-            realm().admit(data.folder.path(), &[ip]);
+            realm().admit(data.folder.path(), &[&[ip], how.also.as_slice()].concat());
         }
         let any = SocketAddr::new(ip, 0).to_string();
         let (child, address) = listening(how.command(&data, &any), &data).await;
@@ -241,7 +243,10 @@ impl Agent {
     /// As [`Agent::start`].
     pub async fn everywhere(namespace: &crate::net::Namespace, options: &[&str]) -> Self {
         let elsewhere = Some((namespace.name.clone(), Ipv4Addr::UNSPECIFIED.into()));
-        let how = How { elsewhere, ..How::with(&[&["--die-with-parent"], options].concat()) };
+        let ends = crate::net::Wires::management_ends();
+        let also = [&[namespace.inside], ends.as_slice()].concat();
+        let options = [&["--die-with-parent"], options].concat();
+        let how = How { elsewhere, also, ..How::with(&options) };
         let mut agent = Self::start_as(&std::env::temp_dir(), how).await;
         // Where it is from here.
         let port = agent.port();

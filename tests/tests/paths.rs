@@ -6,6 +6,7 @@ use whimbrel_control::api::MigrationStatus;
 use whimbrel_control::{Client, Deadlines, api};
 use whimbrel_tests::net::Wires;
 use whimbrel_tests::program::Agent;
+use whimbrel_tests::realm::realm;
 use whimbrel_tests::{os, skipped};
 
 /// So that a dead wire is noticed soon.
@@ -36,7 +37,9 @@ impl Hosts {
         let here = Agent::everywhere(&wires.here, &options).await;
         let there = Agent::everywhere(&wires.there, &options).await;
         let address = here.address.parse().expect("an address");
-        let client = Client::connect(&address, Deadlines::default()).await.expect("it listens");
+        let access = realm().access();
+        let client = Client::connect_as(&address, Deadlines::default(), &access).await;
+        let client = client.expect("it listens");
         Self { wires, here, there, client }
     }
 

@@ -11,6 +11,7 @@ use whimbrel_control::api::{self, MigrationStatus};
 use whimbrel_control::{Client, Deadlines};
 use whimbrel_tests::net::Wires;
 use whimbrel_tests::program::Agent;
+use whimbrel_tests::realm::realm;
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -139,7 +140,7 @@ async fn tail(links: &[u32]) -> Outcome<()> {
 // --- limits ----------------------------------------------------------------------------------
 
 async fn client(agent: &Agent) -> Outcome<Client> {
-    Ok(Client::connect(&agent.address.parse()?, Deadlines::default()).await?)
+    Ok(Client::connect_as(&agent.address.parse()?, Deadlines::default(), &realm().access()).await?)
 }
 
 /// Follows a guest for some time of its migration: microseconds, and bytes on the wire by then.

@@ -21,14 +21,7 @@ const WAIT_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) async fn migrate(args: MigrateArgs) -> Ending {
     let options = plan::migration(&args.movement)?;
     let mut client = args.target.connect().await?;
-    let ticket = ticket(&mut client, &args).await?;
-    let request = api::MigrateRequest {
-        guest: args.guest.clone(),
-        destination: args.destination.to_string(),
-        options: Some(options),
-        ticket,
-    };
-    let begun = client.migrate(request).await?;
+    let begun = begin(&mut client, &args, options).await?;
     let mut viewer = Viewer::new(args.json);
     if args.detach {
         return detached(&begun, args.json);
@@ -38,23 +31,44 @@ pub(crate) async fn migrate(args: MigrateArgs) -> Ending {
     conclude(&mut client, &begun.migration_id, &context, &mut viewer).await
 }
 
-/// The ticket that was given, or one that is signed here for this move where both agents prove who
-/// they are: neither needs a standing right for the other then. None where only the policies count.
-async fn ticket(client: &mut Client, args: &MigrateArgs) -> Result<Vec<u8>, Stop> {
+/// Orders the move: as the policies of the agents say, or with a ticket.
+async fn begin(
+    client: &mut Client,
+    args: &MigrateArgs,
+    options: api::MigrationOptions,
+) -> Result<api::MigrationStatus, Stop> {
+    let request = |ticket| api::MigrateRequest {
+        guest: args.guest.clone(),
+        destination: args.destination.to_string(),
+        options: Some(options.clone()),
+        ticket,
+    };
     if let Some(path) = &args.ticket {
         let unread = |error| Stop::failed(format!("no ticket in {}: {error}", path.display()));
-        return std::fs::read(path).map_err(unread);
+        let ticket = std::fs::read(path).map_err(unread)?;
+        return Ok(client.migrate(request(ticket)).await?);
     }
-    let Some(source) = client.who().map(Who::subject_by_key) else { return Ok(Vec::new()) };
+    match client.migrate(request(Vec::new())).await {
+        Err(error) if error.refusal() == Some(tonic::Code::PermissionDenied) => {
+            let ticket = ticket(client, args).await?.ok_or(error)?;
+            Ok(client.migrate(request(ticket)).await?)
+        }
+        begun => Ok(begun?),
+    }
+}
+
+/// A ticket that is signed here for this move, so that neither agent needs a standing right for
+/// the other; none where the destination is not known, or not to be reached from here.
+async fn ticket(client: &mut Client, args: &MigrateArgs) -> Result<Option<Vec<u8>>, Stop> {
+    let Some(source) = client.who().map(Who::subject_by_key) else { return Ok(None) };
     let whose = &args.target.whose;
-    // A destination that is not to be reached from here may be from the source.
-    let Ok(destination) = connect_as(&args.destination, whose).await else { return Ok(Vec::new()) };
-    let Some(destination) = destination.who().map(Who::subject_by_key) else {
-        return Ok(Vec::new());
-    };
-    let guest = client.get_guest(api::GetGuestRequest { guest: args.guest.clone() }).await?;
+    let Ok(destination) = connect_as(&args.destination, whose).await else { return Ok(None) };
+    let Some(destination) = destination.who().map(Who::subject_by_key) else { return Ok(None) };
+    let asked = client.get_guest(api::GetGuestRequest { guest: args.guest.clone() }).await;
+    // Who may not even look signs nothing that counts.
+    let Ok(guest) = asked else { return Ok(None) };
     let trust = whose.trust()?;
-    sign_for(&trust, &guest.uuid, (&source, &destination), TICKET_FOR)
+    sign_for(&trust, &guest.uuid, (&source, &destination), TICKET_FOR).map(Some)
 }
 
 fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {
