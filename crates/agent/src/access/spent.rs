@@ -1,7 +1,7 @@
 //! Tickets that were spent here, as long as they could be spent again.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tonic::Status;
 
-use crate::folder;
+use crate::{folder, os};
 
 /// Spent tickets that are remembered at a time.
 const SPENT_MAX: usize = 65_536;
@@ -26,12 +26,12 @@ pub(super) struct Spent(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
-    file: File,
+    path: PathBuf,
     until: BTreeMap<Nonce, u64>,
 }
 
 impl Spent {
-    /// Reads the file, and writes it anew without what is over.
+    /// Reads the file, and writes it anew where something of it is over.
     pub(super) fn open(path: PathBuf, now: u64) -> io::Result<Self> {
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
@@ -49,8 +49,11 @@ impl Spent {
                 until.insert(nonce, end);
             }
         }
-        let file = rewritten(&path, &until)?;
-        Ok(Self(Mutex::new(State { file, until })))
+        let left: String = until.iter().map(|(nonce, end)| line(nonce, *end)).collect();
+        if left.len() != text.len() {
+            folder::replace(&path, left.as_bytes())?;
+        }
+        Ok(Self(Mutex::new(State { path, until })))
     }
 
     /// Refuses a ticket that was spent.
@@ -73,13 +76,26 @@ impl Spent {
             let why = "more tickets were spent here than this host remembers; wait for some to end";
             return Err(Status::resource_exhausted(why));
         }
-        let written = state.file.write_all(line(&nonce, end).as_bytes());
-        written.and_then(|()| state.file.sync_data()).map_err(|error| {
+        append(&state.path, &line(&nonce, end)).map_err(|error| {
             Status::internal(format!("that the ticket is spent cannot be written down: {error}"))
         })?;
         state.until.insert(nonce, end);
         Ok(())
     }
+}
+
+/// Adds a line that is on disk afterwards, or leaves the file as it was.
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = os::append_private(path)?;
+    let before = file.metadata()?.len();
+    if let Err(error) = file.write_all(line.as_bytes()).and_then(|()| file.sync_all()) {
+        // Half a line would make one with the next.
+        file.set_len(before)?;
+        return Err(error);
+    }
+    // Only a file that is new has a name that may not be on disk.
+    let folder = path.parent().filter(|_| before == 0);
+    folder.map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
 }
 
 fn spent_already() -> Status {
@@ -98,12 +114,6 @@ fn line(nonce: &Nonce, end: u64) -> String {
 fn parse(line: &str) -> Option<(Nonce, u64)> {
     let (nonce, end) = line.split_once(' ')?;
     Some((u128::from_str_radix(nonce, 16).ok()?.to_be_bytes(), end.parse().ok()?))
-}
-
-fn rewritten(path: &Path, until: &BTreeMap<Nonce, u64>) -> io::Result<File> {
-    let text: String = until.iter().map(|(nonce, end)| line(nonce, *end)).collect();
-    folder::replace(path, text.as_bytes())?;
-    fs::OpenOptions::new().append(true).open(path)
 }
 
 #[cfg(test)]
