@@ -90,6 +90,9 @@ impl Core {
             tracing::error!(guest = %guest.config.name, "its process file stays: {error}");
         }
         let name = &guest.config.name;
+        if guest.never_ran() {
+            self.refuse_for_dead(guest);
+        }
         // What cannot be read is left as it is, for a person.
         let Ok(entry) = self.entry(guest) else { return };
         let standing = entry.map(|entry| entry.record.standing);

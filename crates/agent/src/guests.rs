@@ -137,6 +137,8 @@ struct State {
     stopped: bool,
     /// Somebody is at work on who owns it.
     in_doubt: bool,
+    /// Its process has said that it never ran here and never will.
+    never_ran: bool,
 }
 
 /// One guest.
@@ -156,7 +158,8 @@ pub(crate) struct Guest {
 impl Guest {
     pub(crate) fn new(uuid: GuestUuid, config: GuestFile, folder: GuestFolder, life: Life) -> Self {
         let stopped = config.stopped;
-        let state = State { life, link: None, migration: None, stopped, in_doubt: false };
+        let (link, migration, in_doubt, never_ran) = (None, None, false, false);
+        let state = State { life, link, migration, stopped, in_doubt, never_ran };
         Self {
             uuid,
             config,
@@ -205,6 +208,14 @@ impl Guest {
 
     pub(crate) fn set_stopped(&self) {
         lock(&self.state).stopped = true;
+    }
+
+    pub(crate) fn never_ran(&self) -> bool {
+        lock(&self.state).never_ran
+    }
+
+    pub(crate) fn set_never_ran(&self) {
+        lock(&self.state).never_ran = true;
     }
 
     /// The running migration or the last one.

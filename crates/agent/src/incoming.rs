@@ -146,8 +146,8 @@ impl Core {
         let last = self.follow(&guest, &migration).await;
         tracing::info!(guest = %guest.config.name, outcome = ?last.outcome(), "the guest came");
         if last.outcome() == api::Outcome::Aborted {
+            guest.set_never_ran();
             self.end_process(&guest).await;
-            self.refuse_for_dead(&guest);
             self.process_ended(&guest).await;
         } else if last.outcome() == api::Outcome::Completed {
             self.take_over_port(&guest).await;

@@ -77,8 +77,11 @@ impl Core {
 
     /// The process said before it ended that the guest never ran here: where it could not record
     /// that, it is recorded now. A reader takes the note Running of a dead process for a guest
-    /// that has run.
+    /// that has run. A process that does not die keeps its record.
     pub(crate) fn refuse_for_dead(&self, guest: &Guest) {
+        if !matches!(guest.look(), Life::Dead) {
+            return;
+        }
         let refused = guest.with_journal(|| {
             let Some(Entry { record, .. }) = self.entry(guest)? else { return Ok(()) };
             if record.standing != Standing::Running {

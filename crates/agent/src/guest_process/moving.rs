@@ -274,6 +274,7 @@ impl Worker {
         if let Err(error) = changed {
             tracing::error!("the guest could not be put in its place: {error}");
         }
+        self.catch_up();
         self.publish(|newest| update(newest, status));
     }
 

@@ -1,6 +1,9 @@
 //! One guest and what may be done with it now.
 
+mod record;
+
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -10,18 +13,17 @@ use tonic::Status;
 use whimbrel_control::api::{self, GuestState};
 use whimbrel_engine::guest::{Guest, Throttle};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_engine::protocol::{
-    Answer, GuestUuid, Process, Question, Record, SessionId, Standing, Term, rule,
-};
+use whimbrel_engine::protocol::{GuestUuid, Record, SessionId, Standing, Term};
 use whimbrel_engine::transport::DoorKey;
 use whimbrel_engine::{Asked, Cancel, Journal, Traffic};
 
 use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
-use crate::journal::{self, FileJournal};
+use crate::journal::FileJournal;
 use crate::kinds::{Config, Monitor, Slot};
 use crate::process_api::{self as process, GuestFile, settle_request::Decision};
 use crate::{convert, watching};
+use record::BEHIND;
 
 /// How long a cancel waits for the outcome before it says that there is none yet.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(3);
@@ -92,6 +94,8 @@ pub(super) struct Worker {
     migration: watch::Sender<api::MigrationStatus>,
     end: watch::Sender<bool>,
     runtime: Handle,
+    /// The record says less than the phase: how a migration ended could not be written.
+    behind: AtomicBool,
 }
 
 /// Where the view of the guest is.
@@ -121,6 +125,7 @@ impl Worker {
             migration: watch::Sender::default(),
             end: watch::Sender::default(),
             runtime: Handle::current(),
+            behind: AtomicBool::new(false),
         })
     }
 
@@ -264,7 +269,10 @@ impl Worker {
     /// How the guest is.
     pub(super) fn status(&self) -> process::Status {
         let phase = lock(&self.phase);
-        let (state, reason) = phase.words();
+        let (state, mut reason) = phase.words();
+        if self.behind.load(Ordering::Relaxed) {
+            reason = BEHIND;
+        }
         let mut guest = api::Guest {
             state: state.into(),
             state_reason: reason.to_owned(),
@@ -309,48 +317,6 @@ impl Worker {
             api::Outcome::Unspecified => (true, "the cancel is under way; watch the migration"),
         };
         Ok(api::CancelMigrationResponse { accepted, sentence: sentence.to_owned() })
-    }
-
-    /// What this living process answers to a question of the other side's agent.
-    pub(super) fn ask(&self, request: &api::AskRequest) -> Result<api::AskResponse, Status> {
-        let (_, term, question) = convert::question(request)?;
-        let mut phase = lock(&self.phase);
-        let unread =
-            |error: io::Error| Status::internal(format!("the journal is unreadable: {error}"));
-        let entry = journal::read(&self.folder.journal()).map_err(unread)?;
-        let record = entry.map(|entry| entry.record);
-        let mut answer = rule(question, term, record.as_ref(), Process::Alive).answer;
-        if let (Answer::AskProcess, Some(record)) = (answer, record)
-            && let Some(settled) = self.say_it_again(&mut phase, record)
-        {
-            answer = rule(question, term, Some(&settled), Process::Alive).answer;
-        }
-        // The question is the grant once more. The answer to it is there when it is asked again.
-        if let (Answer::AskProcess, Question::DoYouRun) = (answer, question)
-            && let Some(asked) = &*lock(&self.asked)
-        {
-            asked.asked(term);
-        }
-        tracing::info!(?question, %term, ?answer, "was asked who owns the guest");
-        Ok(convert::ask_response(answer))
-    }
-
-    /// The engine has ended but could not record how: the phase says it, and now the record does.
-    fn say_it_again(&self, phase: &mut Phase, record: Record) -> Option<Record> {
-        let recorded = match (phase, record.standing) {
-            (Phase::Here(held), Standing::Switching | Standing::Running) => {
-                let record = Record { standing: Standing::Owner, ..record };
-                held.journal.record(&record).map(|()| record)
-            }
-            // A guest that was granted and did not run never ran either.
-            (Phase::Gone, Standing::MayOwn | Standing::Running) => {
-                let record = Record { standing: Standing::Refused, ..record };
-                let journal = FileJournal::open(&self.folder.journal());
-                journal.and_then(|mut journal| journal.record(&record)).map(|()| record)
-            }
-            _ => return None,
-        };
-        recorded.inspect_err(|error| tracing::error!("still not recorded: {error}")).ok()
     }
 
     /// Ends the doubt about a parked guest.

@@ -5,11 +5,12 @@ use tempfile::TempDir;
 use whimbrel_engine::guest::GuestError;
 use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::page::Layout;
-use whimbrel_engine::protocol::Token;
+use whimbrel_engine::protocol::{Answer, Question, Token};
 use whimbrel_engine::{DestinationAddress, Outgoing, OutgoingOptions};
 use whimbrel_guest::stress::{HostLimits, StressConfig, StressGuest, StressSpec};
 
 use super::*;
+use crate::journal;
 
 const TERM: Term = Term { generation: 3, host: 1 };
 const OURS: u64 = 9;
@@ -111,6 +112,26 @@ async fn a_guest_in_doubt_stands_still_until_the_answer_comes_that_it_is_ours() 
     let again = world.settle(TERM, Decision::GiveUp(true)).unwrap_err();
     assert!(again.message().contains("not in doubt"), "{again}");
     assert!(world.runs());
+}
+
+/// The attempt was given up while the disk was full: the guest runs, and its record says less.
+#[tokio::test]
+async fn a_record_that_is_behind_catches_up_by_itself_and_says_so_until_then() {
+    let (world, held) = World::new(Standing::Switching);
+    *lock(&world.full) = true;
+    world.worker.set_phase(Phase::Here(held));
+    world.worker.catch_up();
+    let reason = || world.worker.status().guest.unwrap().state_reason;
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    while !reason().contains("free space") {
+        looks.tick().await;
+    }
+    assert_eq!(world.record().standing, Standing::Switching);
+    *lock(&world.full) = false;
+    while !reason().is_empty() {
+        looks.tick().await;
+    }
+    assert_eq!((world.record().standing, world.record().term), (Standing::Owner, TERM));
 }
 
 #[tokio::test]
