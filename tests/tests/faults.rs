@@ -120,7 +120,7 @@ async fn who_owns_the_guest_is_never_in_doubt_for_good() {
 }
 
 /// How much of the steps before the switchover is tried at a time.
-const PART: usize = 5;
+const PART: usize = 7;
 
 /// A part of all faults at all other steps, another one each day.
 #[tokio::test(flavor = "multi_thread")]

@@ -44,11 +44,19 @@ pub enum Step {
     Resumed,
     LaneLost,
     LaneClosed,
+    /// The destination says that the memories differ.
+    Differs,
+    AskSums,
+    Sums,
+    /// The source gives the attempt up.
+    Abort,
+    /// The destination gives it up, and says so before it has promised anything.
+    Rejected,
 }
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 22] = [
         Self::Hello,
         Self::Offer,
         Self::Plan,
@@ -66,6 +74,11 @@ impl Step {
         Self::Resumed,
         Self::LaneLost,
         Self::LaneClosed,
+        Self::Differs,
+        Self::AskSums,
+        Self::Sums,
+        Self::Abort,
+        Self::Rejected,
     ];
 
     /// The step that a message is.
@@ -87,18 +100,26 @@ impl Step {
             Message::Resumed(_) => Self::Resumed,
             Message::LaneLost(_) => Self::LaneLost,
             Message::LaneClosed(_) => Self::LaneClosed,
+            Message::Differs(..) => Self::Differs,
+            Message::AskSums => Self::AskSums,
+            Message::Sums(_) => Self::Sums,
+            Message::Abort(_) => Self::Abort,
+            Message::Rejected(_) => Self::Rejected,
             _ => return None,
         })
     }
 
-    /// What has to be cut in the first round so that the step comes at all.
+    /// What has to be done so that the step comes at all.
     #[must_use]
-    pub const fn prelude(self) -> Option<way::Cut> {
-        match self {
-            Self::HelloAgain | Self::Resumed => Some(way::Cut::Control),
-            Self::LaneLost | Self::LaneClosed => Some(way::Cut::HalfALane),
-            _ => None,
-        }
+    pub const fn prelude(self) -> Option<Prelude> {
+        Some(match self {
+            Self::HelloAgain | Self::Resumed => Prelude::Cut(way::Cut::Control),
+            Self::LaneLost | Self::LaneClosed => Prelude::Cut(way::Cut::HalfALane),
+            Self::Differs | Self::AskSums | Self::Sums => Prelude::AnotherRoot,
+            Self::Abort => Prelude::Cancel(Side::Source),
+            Self::Rejected => Prelude::Cancel(Side::Destination),
+            _ => return None,
+        })
     }
 
     /// Whether the guest's ownership is at stake.
@@ -114,6 +135,26 @@ impl Step {
                 | Self::Running
                 | Self::Done
         )
+    }
+}
+
+/// What makes a step come that is not on the ordinary way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prelude {
+    /// Connections end in the first round.
+    Cut(way::Cut),
+    /// The first Prepare names a root that is not the source's, sealed as if it were: what landed
+    /// is compared, and found to be the same.
+    AnotherRoot,
+    /// Somebody cancels at this side in the first round.
+    Cancel(Side),
+}
+
+impl Prelude {
+    /// Whether it is done when the first round is under way; else before anything is.
+    #[must_use]
+    pub const fn is_in_first_round(self) -> bool {
+        matches!(self, Self::Cut(_) | Self::Cancel(_))
     }
 }
 

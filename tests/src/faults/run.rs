@@ -12,7 +12,7 @@ use whimbrel_control::api::{self, GuestState};
 use super::host::{Ending, HERE, Host, Sample};
 use super::usher::{Led, Usher};
 use super::way::{Held, Way};
-use super::{Draws, Fate, Fault, Scenario, Side, Step};
+use super::{Draws, Fate, Fault, Prelude, Scenario, Side, Step};
 use crate::net::Namespace;
 use crate::os;
 
@@ -124,15 +124,25 @@ impl World {
     /// Begins the migration, and does what is to go wrong; false if its step never came.
     async fn go_wrong(&mut self, scenario: Scenario) -> bool {
         let Scenario { step, fault, fate, absence, seed } = scenario;
-        let prelude = step.prelude().map(|cut| (cut, self.way.expect(Step::FirstRound)));
+        let first = step.prelude().filter(|it| it.is_in_first_round());
+        let first = first.map(|it| (it, self.way.expect(Step::FirstRound)));
+        if let Some(prelude) = step.prelude().filter(|it| !it.is_in_first_round()) {
+            self.lead_to(prelude).await;
+        }
         let held = self.way.expect(step);
         let migration = self.migrate().await;
-        if let Some((cut, held)) = prelude {
+        let mut waits = None;
+        if let Some((prelude, held)) = first {
             let Some(held) = self.comes(held).await else { return false };
-            self.way.cut(cut);
-            held.go(Fate::Delivered).await;
+            self.lead_to(prelude).await;
+            match prelude {
+                // Else the round could be over before anybody hears of it.
+                Prelude::Cancel(_) => waits = Some(held),
+                _ => held.go(Fate::Delivered).await,
+            }
         }
         let Some(held) = self.comes(held).await else { return false };
+        drop(waits);
         // Whoever asked for the migration may lose the agent now, and hears of it later.
         migration.abort();
         match (fault, fate) {
@@ -149,6 +159,25 @@ impl World {
             }
         }
         true
+    }
+
+    async fn lead_to(&mut self, prelude: Prelude) {
+        match prelude {
+            Prelude::Cut(cut) => self.way.cut(cut),
+            Prelude::AnotherRoot => self.way.falsify_root(),
+            Prelude::Cancel(side) => {
+                let uuid = self.uuid.clone();
+                let host = self.host(side);
+                let ending = host.ending(&uuid).await.expect("nothing is wrong yet");
+                let migration = ending.migration.expect("it moves").migration_id;
+                let mut client = host.client().await.expect("nothing is wrong yet");
+                // The answer has what came of it, which is to be held up.
+                tokio::spawn(async move {
+                    let request = api::CancelMigrationRequest { migration };
+                    let _ = client.cancel_migration(request).await;
+                });
+            }
+        }
     }
 
     async fn migrate(&self) -> JoinHandle<()> {

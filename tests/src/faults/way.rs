@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -11,10 +11,12 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
+use whimbrel_page::LeafSum;
 use whimbrel_protocol::batch::{CONTROL_MAGIC, MAGIC_SIZE};
-use whimbrel_protocol::{CONTROL_FRAME_MAX, Message};
+use whimbrel_protocol::{CONTROL_FRAME_MAX, Message, Prepare};
 
 use super::{Draws, Fate, Step};
+use crate::peers::framed;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,8 @@ struct Shared {
     connections: Mutex<Vec<Connection>>,
     expected: Mutex<Vec<(Step, oneshot::Sender<Held>)>>,
     damage: Mutex<Option<(Kind, Draws)>>,
+    /// The next Prepare is to name another root.
+    another_root: AtomicBool,
     /// Bytes that lanes have carried to the destination.
     carried: AtomicU64,
     memory: u64,
@@ -105,6 +109,7 @@ impl Way {
             connections: Mutex::default(),
             expected: Mutex::default(),
             damage: Mutex::default(),
+            another_root: AtomicBool::new(false),
             carried: AtomicU64::new(0),
             memory,
             dark: watch::Sender::new(false),
@@ -149,6 +154,11 @@ impl Way {
     /// Nothing gets through, or everything again, late.
     pub fn darken(&self, dark: bool) {
         self.shared.dark.send_replace(dark);
+    }
+
+    /// Has the next Prepare name a root that is not the source's.
+    pub fn falsify_root(&self) {
+        self.shared.another_root.store(true, Ordering::Relaxed);
     }
 
     /// Flips one bit in what is passed on next on a connection of this kind.
@@ -246,9 +256,15 @@ impl Shared {
             let (mut body, mut seal) = (vec![0; size], [0; 8]);
             from.read_exact(&mut body).await?;
             from.read_exact(&mut seal).await?;
-            let step = Message::decode(&body).ok().as_ref().and_then(Step::of);
-            let passing = self.hold(step).await?;
+            let message = Message::decode(&body).ok();
+            let passing = self.hold(message.as_ref().and_then(Step::of)).await?;
             self.light().await;
+            if let Some(Message::Prepare(prepare)) = message
+                && self.another_root.swap(false, Ordering::Relaxed)
+            {
+                to.write_all(&framed(&Message::Prepare(other(prepare)).encode())).await?;
+                continue;
+            }
             self.spoil(Kind::Control, &mut body);
             to.write_all(&[length.as_slice(), &body, &seal].concat()).await?;
             drop(passing);
@@ -312,6 +328,12 @@ impl Shared {
             bytes[at] ^= 1 << (draws.next() % 8);
         }
     }
+}
+
+/// The same, for a memory with one page more.
+fn other(mut prepare: Prepare) -> Prepare {
+    prepare.root.sum = prepare.root.sum.plus(LeafSum(1));
+    prepare
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
