@@ -13,9 +13,9 @@ use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
-    Accepted, BatchSeq, Convergence, GuestUuid, LaneClosed, LaneId, LaneMark, Message, Now, Policy,
-    Resumed, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Sums, Term,
-    Token,
+    Accepted, BatchSeq, Convergence, GuestUuid, Harvest, LaneClosed, LaneId, LaneMark, Message,
+    Now, Policy, Resumed, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject,
+    Sums, Term, Throughput, Token,
 };
 
 use crate::memory::bounded;
@@ -58,6 +58,8 @@ struct World<'a> {
     open: Vec<Open>,
     law: Law,
     lanes: u16,
+    /// What the lanes have carried so far.
+    throughput: Throughput,
     reached: Reached,
 }
 
@@ -85,8 +87,16 @@ impl<'a> World<'a> {
         };
         let law = Law::new(options.lanes);
         let machine = Source::new(Now::default(), subject, say::TOKEN, options);
-        let (now, open) = (Now::default(), Vec::new());
-        Self { input, machine, now, open, law, lanes: 0, reached: Reached::new() }
+        Self {
+            input,
+            machine,
+            now: Now::default(),
+            open: Vec::new(),
+            law,
+            lanes: 0,
+            throughput: Throughput::default(),
+            reached: Reached::new(),
+        }
     }
 
     fn play(&mut self) {
@@ -218,13 +228,18 @@ impl<'a> World<'a> {
             SourceAction::Connect => SourceEvent::LinkUp,
             SourceAction::OpenLane((lane, _)) => SourceEvent::LaneUp(lane),
             SourceAction::Arm => SourceEvent::Armed,
-            SourceAction::StartRound(_) => SourceEvent::RoundTaken(ByteCount::mib(1)),
-            SourceAction::Harvest => SourceEvent::Harvested {
-                pending: PageCount(u64::from(input.arbitrary::<u8>()?) * 8),
-                took: Duration::from_millis(1),
-                parked: Duration::from_millis(1),
-            },
-            SourceAction::Quiesce => SourceEvent::Quiesced,
+            SourceAction::StartRound(_) => {
+                self.throughput.landed += ByteCount::mib(1);
+                self.throughput.busy += Duration::from_millis(4);
+                SourceEvent::RoundTaken
+            }
+            SourceAction::Harvest => {
+                let pending = PageCount(u64::from(input.arbitrary::<u8>()?) * 8);
+                let (took, throughput) = (Duration::from_millis(1), self.throughput);
+                let (written, parked) = (pending, took);
+                SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput })
+            }
+            SourceAction::Quiesce(number) => SourceEvent::Quiesced(number),
             SourceAction::Pause => {
                 let pending = PageCount(u64::from(input.arbitrary::<u8>()?));
                 SourceEvent::Paused { pending, state: Bytes::from_static(b"state") }

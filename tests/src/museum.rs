@@ -33,19 +33,19 @@ pub const MUTATIONS: [Mutation; 4] = [
         name: "stale-estimate",
         file: "crates/protocol/src/source/copy.rs",
         from: "        if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
-            let harvest",
+            self.stage",
         to: "        if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
             return self.quiesce(core);
         }
         if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
-            let harvest",
+            self.stage",
         test: &["-p", "whimbrel-protocol", "--test", "transitions"],
     },
     Mutation {
         name: "state-not-counted",
         file: "crates/protocol/src/convergence.rs",
-        from: "let bytes = dirty.bytes() + self.state;",
-        to: "let bytes = dirty.bytes();",
+        from: "sending(self.state)",
+        to: "sending(ByteCount::ZERO)",
         test: &["-p", "whimbrel-protocol", "--lib", "convergence::"],
     },
     Mutation {

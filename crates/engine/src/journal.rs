@@ -1,7 +1,10 @@
 //! Where a guest process keeps what it may do with its guest.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
 
 use whimbrel_protocol::{Failure, Fault, Record};
 
@@ -69,6 +72,23 @@ impl SharedJournal {
         self.put(record, true)
     }
 
+    /// As [`SharedJournal::note`], on a thread of its own: a disk that hangs in the write does not
+    /// keep those who have to go on whatever becomes of it.
+    pub(crate) fn note_within(&self, record: Record, within: Duration) -> Result<(), Failure> {
+        let (tell, told) = sync_channel(1);
+        let (journal, standing) = (self.clone(), record.standing);
+        let body = move || {
+            // Nobody waits for it any more where it has taken too long.
+            let _ = tell.send(journal.note(&record));
+        };
+        let started = thread::Builder::new().name("whimbrel-note".into()).spawn(body);
+        let noted = started.ok().and_then(|_| told.recv_timeout(within).ok());
+        noted.unwrap_or_else(|| {
+            let why = format!("{standing:?} could not be noted within {within:?}: the disk hangs");
+            Err(Failure::new(Fault::Journal, why))
+        })
+    }
+
     fn put(&self, record: &Record, as_note: bool) -> Result<(), Failure> {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let journal = guard.as_mut().expect("the journal is taken back last");
@@ -90,10 +110,15 @@ impl SharedJournal {
         act(&mut **guard.as_mut().expect("a journal that is lent is not taken back"))
     }
 
-    /// Takes the journal back, when everybody who writes has ended.
+    /// Takes the journal back, when everybody who writes has ended; where one hangs in a write, as
+    /// another handle.
     pub(crate) fn take_back(&self) -> Box<dyn Journal> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.take().expect("the journal is taken back once")
+        let taken = match self.0.try_lock() {
+            Ok(mut guard) => guard.take(),
+            Err(TryLockError::Poisoned(guard)) => guard.into_inner().take(),
+            Err(TryLockError::WouldBlock) => return self.lend(),
+        };
+        taken.expect("the journal is taken back once")
     }
 }
 

@@ -23,10 +23,10 @@ pub struct Progress {
     pub pages_pending: PageCount,
     /// Everything written to lanes so far.
     pub bytes_on_wire: ByteCount,
-    /// Bytes a second over all lanes, measured over the last rounds.
-    pub bandwidth: ByteCount,
-    /// Bytes a second that the guest dirties, counting a page once a round.
-    pub dirty_rate: ByteCount,
+    /// Bytes a second over all lanes, measured over the last rounds, once there is one.
+    pub bandwidth: Option<ByteCount>,
+    /// Bytes a second that the guest dirties, counting a page once a round, once there is one.
+    pub dirty_rate: Option<ByteCount>,
     /// How far the guest is throttled.
     pub throttle: Throttle,
     /// The downtime a switchover would have now, once there is enough to tell.

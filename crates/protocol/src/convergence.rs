@@ -10,11 +10,13 @@ mod limits;
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 use core::hash::{Hash, Hasher};
 use core::time::Duration;
 
 use whimbrel_page::{ByteCount, ByteRate, PageCount};
 
+use crate::Throughput;
 use crate::verify::Cost;
 use limits::Limits;
 
@@ -43,16 +45,17 @@ pub struct Convergence {
     pub policy: Policy,
 }
 
-/// One finished round, as the ledger and the tracker tell it.
+/// A harvest and what came before it, as the lanes and the tracker tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Round {
-    /// Bytes that were sent in it.
-    pub bytes: ByteCount,
-    /// How long sending them took.
-    pub took: Duration,
-    /// How long the guest could write before the harvest that followed.
-    pub open: Duration,
-    /// Pages that are pending after the harvest that followed it.
+    /// What the lanes have carried by then, since the migration began.
+    pub throughput: Throughput,
+    /// How long the guest could write what the harvest brought; `None` where it stood still
+    /// meanwhile, and nobody knows.
+    pub open: Option<Duration>,
+    /// Pages that the harvest brought.
+    pub written: PageCount,
+    /// Pages that are pending after it, older ones included.
     pub dirty: PageCount,
     /// How long the harvest of a parked guest would have taken then.
     pub harvest: Duration,
@@ -80,6 +83,10 @@ const SHRINKING_PERCENT: u64 = 75;
 const STALLED_ROUNDS: u32 = 2;
 /// Rounds below this size measure latency, not bandwidth.
 const MEASURABLE: ByteCount = ByteCount::mib(4);
+/// What was under way before a measurement may land within it, so that it has to be larger by this.
+const OUTWEIGHS: u64 = 4;
+/// So much says what a link carries to within a factor: enough not to stop a guest for it in vain.
+const TELLING: ByteCount = ByteCount::mib(1);
 /// Rounds that tell how fast the last pages will go. A running guest slows some of them down, which
 /// a parked one does not, so that the fastest counts.
 const RECENT: usize = 3;
@@ -90,6 +97,14 @@ const ERRANDS: u32 = 4;
 const RISING_PERCENT: u32 = 125;
 /// Last pages that are sent this quickly are not worth another round.
 pub(crate) const NEGLIGIBLE: Duration = Duration::from_millis(1);
+/// The parts of a downtime, as people are told of them.
+const PARTS: [&str; 5] = [
+    "the pages",
+    "the state",
+    "1.5 round trips",
+    "the last harvest and the ways between threads",
+    "verifying memory",
+];
 /// How much a throttle is raised at a time: quick at first, then in small steps.
 const THROTTLE_STEPS: [u8; 6] = [20, 40, 60, 75, 85, 92];
 
@@ -100,7 +115,11 @@ pub struct Forecast {
     bandwidth: Option<f64>,
     /// Bytes a second of the last rounds but the first, whose pages were new to the destination.
     recent: [f64; RECENT],
-    dirty_rate: f64,
+    /// What the lanes had carried when that was measured last.
+    counted: Throughput,
+    /// Whether enough was carried to know the link.
+    telling: bool,
+    dirty_rate: Option<f64>,
     /// Dirty pages after the round before.
     before: PageCount,
     stalled: u32,
@@ -116,10 +135,11 @@ pub struct Forecast {
 /// No rate is ever NaN, so that equal bits are equal rates.
 impl Hash for Forecast {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self { settings, bandwidth, recent, dirty_rate, before, .. } = self;
-        let Self { stalled, throttle, harvest, errand, round_trip, state: saved, .. } = self;
-        let Self { verification, limits, .. } = self;
-        let rates = (bandwidth.map(f64::to_bits), recent.map(f64::to_bits), dirty_rate.to_bits());
+        let Self { settings, bandwidth, recent, counted, telling, dirty_rate, .. } = self;
+        let Self { before, stalled, throttle, harvest, errand, round_trip, .. } = self;
+        let Self { state: saved, verification, limits, .. } = self;
+        let carried = (bandwidth.map(f64::to_bits), recent.map(f64::to_bits), counted, telling);
+        let rates = (carried, dirty_rate.map(f64::to_bits));
         let times = (harvest, errand, round_trip, limits);
         (settings, rates, before, stalled, throttle, times, saved, verification).hash(state);
     }
@@ -133,7 +153,9 @@ impl Forecast {
             settings,
             bandwidth: None,
             recent: [0.0; RECENT],
-            dirty_rate: 0.0,
+            counted: Throughput::default(),
+            telling: false,
+            dirty_rate: None,
             before: pages,
             stalled: 0,
             throttle: 0,
@@ -196,10 +218,11 @@ impl Forecast {
         self.bandwidth.map(|rate| ByteCount(rate as u64))
     }
 
-    /// Bytes a second that became dirty during the last round, a page counted once.
+    /// Bytes a second that became dirty during the last round, a page counted once; `None` before
+    /// that is known.
     #[must_use]
-    pub const fn dirty_rate(&self) -> ByteCount {
-        ByteCount(self.dirty_rate as u64)
+    pub fn dirty_rate(&self) -> Option<ByteCount> {
+        self.dirty_rate.map(|rate| ByteCount(rate as u64))
     }
 
     /// The throttle that was decided last, in percent.
@@ -211,22 +234,44 @@ impl Forecast {
     /// The downtime of a switchover with `dirty` pages to send while paused.
     #[must_use]
     pub fn downtime(&self, dirty: PageCount) -> Option<Duration> {
-        let bytes = dirty.bytes() + self.state;
+        Some(self.parts(dirty)?.into_iter().fold(Duration::ZERO, Duration::saturating_add))
+    }
+
+    /// What a downtime is made of, in the order of [`PARTS`].
+    fn parts(&self, dirty: PageCount) -> Option<[Duration; PARTS.len()]> {
         let recent = self.recent.into_iter().fold(0.0, f64::max);
         let measured = if recent > 0.0 { Some(recent) } else { self.bandwidth };
         let rate = self.limits.last(measured)?;
-        let sending = Duration::try_from_secs_f64(bytes.0 as f64 / rate);
+        let sending = |bytes: ByteCount| {
+            Duration::try_from_secs_f64(bytes.0 as f64 / rate).unwrap_or(Duration::MAX)
+        };
         let trips = self.round_trip.unwrap_or_default() * 3 / 2;
-        let fixed = self.harvest + trips + self.errand.unwrap_or_default() * ERRANDS;
-        let fixed = fixed.saturating_add(self.verification.time());
-        Some(sending.unwrap_or(Duration::MAX).saturating_add(fixed))
+        let errands = self.errand.unwrap_or_default() * ERRANDS;
+        let here = self.harvest.saturating_add(errands);
+        let verification = self.verification.time();
+        Some([sending(dirty.bytes()), sending(self.state), trips, here, verification])
+    }
+
+    /// Whether a pause with `dirty` pages would take longer than `limit`, as far as that is known:
+    /// a link that has carried next to nothing may be any. Never so for the policy that takes what
+    /// it gets.
+    pub(crate) fn exceeds(&self, dirty: PageCount, limit: Duration) -> bool {
+        let known = self.telling && self.settings.policy != Policy::SwitchOver;
+        known && self.downtime(dirty).is_some_and(|downtime| downtime > limit)
+    }
+
+    /// Whether it would take so much longer than allowed that a second measurement would say so
+    /// too.
+    pub(crate) fn exceeds_by_far(&self, dirty: PageCount) -> bool {
+        self.exceeds(dirty, self.settings.downtime_max.saturating_mul(3) / 2)
     }
 
     /// The downtime of a switchover that pauses now, so long after the last harvest: the guest has
     /// gone on writing as it did.
     #[must_use]
     pub fn downtime_after(&self, since: Duration) -> Option<Duration> {
-        let written = ByteCount((self.dirty_rate * since.as_secs_f64()) as u64);
+        let rate = self.dirty_rate.unwrap_or_default();
+        let written = ByteCount((rate * since.as_secs_f64()) as u64);
         self.downtime(self.before + PageCount::covering(written))
     }
 
@@ -248,28 +293,40 @@ impl Forecast {
         self.measure(round);
         let shrinks = round.dirty.0 * 100 < self.before.0 * SHRINKING_PERCENT;
         self.before = round.dirty;
-        let fits = self.downtime(round.dirty).is_some_and(|d| d <= self.settings.downtime_max);
-        if round.dirty == PageCount::ZERO || (fits && (!shrinks || self.negligible(round.dirty))) {
+        let most = self.settings.downtime_max;
+        let fits = self.downtime(round.dirty).is_some_and(|downtime| downtime <= most);
+        let idle = round.dirty == PageCount::ZERO;
+        let floor = !shrinks || self.negligible(round.dirty);
+        if (fits && floor) || (idle && !self.exceeds(round.dirty, most)) {
             return Decision::Switch;
         }
-        if shrinks || fits {
+        if !idle && (shrinks || fits) {
             self.stalled = 0;
             return Decision::Another;
         }
         self.stalled += 1;
-        if self.stalled < STALLED_ROUNDS { Decision::Another } else { self.by_policy(round) }
+        if self.stalled < STALLED_ROUNDS { Decision::Another } else { self.by_policy(round.dirty) }
     }
 
-    fn by_policy(&mut self, round: Round) -> Decision {
+    fn by_policy(&mut self, dirty: PageCount) -> Decision {
+        let give_up = |forecast: &Self| Decision::GiveUp(forecast.numbers(dirty));
         match self.settings.policy {
             Policy::SwitchOver => Decision::Switch,
+            // Nothing is written: the next round would find what this one did.
+            _ if dirty == PageCount::ZERO => give_up(self),
             Policy::Wait => Decision::Another,
-            Policy::GiveUp => Decision::GiveUp(self.numbers(round.dirty)),
+            Policy::GiveUp => give_up(self),
+            // What it takes beside the pages is not less for a slower guest.
+            Policy::Throttle { .. }
+                if self.exceeds(PageCount::ZERO, self.settings.downtime_max) =>
+            {
+                give_up(self)
+            }
             Policy::Throttle { most } => {
                 let higher = THROTTLE_STEPS.into_iter().find(|step| *step > self.throttle);
                 let next = higher.unwrap_or(most).min(most);
                 if next <= self.throttle {
-                    return Decision::GiveUp(self.numbers(round.dirty));
+                    return give_up(self);
                 }
                 self.throttle = next;
                 self.stalled = 0;
@@ -281,21 +338,34 @@ impl Forecast {
     fn measure(&mut self, round: Round) {
         self.harvest = round.harvest;
         self.errand = Some(quickest(self.errand, round.errand));
-        self.dirty_rate = round.dirty.bytes().0 as f64 / round.open.as_secs_f64().max(1e-6);
-        let rate = (round.bytes.0 as f64 / round.took.as_secs_f64().max(1e-6)).max(1.0);
-        // A smaller one has only filled buffers.
-        if self.bandwidth.is_some() && round.bytes >= MEASURABLE {
-            self.recent.rotate_right(1);
-            self.recent[0] = rate;
+        if let Some(open) = round.open {
+            let written = round.written.bytes().0 as f64;
+            self.dirty_rate = Some(written / open.as_secs_f64().max(1e-6));
         }
+        self.carried(round.throughput);
+    }
+
+    /// A bandwidth is what was acknowledged, for the time in which anything was under way: with
+    /// the last acknowledgements of a round missing it is too low, and never too high.
+    fn carried(&mut self, throughput: Throughput) {
+        let (bytes, busy) = throughput.since(&self.counted);
+        let rate = self.limits.rounds(bytes.0 as f64 / busy.as_secs_f64().max(1e-6));
+        let enough = bytes >= MEASURABLE && bytes.0 >= OUTWEIGHS * self.counted.under_way.0;
+        self.telling |= bytes >= TELLING;
         self.bandwidth = match self.bandwidth {
-            _ if round.bytes == ByteCount::ZERO => self.bandwidth,
-            Some(known) if round.bytes >= MEASURABLE => Some((known + rate) / 2.0),
-            // A first round that is mostly zeros takes long and sends little; a small one that went
-            // faster shows that it is no measure of the link.
-            Some(known) => Some(known.max(rate)),
-            None => Some(rate),
+            Some(known) if enough && self.counted != Throughput::default() => {
+                self.recent.rotate_right(1);
+                self.recent[0] = rate;
+                Some((known + rate) / 2.0)
+            }
+            Some(known) if self.counted != Throughput::default() => Some(known),
+            // Until there is enough of it, all of it is looked at.
+            known if bytes == ByteCount::ZERO => known,
+            _ => Some(rate),
         };
+        if enough || self.counted != Throughput::default() {
+            self.counted = throughput;
+        }
     }
 
     fn negligible(&self, dirty: PageCount) -> bool {
@@ -303,23 +373,30 @@ impl Forecast {
         dirty.bytes().0 as f64 / rate <= NEGLIGIBLE.as_secs_f64()
     }
 
-    /// Why a guest does not converge, with what it would take.
+    /// Why a guest does not converge, what its downtime would be made of, and what helps.
     #[must_use]
     pub fn numbers(&self, dirty: PageCount) -> String {
-        let offer = self.downtime(dirty).unwrap_or(Duration::MAX);
-        let mib = |rate: f64| rate / (1 << 20) as f64;
+        let parts = self.parts(dirty).unwrap_or([Duration::MAX; PARTS.len()]);
+        let offer = parts.into_iter().fold(Duration::ZERO, Duration::saturating_add);
+        let told = PARTS.iter().zip(parts).filter(|(_, time)| *time >= NEGLIGIBLE);
+        let told: Vec<_> =
+            told.map(|(what, time)| format!("{} ms for {what}", time.as_millis())).collect();
+        let mib = |rate: Option<f64>| rate.unwrap_or_default() / (1 << 20) as f64;
         let throttled = match self.throttle {
             0 => String::new(),
             percent => format!(" although it was throttled by {percent} %"),
         };
         format!(
             "the guest dirties {:.0} MiB/s (each page counted once a round){throttled}, the lanes \
-             carry {:.0} MiB/s, and {} MiB stay dirty: the downtime would be {} ms, and {} ms are \
-             allowed",
+             carry {:.0} MiB/s, {} MiB stay dirty and {} KiB of state go with them: the downtime \
+             would be {} ms ({}), and {} ms are allowed; allow more downtime, use more lanes, or \
+             have it switch over anyway",
             mib(self.dirty_rate),
-            mib(self.bandwidth.unwrap_or(0.0)),
+            mib(self.bandwidth),
             dirty.bytes().0 >> 20,
+            self.state.0 >> 10,
             offer.as_millis(),
+            told.join(", "),
             self.settings.downtime_max.as_millis()
         )
     }
@@ -331,170 +408,4 @@ fn quickest(known: Option<Duration>, measured: Duration) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PAGES: PageCount = PageCount(262_144);
-
-    fn forecast(policy: Policy, downtime_ms: u64) -> Forecast {
-        let downtime_max = Duration::from_millis(downtime_ms);
-        Forecast::new(Convergence { downtime_max, policy }, PAGES)
-    }
-
-    /// A round at 1000 MiB/s that leaves `dirty` MiB.
-    fn round(mib: u64, dirty: u64) -> Round {
-        Round {
-            bytes: ByteCount::mib(mib),
-            took: Duration::from_millis(mib.max(1)),
-            open: Duration::from_millis(mib.max(1)),
-            dirty: PageCount::covering(ByteCount::mib(dirty)),
-            harvest: Duration::from_millis(1),
-            errand: Duration::from_micros(100),
-        }
-    }
-
-    #[test]
-    fn an_idle_guest_switches_after_the_first_round() {
-        assert_eq!(forecast(Policy::Wait, 300).decide(round(1024, 0)), Decision::Switch);
-    }
-
-    #[test]
-    fn rounds_go_on_while_they_shrink_even_within_the_limit() {
-        let mut forecast = forecast(Policy::GiveUp, 300);
-        assert_eq!(forecast.decide(round(1024, 256)), Decision::Another);
-        assert_eq!(forecast.decide(round(256, 100)), Decision::Another);
-        assert_eq!(forecast.decide(round(100, 40)), Decision::Another);
-        assert_eq!(forecast.decide(round(40, 35)), Decision::Switch, "the floor is reached");
-    }
-
-    #[test]
-    fn a_guest_that_does_not_shrink_meets_the_policy() {
-        let stall = |policy| {
-            let mut forecast = forecast(policy, 30);
-            (0..5).map(|_| forecast.decide(round(256, 256))).collect::<alloc::vec::Vec<_>>()
-        };
-        assert_eq!(stall(Policy::Wait).last(), Some(&Decision::Another));
-        assert_eq!(stall(Policy::SwitchOver).last(), Some(&Decision::Switch));
-        assert!(matches!(stall(Policy::GiveUp).last(), Some(Decision::GiveUp(why))
-            if why.contains("1000 MiB/s") && why.contains("30 ms are allowed")));
-        let throttled = stall(Policy::Throttle { most: 30 });
-        assert_eq!(throttled[2], Decision::Throttle(20));
-        assert_eq!(throttled[4], Decision::Throttle(30));
-    }
-
-    #[test]
-    fn a_throttle_at_its_limit_gives_up_with_numbers() {
-        let mut forecast = forecast(Policy::Throttle { most: 50 }, 1);
-        let decisions = (0..20).map(|_| forecast.decide(round(256, 256)));
-        let last = decisions.last();
-        assert!(matches!(last, Some(Decision::GiveUp(why)) if why.contains("throttled by 50 %")));
-    }
-
-    #[test]
-    fn the_downtime_counts_everything_that_happens_while_paused() {
-        let mut forecast = forecast(Policy::Wait, 300);
-        forecast.decide(round(1000, 100));
-        let pages_only = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
-        assert!(pages_only >= Some(Duration::from_millis(100)));
-        let rehearsed = Duration::from_millis(1) + Duration::from_micros(4 * 100);
-        assert_eq!(pages_only, Some(Duration::from_millis(100) + rehearsed));
-        forecast.round_trip(Duration::from_millis(20));
-        forecast.state_size(ByteCount::mib(10));
-        let more = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
-        let grown = more.zip(pages_only).map(|(more, pages)| more - pages);
-        assert!(
-            grown >= Some(Duration::from_millis(39)),
-            "1.5 round trips and the state: {grown:?}"
-        );
-        forecast.digests_here(ByteCount::mib(1000), Duration::from_millis(70));
-        forecast.digests_there(ByteCount::mib(10), Duration::from_millis(1));
-        let verified = forecast.downtime(PageCount::covering(ByteCount::mib(100)));
-        let grown = verified.zip(more).map(|(verified, more)| verified - more);
-        let most = Some(Duration::from_millis(171));
-        assert!(
-            grown >= Some(Duration::from_millis(169)) && grown < most,
-            "both digests: {grown:?}"
-        );
-    }
-
-    #[test]
-    fn a_verification_that_takes_too_long_by_itself_is_hopeless() {
-        let mut forecast = forecast(Policy::Throttle { most: 99 }, 300);
-        forecast.digests_here(ByteCount::mib(8192), Duration::from_millis(140));
-        assert_eq!(forecast.hopeless(), None);
-        forecast.digests_there(ByteCount::mib(1), Duration::from_millis(1));
-        let why = forecast.hopeless().unwrap_or_default();
-        assert!(why.contains("8192 MiB") && why.contains("8332 ms, and 300 ms"), "{why}");
-        forecast.settings.policy = Policy::SwitchOver;
-        assert_eq!(forecast.hopeless(), None, "that policy takes what it gets");
-    }
-
-    #[test]
-    fn the_last_pages_go_as_fast_as_the_fastest_of_the_last_rounds() {
-        let mut forecast = forecast(Policy::Wait, 300);
-        let slow = |mib, ms| Round { took: Duration::from_millis(ms), ..round(mib, 100) };
-        // The first round fills fresh memory and is no measure of what comes after it.
-        forecast.decide(slow(1000, 2000));
-        let after =
-            |forecast: &Forecast| forecast.downtime(PageCount::covering(ByteCount::mib(100)));
-        let fixed = Duration::from_micros(1400);
-        assert_eq!(after(&forecast), Some(Duration::from_millis(200) + fixed));
-        for ms in [125, 50, 100] {
-            forecast.decide(slow(100, ms));
-        }
-        assert_eq!(after(&forecast), Some(Duration::from_millis(50) + fixed));
-        for _ in 0..2 {
-            forecast.decide(slow(100, 100));
-        }
-        assert_eq!(
-            after(&forecast),
-            Some(Duration::from_millis(100) + fixed),
-            "three are looked at"
-        );
-    }
-
-    #[test]
-    fn what_is_written_until_the_pause_is_counted() {
-        let mut forecast = forecast(Policy::Wait, 300);
-        forecast.decide(round(1000, 100));
-        forecast.decide(round(100, 50));
-        let fixed = Duration::from_micros(1400);
-        assert_eq!(
-            forecast.downtime_after(Duration::ZERO),
-            Some(Duration::from_millis(50) + fixed)
-        );
-        // 50 MiB in 100 ms were written, at 1000 MiB/s they are sent.
-        let later = forecast.downtime_after(Duration::from_millis(20));
-        assert_eq!(later, Some(Duration::from_millis(60) + fixed));
-    }
-
-    #[test]
-    fn a_rehearsal_in_quiet_counts_for_more_than_a_round() {
-        let mut forecast = forecast(Policy::Wait, 300);
-        forecast.decide(round(1000, 100));
-        assert!(!forecast.has_time_to_rehearse(), "100 ms of pages wait");
-        forecast.decide(round(100, 1));
-        assert!(forecast.has_time_to_rehearse());
-        let us = Duration::from_micros;
-        forecast.rehearsed(us(500), us(20), PageCount::ZERO);
-        assert_eq!(forecast.downtime(PageCount::ZERO), Some(us(580)));
-    }
-
-    #[test]
-    fn a_round_trip_is_the_quickest_until_it_is_slower_for_good() {
-        let ms = Duration::from_millis;
-        let mut forecast = forecast(Policy::Wait, 300);
-        [10, 8, 100].into_iter().for_each(|measured| forecast.round_trip(ms(measured)));
-        assert_eq!(forecast.round_trip, Some(ms(10)));
-        (0..20).for_each(|_| forecast.round_trip(ms(100)));
-        assert_eq!(forecast.round_trip, Some(ms(100)));
-    }
-
-    #[test]
-    fn a_first_round_of_zeros_is_no_measure_of_the_link() {
-        let mut forecast = forecast(Policy::Throttle { most: 99 }, 300);
-        let slow = Round { took: Duration::from_secs(4), ..round(3, 3) };
-        let decisions = [slow, round(3, 3), round(3, 3)].map(|round| forecast.decide(round));
-        assert_eq!(decisions.last(), Some(&Decision::Switch), "{decisions:?}");
-    }
-}
+mod tests;

@@ -23,6 +23,7 @@ mod message;
 mod outcome;
 mod ownership;
 mod source;
+mod throughput;
 mod verify;
 
 pub use codec::{DecodeError, PROTOCOL_VERSIONS, Picked, check_plan, negotiate};
@@ -37,5 +38,6 @@ pub use message::{
 };
 pub use outcome::{Failure, Fault, Outcome, Violation};
 pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};
-pub use source::{Source, SourceAction, SourceEvent, SourceOptions, Subject};
+pub use source::{Harvest, Source, SourceAction, SourceEvent, SourceOptions, Subject};
+pub use throughput::{Meter, Throughput};
 pub use verify::{VERIFY_FULL, Verify};

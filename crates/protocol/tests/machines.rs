@@ -8,8 +8,9 @@ use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, Root};
 use whimbrel_protocol::{
     BatchSeq, Convergence, Destination, DestinationAction, DestinationEvent, DestinationOptions,
-    Epoch, Failure, Fault, GuestUuid, LaneId, LaneMark, Message, Now, Outcome, Policy, SessionId,
-    Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term, Token,
+    Epoch, Failure, Fault, GuestUuid, Harvest, LaneId, LaneMark, Message, Now, Outcome, Policy,
+    SessionId, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term,
+    Throughput, Token,
 };
 
 const TOKEN: Token = Token(7);
@@ -31,6 +32,7 @@ struct World {
     /// A message of the source with this name is lost, and the link with it.
     cut_at: Option<&'static str>,
     reconnects: bool,
+    throughput: Throughput,
 }
 
 fn options() -> DestinationOptions {
@@ -83,6 +85,7 @@ impl World {
             roots: VecDeque::new(),
             cut_at: None,
             reconnects: true,
+            throughput: Throughput::default(),
         }
     }
 
@@ -135,14 +138,17 @@ impl World {
             SourceAction::Arm => SourceEvent::Armed,
             SourceAction::StartRound(_) => {
                 self.now = self.now.after(Duration::from_millis(100));
-                SourceEvent::RoundTaken(ByteCount::mib(1))
+                self.throughput.landed += ByteCount::mib(1);
+                self.throughput.busy += Duration::from_millis(100);
+                SourceEvent::RoundTaken
             }
             SourceAction::Harvest => {
                 let pending = PageCount(self.dirty.pop_front().unwrap_or(0));
-                let took = Duration::from_millis(1);
-                SourceEvent::Harvested { pending, took, parked: took }
+                let (took, throughput) = (Duration::from_millis(1), self.throughput);
+                let (written, parked) = (pending, took);
+                SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput })
             }
-            SourceAction::Quiesce => SourceEvent::Quiesced,
+            SourceAction::Quiesce(number) => SourceEvent::Quiesced(number),
             SourceAction::Pause => {
                 SourceEvent::Paused { pending: PageCount(3), state: Bytes::from_static(b"state") }
             }
@@ -427,8 +433,8 @@ fn the_first_estimate_counts_a_state_that_was_never_saved() {
         world.source.forecast().downtime(PageCount::ZERO).expect("a round was sent")
     };
     // The model's lanes carry a mebibyte in 100 ms.
-    let grown = estimate(ByteCount::mib(8)) - estimate(ByteCount::ZERO);
-    assert_eq!(grown.as_millis(), 800);
+    let grown = estimate(ByteCount::mib(1)) - estimate(ByteCount::ZERO);
+    assert_eq!(grown.as_millis(), 100);
 }
 
 /// A guest of which every harvest finds most pages dirty again, a hundred times over: the model's

@@ -11,9 +11,10 @@ use bytes::Bytes;
 use whimbrel_page::{ByteCount, ByteRate, Layout, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
     Accepted, Answer, BatchSeq, Destination, DestinationAction, DestinationEvent,
-    DestinationOptions, Failure, Fault, Feature, GuestUuid, Hello, LaneClosed, LaneId, LaneMark,
-    Message, Now, Offer, Plan, Prepare, Rejected, Resumed, SessionId, Source, SourceAction,
-    SourceEvent, SourceOptions, Standing, Subject, Sums, Term, Token, VERIFY_FULL, Verify,
+    DestinationOptions, Failure, Fault, Feature, GuestUuid, Harvest, Hello, LaneClosed, LaneId,
+    LaneMark, Message, Now, Offer, Plan, Prepare, Rejected, Resumed, SessionId, Source,
+    SourceAction, SourceEvent, SourceOptions, Standing, Subject, Sums, Term, Token, VERIFY_FULL,
+    Verify,
 };
 
 const T1: Term = Term { generation: 1, host: 5 };
@@ -118,13 +119,10 @@ fn source_events() -> Vec<SourceEvent> {
         SourceEvent::LaneUp(LaneId(0)),
         SourceEvent::LaneFailed(LaneId(0), "cut".into()),
         SourceEvent::Armed,
-        SourceEvent::RoundTaken(ByteCount::mib(1)),
-        SourceEvent::Harvested {
-            pending: PageCount::ZERO,
-            took: Duration::from_millis(1),
-            parked: Duration::from_millis(1),
-        },
-        SourceEvent::Quiesced,
+        SourceEvent::RoundTaken,
+        SourceEvent::Harvested(Harvest::default()),
+        SourceEvent::Quiesced(1),
+        SourceEvent::Quiesced(9),
         SourceEvent::Paused { pending: PageCount(1), state: Bytes::new() },
         SourceEvent::Rehearsed { memory: ByteCount::mib(1), takes: Duration::from_millis(1) },
         SourceEvent::Limited { rounds: Some(ByteRate(1 << 30)), last: None },
@@ -201,6 +199,7 @@ fn event_name(event: &SourceEvent) -> String {
         SourceEvent::Message(message) => message.name().to_string(),
         SourceEvent::Recorded(standing) => format!("Recorded {standing:?}"),
         SourceEvent::Answered(answer) => format!("Answered {answer:?}"),
+        SourceEvent::Quiesced(9) => "Stale quiescing".into(),
         SourceEvent::Flushed { flush: 9, .. } => "Stale flush".to_string(),
         SourceEvent::Spoiled { again: true, .. } => "Spoiled again".to_string(),
         other => name(other),

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, Root};
 use whimbrel_protocol::{
     Accepted, BatchSeq, Destination, DestinationAction, DestinationEvent, DestinationOptions,
-    Fault, Feature, GuestUuid, Hello, LaneId, Message, Now, Offer, Outcome, Plan, Prepare,
-    SessionId, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term, Token,
-    VERIFY_FULL, Verify,
+    Fault, Feature, GuestUuid, Harvest, Hello, LaneId, Message, Now, Offer, Outcome, Plan, Prepare,
+    SessionId, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term,
+    Throughput, Token, VERIFY_FULL, Verify,
 };
 
 const TERM: Term = Term { generation: 1, host: 5 };
@@ -72,19 +72,21 @@ fn rehearsed(takes_ms: u64) -> SourceEvent {
 
 fn harvested() -> SourceEvent {
     let took = Duration::from_millis(1);
-    SourceEvent::Harvested { pending: PageCount::ZERO, took, parked: took }
+    let throughput =
+        Throughput { landed: ByteCount::mib(512), busy: took * 512, ..Throughput::default() };
+    SourceEvent::Harvested(Harvest { took, parked: took, throughput, ..Harvest::default() })
 }
 
 /// The ordinary way to a pause, with a rehearsal that fits the downtime limit.
 fn paused(source: &mut Source) -> Vec<SourceAction> {
     tell(source, [SourceEvent::LinkUp, offer(full()), accepted()]);
     tell(source, [SourceEvent::LaneUp(LaneId(0)), SourceEvent::Armed, rehearsed(100)]);
-    tell(source, [SourceEvent::RoundTaken(ByteCount::mib(512)), harvested()]);
+    tell(source, [SourceEvent::RoundTaken, harvested()]);
     let ready = SourceEvent::Message(Message::Ready(TERM));
     tell(source, [SourceEvent::Recorded(Standing::Switching), ready, harvested()]);
     let state = Bytes::new();
     let parked = SourceEvent::Paused { pending: PageCount(1), state };
-    let events = [SourceEvent::Quiesced, harvested(), parked];
+    let events = [SourceEvent::Quiesced(1), harvested(), parked];
     tell(source, events)
 }
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use whimbrel_page::{ByteCount, Disposition, LeafSum};
 use whimbrel_protocol::batch::LaneHello;
-use whimbrel_protocol::ledger::Take;
-use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, LaneTicket, SourceEvent};
+use whimbrel_protocol::ledger::{AckFault, Take};
+use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, LaneTicket, Now, SourceEvent};
 
 use crate::breach::Law;
 use crate::broken::Broken;
@@ -149,6 +149,11 @@ impl World {
             return;
         }
         lane.worker = Worker::Ended;
+        if lane.account {
+            let lost = self.src.ledger.flight(id).bytes;
+            self.src.meter.gone(Now(self.now), lost);
+        }
+        let lane = self.lane(id);
         if !lane.deaf.at(Side::Destination) {
             self.after(delay, Step::LaneGone(id, Side::Destination));
         }
@@ -208,10 +213,12 @@ impl World {
         let pages: Vec<(Place, Content)> =
             kept.filter(|((.., how), _)| *how != Disposition::Unchanged).map(|(_, c)| *c).collect();
         let raw = pages.iter().filter(|(_, content)| *content != 0).count() as u64;
-        let sent = self.src.ledger.sent(id, &take, ByteCount(64 + raw * 4096));
+        let wire = ByteCount(64 + raw * 4096);
+        let sent = self.src.ledger.sent(id, &take, wire);
         let lane = self.lane(id);
         (lane.take, lane.worker) = (take, Worker::Idle);
         if let Some(seq) = sent {
+            self.src.meter.sent(Now(self.now), wire);
             self.put_on_wire(id, seq, pages);
         }
         self.wake(id);
@@ -241,7 +248,7 @@ impl World {
         if dropped || self.broken == Some(Broken::LandedWhenSent) {
             lane.flight.clear();
             let sum = lane.sum;
-            let _ = self.src.ledger.acked(id, seq, sum);
+            let _ = self.count_landed(id, seq, sum);
         }
         let lane = self.lanes.get_mut(&id).expect("as asked for");
         if !lane.deaf.at(Side::Destination) && !dropped {
@@ -259,17 +266,27 @@ impl World {
         if lane.worker == Worker::Ended || !lane.account {
             return;
         }
-        if let Err(fault) = self.src.ledger.acked(id, landed, sum) {
+        if let Err(fault) = self.count_landed(id, landed, sum) {
             if !self.spoilt && self.broken != Some(Broken::LandedWhenSent) {
                 self.breach(Law::Honesty, format!("nothing was garbled, but {fault}"));
             }
             self.saw(Seen::Garbled);
             return self.fail_lane(id, &fault.to_string());
         }
-        lane.progressed = self.now;
+        let now = self.now;
+        let lane = self.lane(id);
+        lane.progressed = now;
         lane.flight.retain(|(seq, ..)| *seq > landed);
         self.wake_lanes();
         self.poll_ledger();
+    }
+
+    fn count_landed(&mut self, id: LaneId, to: BatchSeq, sum: LeafSum) -> Result<(), AckFault> {
+        let before = self.src.ledger.flight(id).bytes;
+        self.src.ledger.acked(id, to, sum)?;
+        let landed = before - self.src.ledger.flight(id).bytes;
+        self.src.meter.landed(Now(self.now), landed);
+        Ok(())
     }
 
     pub(crate) fn watch(&mut self, id: LaneId) {

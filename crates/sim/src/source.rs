@@ -6,8 +6,8 @@ use std::time::Duration;
 use whimbrel_page::{CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, Root, Run};
 use whimbrel_protocol::ledger::{LedgerEvent, Pass};
 use whimbrel_protocol::{
-    Failure, Fault, Ledger, Message, Now, Outcome, Process, RoundNumber, Source, SourceAction,
-    SourceEvent, Standing, Sums, Term,
+    Failure, Fault, Harvest, Ledger, Message, Meter, Now, Outcome, Process, RoundNumber, Source,
+    SourceAction, SourceEvent, Standing, Sums, Term,
 };
 
 use crate::breach::Law;
@@ -25,7 +25,7 @@ use crate::world::World;
 enum Watched {
     Nothing,
     Round,
-    Quiet,
+    Quiet(u32),
     Flush(u32),
 }
 
@@ -34,6 +34,7 @@ enum Watched {
 pub(crate) struct SourceHost {
     pub(crate) machine: Source,
     pub(crate) ledger: Ledger,
+    pub(crate) meter: Meter,
     pub(crate) memory: Memory,
     pub(crate) tracker: Tracker,
     pub(crate) journal: Journal,
@@ -82,6 +83,7 @@ impl SourceHost {
         Self {
             machine: Source::new(Now(now), subject, plan.destination.token, options),
             ledger: Ledger::new(&plan.layout),
+            meter: Meter::default(),
             memory: Memory::new(&plan.layout),
             tracker: Tracker::new(&plan.layout),
             journal: Journal::of_owner(plan.subject.term),
@@ -187,7 +189,7 @@ impl World {
             SourceAction::Arm => self.arm(),
             SourceAction::StartRound(number) => self.start_round(number),
             SourceAction::Harvest => self.chore(Chore::Harvest, 500),
-            SourceAction::Quiesce => self.quiesce(),
+            SourceAction::Quiesce(number) => self.quiesce(number),
             SourceAction::Pause => {
                 self.src.pausing = true;
                 self.src.pauses += 1;
@@ -259,8 +261,10 @@ impl World {
                 let dirty = self.harvest();
                 self.src.ledger.harvested(&dirty);
                 let took = self.random.micros(5, 500);
-                let pending = self.src.ledger.pending();
-                self.tell_source(SourceEvent::Harvested { pending, took, parked: took });
+                let (pending, written) = (self.src.ledger.pending(), dirty.count());
+                let throughput = self.src.meter.read(Now(self.now));
+                let harvest = Harvest { pending, written, took, parked: took, throughput };
+                self.tell_source(SourceEvent::Harvested(harvest));
             }
             Chore::Pause => self.parked(),
             Chore::Clear(pages) => self.src.tracker.forget(&pages),
@@ -314,8 +318,8 @@ impl World {
         self.poll_ledger();
     }
 
-    fn quiesce(&mut self) {
-        self.src.watched = Watched::Quiet;
+    fn quiesce(&mut self, number: u32) {
+        self.src.watched = Watched::Quiet(number);
         self.src.ledger.end_round();
         self.src.ledger.await_drained(PageCount::ZERO);
         self.poll_ledger();
@@ -333,15 +337,17 @@ impl World {
     pub(crate) fn poll_ledger(&mut self) {
         while let Some(event) = self.src.ledger.poll() {
             match (event, self.src.watched) {
-                (LedgerEvent::RoundTaken(tally), Watched::Round) => {
-                    self.tell_source(SourceEvent::RoundTaken(tally.bytes));
+                (LedgerEvent::RoundTaken(_), Watched::Round) => {
+                    self.tell_source(SourceEvent::RoundTaken);
                 }
                 (LedgerEvent::RoundTaken(_), Watched::Flush(flush)) => {
                     let root = self.src.ledger.root_when_landed();
                     let sent = self.src.ledger.lanes().collect();
                     self.tell_source(SourceEvent::Flushed { flush, root, sent });
                 }
-                (LedgerEvent::Drained, Watched::Quiet) => self.tell_source(SourceEvent::Quiesced),
+                (LedgerEvent::Drained, Watched::Quiet(number)) => {
+                    self.tell_source(SourceEvent::Quiesced(number));
+                }
                 _ => continue,
             }
             self.src.watched = Watched::Nothing;

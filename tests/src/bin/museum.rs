@@ -9,8 +9,8 @@ use std::process::{Command, ExitCode, Stdio};
 use whimbrel_tests::museum::{MUTATIONS, Mutation};
 
 /// What a build of the workspace needs.
-const NEEDED: [&str; 7] =
-    ["Cargo.toml", "Cargo.lock", "crates", "tests", "benches", "proto", "docs"];
+const NEEDED: [&str; 8] =
+    ["Cargo.toml", "Cargo.lock", "crates", "tests", "benches", "fuzz", "proto", "docs"];
 
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");

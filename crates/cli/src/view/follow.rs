@@ -24,7 +24,7 @@ impl Frame {
     /// Bytes a second over all lanes: as they are now, or as the engine has measured them.
     pub(crate) fn link_rate(&self) -> u64 {
         match self.lane_rates.iter().sum() {
-            0 => self.look.bandwidth,
+            0 => self.look.bandwidth.unwrap_or_default(),
             now => now,
         }
     }
@@ -122,7 +122,8 @@ mod tests {
         assert_eq!(follow.take(look(500, 700, &[500, 250])).lane_rates, [1000, 500]);
         let frame = follow.take(look(1000, 600, &[1500, 250]));
         assert_eq!((frame.lane_rates.as_slice(), frame.link_rate()), (&[2000, 0][..], 2000));
-        let idle = Frame { look: Look { bandwidth: 7, ..Look::default() }, ..Frame::default() };
+        let idle =
+            Frame { look: Look { bandwidth: Some(7), ..Look::default() }, ..Frame::default() };
         assert_eq!(idle.link_rate(), 7);
     }
 

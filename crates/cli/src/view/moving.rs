@@ -42,8 +42,8 @@ pub(crate) fn line(frame: &Frame) -> String {
     }
     text += &format!("  {:>3} %  {} to go", percent(look), units::bytes(look.pending()));
     text += &format!("  link {}", units::rate(frame.link_rate()));
-    if first_round_ended(look) {
-        text += &format!("  guest writes {}", units::rate(look.dirty_rate));
+    if let Some(rate) = look.dirty_rate {
+        text += &format!("  guest writes {}", units::rate(rate));
     }
     if look.throttle_percent > 0 {
         text += &format!("  throttled {} %", look.throttle_percent);
@@ -117,14 +117,15 @@ fn speeds(frame: &Frame, columns: usize) -> Vec<Line> {
     let look = &frame.look;
     let width = BAR_MAX.min(columns.saturating_sub(LABEL + 30));
     let link_rate = frame.link_rate();
-    let most = link_rate.max(look.dirty_rate).max(1);
+    let most = link_rate.max(look.dirty_rate.unwrap_or_default()).max(1);
     let share = |rate: u64| rate as f64 / most as f64;
     let link = meter("link", share(link_rate), width, Tone::Bar);
     let link = link.put(Tone::Plain, units::rate(link_rate));
-    let writes = meter("guest writes", share(look.dirty_rate), width, Tone::Warn);
-    let writes = match first_round_ended(look) {
-        true => throttled(writes.put(Tone::Plain, units::rate(look.dirty_rate)), look),
-        false => writes.put(Tone::Faint, "known after the first round"),
+    let written = share(look.dirty_rate.unwrap_or_default());
+    let writes = meter("guest writes", written, width, Tone::Warn);
+    let writes = match look.dirty_rate {
+        Some(rate) => throttled(writes.put(Tone::Plain, units::rate(rate)), look),
+        None => writes.put(Tone::Faint, "known after the first round"),
     };
     let mut lines = vec![link, writes];
     lines.extend(lanes(frame, width, share));
@@ -143,11 +144,6 @@ fn paths(look: &Look, width: usize, share: impl Fn(u64) -> f64) -> Vec<Line> {
     };
     let several = Some(&look.paths).filter(|paths| paths.len() > 1);
     several.into_iter().flatten().enumerate().map(shown).collect()
-}
-
-/// Only then is it known how fast the guest writes.
-fn first_round_ended(look: &Look) -> bool {
-    look.rounds.len() > 1 || look.dirty_rate > 0
 }
 
 fn throttled(line: Line, look: &Look) -> Line {
@@ -251,8 +247,8 @@ mod tests {
             elapsed: ms(1234),
             pages_total: 262_144,
             pages_pending: 57_345,
-            bandwidth: 3_174 << 20,
-            dirty_rate: 400 << 20,
+            bandwidth: Some(3_174 << 20),
+            dirty_rate: Some(400 << 20),
             throttle_percent: 0,
             downtime_forecast: Some(ms(41)),
             downtime_limit: Some(ms(300)),

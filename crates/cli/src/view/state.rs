@@ -16,10 +16,10 @@ pub(crate) struct Look {
     pub(crate) elapsed: Duration,
     pub(crate) pages_total: u64,
     pub(crate) pages_pending: u64,
-    /// Bytes a second over all lanes.
-    pub(crate) bandwidth: u64,
-    /// Bytes a second that the guest dirties.
-    pub(crate) dirty_rate: u64,
+    /// Bytes a second over all lanes, once measured.
+    pub(crate) bandwidth: Option<u64>,
+    /// Bytes a second that the guest dirties, once measured.
+    pub(crate) dirty_rate: Option<u64>,
     pub(crate) throttle_percent: u32,
     pub(crate) downtime_forecast: Option<Duration>,
     pub(crate) downtime_limit: Option<Duration>,

@@ -127,11 +127,9 @@ impl Sender {
     /// One visit to the ledger: what has landed goes in, what to send next comes out.
     fn next(&mut self, ack: Option<Ack>) -> Result<Step, SendError> {
         let mut state = self.shared.lock();
-        if let Some(Ack { landed, sum }) = ack {
-            let before = state.ledger.flight(self.lane).bytes;
-            state.ledger.acked(self.lane, landed, sum)?;
+        if let Some(ack) = ack {
             self.heard = Instant::now();
-            let landed = before - state.ledger.flight(self.lane).bytes;
+            let landed = state.acked(self.lane, ack, self.shared.at(self.heard))?;
             state.paths.landed(self.path, landed, self.heard);
         }
         let flight = state.ledger.flight(self.lane);
@@ -197,9 +195,10 @@ impl Sender {
         let wire = self.writer.wire_size();
         let sent = {
             let mut state = self.shared.lock();
-            let sent = state.ledger.sent(self.lane, &self.take, wire);
+            let now = Instant::now();
+            let sent = state.sent(self.lane, &self.take, wire, self.shared.at(now));
             let sends = if sent.is_some() { wire } else { ByteCount::ZERO };
-            state.paths.sent(self.path, sends, Instant::now());
+            state.paths.sent(self.path, sends, now);
             let unused = self.take.pages().bytes().0.saturating_sub(sends.0);
             state.pace.give_back(self.claim, ByteCount(unused));
             self.shared.announce(&mut state);

@@ -5,17 +5,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use whimbrel_memory::GuestMemory;
-use whimbrel_page::{
-    ByteCount, ByteRate, CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, RegionId, Root, Run,
-};
-use whimbrel_protocol::batch::{LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
-use whimbrel_protocol::ledger::{LedgerEvent, Pass, RoundTally};
-use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, RoundNumber};
+use whimbrel_page::{ByteCount, ByteRate, PageCount, PageSet, Root};
+use whimbrel_protocol::batch::{Ack, LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
+use whimbrel_protocol::ledger::{AckFault, LedgerEvent, Pass, RoundTally, Take};
+use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, RoundNumber, Throughput};
 use whimbrel_transport::{Lane, LaneHandle, TcpLane, greet, pin_beside};
 
 use super::pace::Pace;
@@ -42,8 +41,9 @@ pub(crate) enum LaneEvent {
     Path(String),
     /// All lanes together are limited from now on: while the guest runs, and for the last pages.
     Limited { rounds: Option<ByteRate>, last: Option<ByteRate> },
-    /// What [`SourceLanes::quiesce`] asked for: nothing is in flight and no lane takes.
-    Quiesced,
+    /// What [`SourceLanes::quiesce`] asked for with this number: nothing is in flight and no lane
+    /// takes.
+    Quiesced(u32),
 }
 
 /// All lanes of a source with their ledger. A clone is another handle on the same lanes.
@@ -60,10 +60,14 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// A sender has ended.
     settled: Condvar,
+    began: Instant,
 }
 
 pub(super) struct State {
     pub(super) ledger: Ledger,
+    meter: Meter,
+    /// The number of the last quiescing.
+    quiesce: u32,
     pub(super) paths: Paths,
     pub(super) pace: Pace,
     pub(super) lanes: BTreeMap<LaneId, Entry>,
@@ -112,7 +116,8 @@ impl SourceLanes {
         let ledger = if options.hot_last { ledger } else { ledger.in_order_of_place() };
         let state = State::new(ledger);
         let (state, settled) = (Mutex::new(state), Condvar::new());
-        Self { shared: Arc::new(Shared { memory, options, events, state, settled }) }
+        let began = Instant::now();
+        Self { shared: Arc::new(Shared { memory, options, events, state, settled, began }) }
     }
 
     // --- lanes -----------------------------------------------------------------------------
@@ -239,12 +244,13 @@ impl SourceLanes {
 
     /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
     /// next round lets them take again, and an event that was not told by then is not told.
-    pub(crate) fn quiesce(&self) {
-        self.shared.lock().last = true;
-        self.command(|ledger| {
-            ledger.end_round();
-            ledger.await_drained(PageCount::ZERO);
-        });
+    pub(crate) fn quiesce(&self, number: u32) {
+        let mut state = self.shared.lock();
+        (state.last, state.quiesce) = (true, number);
+        state.ledger.end_round();
+        state.ledger.await_drained(PageCount::ZERO);
+        self.shared.announce(&mut state);
+        state.wake_idle();
     }
 
     /// The root of the destination once everything that was sent has landed, and the last batch
@@ -254,39 +260,17 @@ impl SourceLanes {
         (state.ledger.root_when_landed(), state.ledger.lanes().collect())
     }
 
-    /// Compares the destination's chunk sums with ours, and makes the pages of chunks that differ
-    /// pending. Chunks that are not named are all zero there; chunks that this guest does not have
-    /// are left out. Returns the pages that go again.
-    pub(crate) fn spoil_differing(&self, named: &[(RegionId, ChunkIndex, LeafSum)]) -> PageSet {
-        let layout = self.shared.memory.layout();
-        let mut differing = PageSet::new(layout);
-        let mut state = self.shared.lock();
-        let table = state.ledger.table();
-        let theirs: BTreeMap<_, _> = named.iter().map(|(r, c, sum)| ((*r, *c), *sum)).collect();
-        for region in layout.regions() {
-            let ours = table.chunk_sums(region.id).map(|(chunk, _)| chunk);
-            let named = theirs.keys().filter(|(id, _)| *id == region.id).map(|(_, chunk)| *chunk);
-            for chunk in ours.chain(named) {
-                let first = chunk.0.saturating_mul(CHUNK_PAGES);
-                if first >= region.pages().0 {
-                    continue;
-                }
-                let there = theirs.get(&(region.id, chunk)).copied().unwrap_or_default();
-                if table.chunk_sum(region.id, chunk) != there {
-                    let count = CHUNK_PAGES.min(region.pages().0 - first);
-                    differing.insert(Run::new(region.id, first, count));
-                }
-            }
-        }
-        differing.runs().for_each(|run| state.ledger.spoil(run));
-        differing
-    }
-
     // --- counters --------------------------------------------------------------------------
 
     /// Everything written to lanes so far.
     pub(crate) fn bytes(&self) -> ByteCount {
         self.shared.lock().lanes.values().map(|entry| entry.carried.bytes()).sum()
+    }
+
+    /// What the lanes have carried, by what was acknowledged.
+    pub(crate) fn throughput(&self) -> Throughput {
+        let now = self.shared.at(Instant::now());
+        self.shared.lock().meter.read(now)
     }
 
     /// How many hold on to these lanes, their threads included.
@@ -371,9 +355,14 @@ impl Shared {
         while let Some(event) = state.ledger.poll() {
             self.tell(match event {
                 LedgerEvent::RoundTaken(tally) => LaneEvent::RoundTaken(tally),
-                LedgerEvent::Drained => LaneEvent::Quiesced,
+                LedgerEvent::Drained => LaneEvent::Quiesced(state.quiesce),
             });
         }
+    }
+
+    /// A moment on the clock of these lanes.
+    pub(super) fn at(&self, moment: Instant) -> Now {
+        Now(moment.saturating_duration_since(self.began))
     }
 
     pub(super) fn tell(&self, event: LaneEvent) {
@@ -408,18 +397,21 @@ impl Shared {
     }
 
     fn ended(&self, lane: LaneId, why: String) {
-        let mut state = self.lock();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let left = state.ledger.flight(lane).bytes;
+        state.meter.gone(self.at(Instant::now()), left);
         if let Some(path) = state.lanes.get(&lane).and_then(|entry| entry.path) {
             state.paths.abandoned(path, left);
         }
         let entry = state.lanes.get_mut(&lane).expect("entries stay");
         entry.stage = Stage::Ended;
         entry.idle = false;
+        let (quiet, mark) = (entry.quiet, entry.mark.take());
         self.settled.notify_all();
-        match entry.mark.take() {
-            Some(mark) => self.settle(&mut state, mark),
-            None if !entry.quiet => self.tell(LaneEvent::Failed(lane, why)),
+        match mark {
+            Some(mark) => self.settle(state, mark),
+            None if !quiet => self.tell(LaneEvent::Failed(lane, why)),
             None => {}
         }
     }
@@ -437,7 +429,35 @@ impl Shared {
 impl State {
     fn new(ledger: Ledger) -> Self {
         let (paths, pace, lanes) = (Paths::default(), Pace::default(), BTreeMap::new());
-        Self { ledger, paths, pace, lanes, stopped: false, last: false }
+        let meter = Meter::default();
+        Self { ledger, meter, quiesce: 0, paths, pace, lanes, stopped: false, last: false }
+    }
+
+    /// As [`Ledger::acked`]; returns how much that was.
+    pub(super) fn acked(
+        &mut self,
+        lane: LaneId,
+        ack: Ack,
+        now: Now,
+    ) -> Result<ByteCount, AckFault> {
+        let before = self.ledger.flight(lane).bytes;
+        self.ledger.acked(lane, ack.landed, ack.sum)?;
+        let landed = before - self.ledger.flight(lane).bytes;
+        self.meter.landed(now, landed);
+        Ok(landed)
+    }
+
+    /// As [`Ledger::sent`].
+    pub(super) fn sent(
+        &mut self,
+        lane: LaneId,
+        take: &Take,
+        wire: ByteCount,
+        now: Now,
+    ) -> Option<BatchSeq> {
+        let sent = self.ledger.sent(lane, take, wire)?;
+        self.meter.sent(now, wire);
+        Some(sent)
     }
 
     /// The lane found nothing to take and will wait; or it goes on.

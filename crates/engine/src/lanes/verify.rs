@@ -1,6 +1,11 @@
 //! What was found in memory itself, against what the lanes have sent or landed.
 
-use whimbrel_page::{CHUNK_PAGES, Layout, Leaf, LeafTable, PageCount, PageIndex, Root, Run};
+use std::collections::BTreeMap;
+
+use whimbrel_page::{
+    CHUNK_PAGES, ChunkIndex, Layout, Leaf, LeafSum, LeafTable, PageCount, PageIndex, PageSet,
+    RegionId, Root, Run,
+};
 use whimbrel_protocol::Ledger;
 
 use super::{DestinationLanes, SourceLanes};
@@ -18,6 +23,34 @@ fn used(table: &LeafTable, layout: &Layout) -> Vec<Run> {
 }
 
 impl SourceLanes {
+    /// Compares the destination's chunk sums with ours, and makes the pages of chunks that differ
+    /// pending. Chunks that are not named are all zero there; chunks that this guest does not have
+    /// are left out. Returns the pages that go again.
+    pub(crate) fn spoil_differing(&self, named: &[(RegionId, ChunkIndex, LeafSum)]) -> PageSet {
+        let layout = self.shared.memory.layout();
+        let mut differing = PageSet::new(layout);
+        let mut state = self.shared.lock();
+        let table = state.ledger.table();
+        let theirs: BTreeMap<_, _> = named.iter().map(|(r, c, sum)| ((*r, *c), *sum)).collect();
+        for region in layout.regions() {
+            let ours = table.chunk_sums(region.id).map(|(chunk, _)| chunk);
+            let named = theirs.keys().filter(|(id, _)| *id == region.id).map(|(_, chunk)| *chunk);
+            for chunk in ours.chain(named) {
+                let first = chunk.0.saturating_mul(CHUNK_PAGES);
+                if first >= region.pages().0 {
+                    continue;
+                }
+                let there = theirs.get(&(region.id, chunk)).copied().unwrap_or_default();
+                if table.chunk_sum(region.id, chunk) != there {
+                    let count = CHUNK_PAGES.min(region.pages().0 - first);
+                    differing.insert(Run::new(region.id, first, count));
+                }
+            }
+        }
+        differing.runs().for_each(|run| state.ledger.spoil(run));
+        differing
+    }
+
     /// The chunks that the destination does not hold as fresh memory.
     pub(crate) fn used_chunks(&self) -> Vec<Run> {
         used(self.shared.lock().ledger.table(), self.shared.memory.layout())

@@ -138,9 +138,9 @@ impl Account {
     /// The machine is about to be told.
     pub(super) fn hears(&mut self, event: &SourceEvent) {
         match event {
-            SourceEvent::Harvested { pending, .. } => {
+            SourceEvent::Harvested(harvest) => {
                 if let Some(round) = self.progress.rounds.last_mut() {
-                    round.dirty_after = *pending;
+                    round.dirty_after = harvest.pending;
                 }
             }
             SourceEvent::Verified => self.verified = Some(Instant::now()),
@@ -194,7 +194,7 @@ impl Account {
         progress.elapsed = self.began.elapsed();
         progress.pages_pending = pending;
         progress.bytes_on_wire = lanes.bytes();
-        progress.bandwidth = forecast.bandwidth().unwrap_or(ByteCount::ZERO);
+        progress.bandwidth = forecast.bandwidth();
         progress.dirty_rate = forecast.dirty_rate();
         progress.downtime_forecast = forecast.downtime(pending);
         progress.lanes = lanes.reports();

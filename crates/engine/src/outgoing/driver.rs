@@ -214,7 +214,7 @@ impl Driver {
         Some(match event {
             LaneEvent::Up(lane) => SourceEvent::LaneUp(lane),
             LaneEvent::Failed(lane, why) => SourceEvent::LaneFailed(lane, why),
-            LaneEvent::Quiesced => SourceEvent::Quiesced,
+            LaneEvent::Quiesced(number) => SourceEvent::Quiesced(number),
             LaneEvent::Limited { rounds, last } => SourceEvent::Limited { rounds, last },
             LaneEvent::Path(sentence) => {
                 account.say(sentence);
@@ -228,7 +228,7 @@ impl Driver {
             LaneEvent::RoundTaken(tally) => {
                 account.round_taken(&tally);
                 match self.flush {
-                    None => SourceEvent::RoundTaken(tally.bytes),
+                    None => SourceEvent::RoundTaken,
                     Some(flush) => {
                         let (root, sent) = self.lanes.flushed();
                         SourceEvent::Flushed { flush, root, sent }
@@ -253,7 +253,7 @@ impl Driver {
             SourceAction::CloseLane(mark) => self.lanes.close(mark),
             SourceAction::StartRound(_) => self.start_round(None),
             SourceAction::Flush(flush) => self.start_round(Some(flush)),
-            SourceAction::Quiesce => self.lanes.quiesce(),
+            SourceAction::Quiesce(number) => self.lanes.quiesce(number),
             SourceAction::Arm => self.job(Job::Arm),
             SourceAction::Harvest => self.job(Job::Harvest),
             SourceAction::Pause => {
@@ -354,8 +354,11 @@ impl Driver {
         }
     }
 
+    /// The guest stands still, is this side's, and runs on after this however that goes.
     fn note(&mut self, standing: Standing, term: Term) {
-        if let Err(failure) = self.journal.note(&self.record_of(standing, term)) {
+        let record = self.record_of(standing, term);
+        let within = self.options.source.pause_budget;
+        if let Err(failure) = self.journal.note_within(record, within) {
             self.tell(SourceEvent::Failed(failure));
         }
     }

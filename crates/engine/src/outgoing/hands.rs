@@ -10,7 +10,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
 use whimbrel_memory::{DirtyTracker, GuestMemory};
 use whimbrel_page::{CHUNK_PAGES, PageSet};
-use whimbrel_protocol::{Failure, Fault, Record, SourceEvent, Sums};
+use whimbrel_protocol::{Failure, Fault, Harvest, Record, SourceEvent, Sums};
 
 use super::Happened;
 use super::scrub::Scrub;
@@ -204,7 +204,8 @@ impl Work {
         let took = began.elapsed();
         let pending = self.lanes.harvested(&self.dirty);
         let pending = self.judge(scrub, false).unwrap_or(pending);
-        Ok(SourceEvent::Harvested { pending, took, parked })
+        let (written, throughput) = (self.dirty.count(), self.lanes.throughput());
+        Ok(SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput }))
     }
 
     fn pause(&mut self) -> Result<SourceEvent, Failure> {

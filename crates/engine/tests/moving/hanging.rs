@@ -1,5 +1,6 @@
 //! Guests that do not answer: every wait has an end, and what follows is decided by who owns.
 
+use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,13 +8,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
 use whimbrel_engine::memory::GuestMemory;
-use whimbrel_engine::page::Layout;
-use whimbrel_engine::protocol::Standing;
+use whimbrel_engine::page::{ByteCount, Layout};
+use whimbrel_engine::protocol::{Record, Standing};
 use whimbrel_engine::{
-    Ended, Fault, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions, VolatileJournal,
+    Ended, Fault, Incoming, IncomingOptions, Journal, Outcome, Outgoing, OutgoingOptions,
+    VolatileJournal,
 };
 
-use crate::scribe::{Scribe, ScribeFactory};
+use crate::scribe::{R, Scribe, ScribeFactory};
 use crate::{TOKEN, assert_writes, options, standing};
 
 const SOON: Duration = Duration::from_millis(200);
@@ -152,6 +154,58 @@ async fn a_guest_that_hangs_in_its_pause_stays_and_runs_when_it_answers() {
     release.send(()).expect("it waits");
     let source = comes_back(source).await;
     assert_eq!(standing(&source), Some(Standing::Owner));
+}
+
+/// A journal whose disk hangs when the source takes its guest back.
+struct HangingDisk(VolatileJournal, Arc<Mutex<Receiver<()>>>);
+
+impl Journal for HangingDisk {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        self.0.record(record)
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        if record.standing == Standing::Owner {
+            let _ = self.1.lock().expect("no panics").recv();
+        }
+        self.0.note(record)
+    }
+
+    fn read(&self) -> io::Result<Option<Record>> {
+        self.0.read()
+    }
+}
+
+/// Law 6: the guest is the source's, and does not stand still until a disk answers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_under_a_note_does_not_keep_the_guest_from_running_on() {
+    let (release, waits) = leash();
+    let factory = ScribeFactory { fails_to_load: true, ..ScribeFactory::default() };
+    let (incoming, to) = crate::incoming(factory, IncomingOptions::default());
+    let guest = Scribe::filled(PAGES, 8);
+    let memory = guest.memory();
+    let journal = Box::new(HangingDisk(VolatileJournal::default(), waits));
+    let mut options = hurried();
+    (options.source.pause_budget, options.source.pause_timeout) = (SOON, 10 * SOON);
+    options.source.convergence.downtime_max = SOON;
+    let outgoing = Outgoing::new(Box::new(guest), journal, to, options);
+    let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
+    assert!(aborted(&source).why.contains("it was told not to"), "{source:?}");
+    assert!(matches!(destination.expect("ran").outcome, Outcome::Aborted(_)));
+    // It writes numbered words into its first pages, and the record is not written yet.
+    let look = || {
+        let words = (0..512).map(|word| memory.load_u64(R, ByteCount(word * 8)).expect("inside"));
+        words.max()
+    };
+    let before = look();
+    let running = async {
+        while look() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), running).await.expect("it runs");
+    release.send(()).expect("it waits");
+    comes_back(source).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

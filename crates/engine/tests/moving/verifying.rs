@@ -9,10 +9,11 @@ use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE, PageIndex};
-use whimbrel_engine::{Ended, Fault, Outcome, OutgoingOptions, Verify};
+use whimbrel_engine::protocol::Standing;
+use whimbrel_engine::{Ended, Fault, IncomingOptions, Outcome, OutgoingOptions, Verify};
 
 use crate::scribe::{R, Scribe, ScribeFactory, assert_same_memory};
-use crate::{PAGES, assert_writes, migrate, options};
+use crate::{PAGES, assert_writes, incoming, migrate, options, outgoing, standing};
 
 /// A guest to which something happens whenever it is being parked: everything has been sent and
 /// acknowledged by then.
@@ -165,6 +166,43 @@ async fn a_verification_that_takes_longer_than_allowed_is_not_begun() {
     assert!(failure.why.contains("verify by digest"), "{failure}");
     assert!(matches!(destination.outcome, Outcome::Aborted(_)), "{destination:?}");
     assert_writes(source.guest.expect("back")).await;
+}
+
+/// Moves a guest and cancels it once it is seen to be verified. Whether it was, and how it ended.
+async fn cancel_in_a_verification() -> (bool, Ended, Ended) {
+    let mut wanted = options(Duration::from_secs(10));
+    wanted.source.verify = Verify::Full;
+    let (incoming, address) = incoming(ScribeFactory::default(), IncomingOptions::default());
+    // Reading all of it takes longer than the time between two looks.
+    let source = outgoing(Scribe::filled(16 * PAGES, 64), address, wanted);
+    let (mut progress, cancel) = (source.progress(), source.cancel());
+    let cancelling = tokio::spawn(async move {
+        let seen = progress.wait_for(|look| look.phase == "verifying").await.is_ok();
+        cancel.cancel("enough");
+        seen
+    });
+    let (source, destination) = tokio::join!(source.run(), incoming.run());
+    (cancelling.await.expect("no panics"), source, destination.expect("a destination"))
+}
+
+/// Law 6: a cancel is an event, also while memory is being read and the guest stands still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_in_the_middle_of_a_verification_runs_the_guest_on() {
+    // A look may come just as it is over.
+    for _ in 0..10 {
+        let (seen, source, destination) = cancel_in_a_verification().await;
+        match (&source.outcome, seen) {
+            (Outcome::Completed { .. }, _) => {}
+            (Outcome::Aborted(failure), true) => {
+                assert_eq!((failure.fault, &failure.why[..]), (Fault::Cancelled, "enough"));
+                assert!(matches!(destination.outcome, Outcome::Aborted(_)), "{destination:?}");
+                assert_eq!(standing(&source), Some(Standing::Owner));
+                return assert_writes(source.guest.expect("back")).await;
+            }
+            (other, _) => panic!("{other:?}"),
+        }
+    }
+    panic!("no verification was long enough to be seen");
 }
 
 /// Makes the guest, and leaves its memory where the test finds it.

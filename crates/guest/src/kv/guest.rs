@@ -189,6 +189,10 @@ impl Guest for KvGuest {
         Ok(())
     }
 
+    fn state_size_hint(&self) -> Option<ByteCount> {
+        Some(ByteCount(STATE_SIZE as u64))
+    }
+
     fn save_state(&mut self) -> Result<Bytes, GuestError> {
         let what = "save its state";
         self.needs_parked(what)?;

@@ -13,6 +13,12 @@ pub(super) struct Limits {
 const HELD_BACK: f64 = 0.85;
 
 impl Limits {
+    /// What rounds that went at this rate can go at for long: a lane that waits for its turn has
+    /// nothing under way, and that time is in no rate.
+    pub(super) fn rounds(self, measured: f64) -> f64 {
+        self.rounds.map_or(measured, |limit| measured.min(limit.0 as f64))
+    }
+
     /// How fast the last pages go, where rounds went at this rate. One that the limit of the rounds
     /// held back goes as fast as the last pages may.
     pub(super) fn last(self, measured: Option<f64>) -> Option<f64> {
@@ -35,6 +41,7 @@ mod tests {
 
     use super::super::{Convergence, Forecast, Policy, Round};
     use super::*;
+    use crate::Throughput;
 
     fn forecast() -> Forecast {
         let downtime_max = Duration::from_millis(300);
@@ -52,9 +59,13 @@ mod tests {
         assert_eq!(offers(&fresh), Some(2000), "before anything was measured");
         let mut measured = forecast();
         measured.decide(Round {
-            bytes: ByteCount::mib(100),
-            took: Duration::from_secs(1),
-            open: Duration::from_secs(1),
+            throughput: Throughput {
+                landed: ByteCount::mib(100),
+                busy: Duration::from_secs(1),
+                ..Throughput::default()
+            },
+            open: Some(Duration::from_secs(1)),
+            written: PageCount(9),
             dirty: PageCount(9),
             harvest: Duration::ZERO,
             errand: Duration::ZERO,

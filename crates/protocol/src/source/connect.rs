@@ -212,10 +212,11 @@ impl Relinking {
             ) => {}
             // Their lanes are fenced already.
             SourceEvent::LaneUp(_) | SourceEvent::LaneFailed(..) => {}
-            SourceEvent::Verified => {}
-            event @ (SourceEvent::Armed
-            | SourceEvent::RoundTaken(_)
-            | SourceEvent::Harvested { .. }) => self.held = Some(event),
+            SourceEvent::Verified | SourceEvent::Quiesced(_) => {}
+            event @ (SourceEvent::Armed | SourceEvent::RoundTaken | SourceEvent::Harvested(_)) => {
+                self.copying.answered(core.now);
+                self.held = Some(event);
+            }
             other => return core.unexpected(Phase::Relinking(self), &other),
         }
         Phase::Relinking(self)

@@ -5,17 +5,18 @@ use alloc::format;
 use super::connect::Relinking;
 use super::core::Core;
 use super::switch::Pausing;
-use super::{Phase, SourceAction, SourceEvent};
+use super::{Harvest, Phase, SourceAction, SourceEvent};
 use crate::{Decision, Fault, Message, Now, Round, Sums};
 use ::core::time::Duration;
-use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_page::PageCount;
 
 /// Rounds go on. There is no barrier between them: lanes take whatever is pending.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Copying {
     round: u32,
-    /// When the last harvest was asked for, since when the guest can have dirtied pages.
-    harvested: Now,
+    /// When the dirty log was last cleared, since when the guest can have dirtied pages; `None` if
+    /// it has stood still since.
+    harvested: Option<Now>,
     stage: Stage,
 }
 
@@ -23,59 +24,58 @@ pub(super) struct Copying {
 enum Stage {
     /// The tracker is being armed, and has to be by then.
     Arming(Now),
-    /// The cursor is passing over what was pending at that time. Each lane has deadlines of its
-    /// own for that.
-    Round(Now),
+    /// The cursor is passing over what was pending. Each lane has deadlines of its own for that.
+    Round,
     /// The dirty log is being fetched.
     Harvesting(Harvesting),
     /// It is time to switch over, and the announcement must come through by then.
     Waiting(Now),
 }
 
-/// A harvest that was asked for, by when it has to be there, and the round before it.
+/// A harvest that was asked for, and by when it has to be there.
 #[derive(Clone, Copy, Debug, Hash)]
 struct Harvesting {
     asked: Now,
     by: Now,
-    bytes: ByteCount,
-    sent_in: Duration,
+    /// When it was there, if that is not now: it was held while there was no link.
+    came: Option<Now>,
 }
 
 impl Harvesting {
     /// Asks for a harvest. The lanes are done meanwhile, so that it is a good time to measure the
     /// round trip.
-    fn ask(core: &mut Core, bytes: ByteCount, sent_in: Duration) -> Self {
+    fn ask(core: &mut Core) -> Self {
         core.act(SourceAction::Harvest);
         if core.link {
             core.ping_now();
         }
         let by = core.after(core.options.harvest_timeout);
-        Self { asked: core.now, by, bytes, sent_in }
+        Self { asked: core.now, by, came: None }
     }
 
     /// What it took beside the harvest itself.
     fn errand(self, core: &Core, took: Duration) -> Duration {
-        core.now.since(self.asked).saturating_sub(took)
+        self.came.unwrap_or(core.now).since(self.asked).saturating_sub(took)
     }
 }
 
 impl Copying {
     pub(super) fn arming(core: &mut Core) -> Self {
         let by = core.after(core.options.harvest_timeout);
-        Self { round: 0, harvested: core.now, stage: Stage::Arming(by) }
+        Self { round: 0, harvested: Some(core.now), stage: Stage::Arming(by) }
     }
 
     /// Goes on after a pause, or after a repair, with a fresh look at what is dirty.
     pub(super) fn afresh(core: &mut Core, round: u32) -> Self {
-        let harvest = Harvesting::ask(core, ByteCount::ZERO, Duration::ZERO);
-        Self { round, harvested: core.now, stage: Stage::Harvesting(harvest) }
+        let harvest = Harvesting::ask(core);
+        Self { round, harvested: None, stage: Stage::Harvesting(harvest) }
     }
 
     pub(super) const fn deadline(&self) -> Option<Now> {
         match self.stage {
             Stage::Arming(by) | Stage::Waiting(by) => Some(by),
             Stage::Harvesting(asked) => Some(asked.by),
-            Stage::Round(_) => None,
+            Stage::Round => None,
         }
     }
 
@@ -88,20 +88,20 @@ impl Copying {
                 // By the time the first round is over, nobody has to wait for a disk any more.
                 core.announce();
             }
-            (SourceEvent::RoundTaken(bytes), Stage::Round(began)) => {
-                let sent_in = core.now.since(*began);
-                self.stage = Stage::Harvesting(Harvesting::ask(core, bytes, sent_in));
+            (SourceEvent::RoundTaken, Stage::Round) => {
+                self.stage = Stage::Harvesting(Harvesting::ask(core));
             }
-            (SourceEvent::Harvested { pending, took, parked }, Stage::Harvesting(asked)) => {
+            (SourceEvent::Harvested(harvest), Stage::Harvesting(asked)) => {
+                let came = asked.came.unwrap_or(core.now);
                 let round = Round {
-                    bytes: asked.bytes,
-                    took: asked.sent_in,
-                    open: core.now.since(self.harvested),
-                    dirty: pending,
-                    harvest: parked,
-                    errand: asked.errand(core, took),
+                    throughput: harvest.throughput,
+                    open: self.harvested.map(|before| came.since(before)),
+                    written: harvest.written,
+                    dirty: harvest.pending,
+                    harvest: harvest.parked,
+                    errand: asked.errand(core, harvest.took),
                 };
-                self.harvested = core.now;
+                self.harvested = Some(came);
                 return self.decide(core, round);
             }
             (other, _) => return core.unexpected(Phase::Copying(self), &other),
@@ -111,7 +111,7 @@ impl Copying {
 
     fn start_round(&mut self, core: &mut Core, round: u32) {
         self.round = round;
-        self.stage = Stage::Round(core.now);
+        self.stage = Stage::Round;
         core.act(SourceAction::StartRound(round));
     }
 
@@ -145,8 +145,7 @@ impl Copying {
     /// more.
     fn goes_on(mut self, core: &mut Core) -> Phase {
         if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
-            let harvest = Harvesting::ask(core, ByteCount::ZERO, Duration::ZERO);
-            self.stage = Stage::Harvesting(harvest);
+            self.stage = Stage::Harvesting(Harvesting::ask(core));
         }
         if self.deadline().is_some_and(|by| core.now >= by) {
             return self.overdue(core);
@@ -162,6 +161,13 @@ impl Copying {
         self
     }
 
+    /// What this host was asked for is there, and is held until the link is.
+    pub(super) const fn answered(&mut self, now: Now) {
+        if let Stage::Harvesting(asked) = &mut self.stage {
+            asked.came = Some(now);
+        }
+    }
+
     fn overdue(&self, core: &mut Core) -> Phase {
         if let Stage::Waiting(_) = self.stage {
             let why = "the destination did not say in time that it may own the guest";
@@ -173,10 +179,7 @@ impl Copying {
     }
 
     fn quiesce(self, core: &mut Core) -> Phase {
-        core.act(SourceAction::Quiesce);
-        let deadline = core.after(core.options.silence_timeout);
-        let (round, harvested) = (self.round, self.harvested);
-        Phase::Quiescing(Quiescing { deadline, round, harvested, repair: false, rehearsal: None })
+        Quiescing::start(core, self.round, self.harvested.unwrap_or(core.now), false)
     }
 }
 
@@ -185,6 +188,8 @@ pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEv
     match event {
         // An answer to a question of an attempt that is over; a verification that is not needed.
         SourceEvent::Tick | SourceEvent::Answered(_) | SourceEvent::Verified => {}
+        // Lanes that came to rest too late for what that was for.
+        SourceEvent::Quiesced(_) => {}
         SourceEvent::LaneUp(lane) => core.lane_up(lane),
         SourceEvent::LaneFailed(lane, why) => core.lane_failed(lane, &why),
         SourceEvent::Recorded(standing) => core.recorded(standing),
@@ -203,6 +208,8 @@ pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEv
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Quiescing {
     pub(super) deadline: Now,
+    /// Which answer of the lanes is waited for.
+    number: u32,
     round: u32,
     /// When what is pending was harvested.
     harvested: Now,
@@ -215,14 +222,20 @@ pub(super) struct Quiescing {
 impl Quiescing {
     /// Quiesces for a comparison of sums.
     pub(super) fn for_repair(core: &mut Core, round: u32) -> Phase {
-        core.act(SourceAction::Quiesce);
-        let deadline = core.after(core.options.silence_timeout);
-        let harvested = core.now;
-        Phase::Quiescing(Self { deadline, round, harvested, repair: true, rehearsal: None })
+        Self::start(core, round, core.now, true)
     }
 
-    pub(super) fn handle(mut self, core: &mut Core, event: SourceEvent) -> Phase {
+    fn start(core: &mut Core, round: u32, harvested: Now, repair: bool) -> Phase {
+        let number = core.quiesce();
+        let deadline = core.after(core.options.silence_timeout);
+        Phase::Quiescing(Self { deadline, number, round, harvested, repair, rehearsal: None })
+    }
+
+    pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
         let tick = matches!(event, SourceEvent::Tick);
+        if event == SourceEvent::Quiesced(self.number) {
+            return self.quiesced(core);
+        }
         let Some(event) = background(core, event) else {
             return if tick && core.now >= self.deadline {
                 core.say("the pause could not be prepared in time; going on with pre-copy");
@@ -232,17 +245,8 @@ impl Quiescing {
             };
         };
         match event {
-            SourceEvent::Quiesced if self.repair => Repairing::start(core, self.round),
-            SourceEvent::Quiesced if core.forecast.has_time_to_rehearse() => {
-                self.rehearsal = Some(Harvesting::ask(core, ByteCount::ZERO, Duration::ZERO));
-                Phase::Quiescing(self)
-            }
-            SourceEvent::Quiesced => self.pause(core),
-            SourceEvent::Harvested { pending, took, parked } if self.rehearsal.is_some() => {
-                let errand = self.rehearsal.map(|asked| asked.errand(core, took));
-                core.forecast.rehearsed(parked, errand.unwrap_or_default(), pending);
-                self.harvested = core.now;
-                self.pause(core)
+            SourceEvent::Harvested(harvest) if self.rehearsal.is_some() => {
+                self.rehearsed(core, harvest)
             }
             SourceEvent::LinkLost(why) => {
                 let copying = self.back(core);
@@ -250,6 +254,31 @@ impl Quiescing {
             }
             other => core.unexpected(Phase::Quiescing(self), &other),
         }
+    }
+
+    fn quiesced(mut self, core: &mut Core) -> Phase {
+        if self.repair {
+            return Repairing::start(core, self.round);
+        }
+        // Said twice, it asks for one look.
+        if self.rehearsal.is_none() && core.forecast.has_time_to_rehearse() {
+            self.rehearsal = Some(Harvesting::ask(core));
+        }
+        match self.rehearsal {
+            Some(_) => Phase::Quiescing(self),
+            None => self.pause(core),
+        }
+    }
+
+    /// A guest that would stand still for too long by that is looked at once more, without a pause.
+    fn rehearsed(mut self, core: &mut Core, harvest: Harvest) -> Phase {
+        let errand = self.rehearsal.map(|asked| asked.errand(core, harvest.took));
+        core.forecast.rehearsed(harvest.parked, errand.unwrap_or_default(), harvest.pending);
+        if core.forecast.exceeds_by_far(harvest.pending) {
+            return self.back(core).handle(core, SourceEvent::Harvested(harvest));
+        }
+        self.harvested = core.now;
+        self.pause(core)
     }
 
     fn pause(self, core: &mut Core) -> Phase {
@@ -261,7 +290,9 @@ impl Quiescing {
     fn back(self, core: &mut Core) -> Copying {
         let Self { round, harvested, rehearsal, .. } = self;
         match rehearsal {
-            Some(asked) => Copying { round, harvested, stage: Stage::Harvesting(asked) },
+            Some(asked) => {
+                Copying { round, harvested: Some(harvested), stage: Stage::Harvesting(asked) }
+            }
             None => Copying::afresh(core, round),
         }
     }

@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use super::{Common, Phase, SourceAction, SourceEvent, SourceOptions, Subject};
 use crate::{
-    BatchSeq, Epoch, Failure, Fault, Forecast, LaneClosed, LaneId, LaneMark, LaneTicket, Message,
-    Now, Outcome, SessionId, Standing, Term, Token, Verify, Violation,
+    BatchSeq, Convergence, Epoch, Failure, Fault, Forecast, LaneClosed, LaneId, LaneMark,
+    LaneTicket, Message, Now, Outcome, Policy, SessionId, Standing, Term, Token, Verify, Violation,
 };
 use whimbrel_page::{LeafSum, PageCount};
 
@@ -53,6 +53,7 @@ pub(super) struct Core {
     pub(super) switching: bool,
     pub(super) paused: bool,
     pub(super) pauses: u32,
+    quiesces: u32,
     /// What was dirty when the switchover was decided.
     pub(super) decided: PageCount,
     /// The downtime that was expected just before the last pause.
@@ -86,6 +87,7 @@ impl Core {
             switching: false,
             paused: false,
             pauses: 0,
+            quiesces: 0,
             decided: PageCount::ZERO,
             estimate: None,
             link: false,
@@ -109,6 +111,14 @@ impl Core {
 
     pub(super) fn after(&self, wait: Duration) -> Now {
         self.now.after(wait)
+    }
+
+    /// How long the guest may stand still this time. Only the policy that accepts a long downtime
+    /// has to be given the time for it.
+    pub(super) fn pause_budget(&self, expected: Duration) -> Duration {
+        let Convergence { downtime_max, policy } = self.options.convergence;
+        let accepted = if policy == Policy::SwitchOver { expected } else { downtime_max };
+        self.options.pause_budget.max(accepted.saturating_mul(2))
     }
 
     /// Handles what means the same in every phase.
@@ -239,6 +249,13 @@ impl Core {
         let tickets = self.tickets.iter().map(|(at, _)| *at).filter(|_| self.link);
         let laneless = self.laneless.map(|since| since.after(self.options.resume_window));
         lost.chain(tickets).chain(silence).chain(ping).chain(laneless).min()
+    }
+
+    /// Has the lanes come to rest; the answer to that has this number.
+    pub(super) fn quiesce(&mut self) -> u32 {
+        self.quiesces += 1;
+        self.act(SourceAction::Quiesce(self.quiesces));
+        self.quiesces
     }
 
     // --- lanes -----------------------------------------------------------------------------

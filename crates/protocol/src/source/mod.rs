@@ -25,7 +25,7 @@ use whimbrel_page::{ByteCount, ByteRate, Layout, PageCount, Root};
 use self::core::Core;
 use crate::{
     Answer, BatchSeq, Convergence, Failure, LaneId, LaneMark, LaneTicket, Message, Now, Outcome,
-    Standing, Sums, Term, Token, Verify, Violation,
+    Standing, Sums, Term, Throughput, Token, Verify, Violation,
 };
 use connect::{Greeting, Planning, Relinking};
 use copy::{Copying, Quiescing, Repairing};
@@ -51,7 +51,8 @@ pub struct SourceOptions {
     /// Between attempts to open a connection or a lane again.
     pub retry_delay: Duration,
     /// How long the guest may stand still before it is resumed and the attempt begun anew; twice
-    /// the expected downtime where that is longer.
+    /// the downtime limit where that is longer, and for the policy that switches over anyway twice
+    /// the expected downtime.
     pub pause_budget: Duration,
     /// How often that may happen before the migration is given up.
     pub pauses_max: u32,
@@ -108,6 +109,21 @@ pub struct Subject {
     pub host: u64,
 }
 
+/// What a harvest has brought, and what it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Harvest {
+    /// Pages that are pending now.
+    pub pending: PageCount,
+    /// Pages that this harvest brought.
+    pub written: PageCount,
+    /// How long it took.
+    pub took: Duration,
+    /// How long that of a parked guest would have taken, of which nothing has to be tracked on.
+    pub parked: Duration,
+    /// What the lanes have carried by then.
+    pub throughput: Throughput,
+}
+
 /// What a source is told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SourceEvent {
@@ -124,18 +140,12 @@ pub enum SourceEvent {
     /// The tracker is armed and everything that was ever touched is pending.
     Armed,
     /// The cursor has passed everything that was pending when the round began.
-    RoundTaken(ByteCount),
-    /// The dirty log was fetched and cleared; `pending` counts after merging it.
-    Harvested {
-        /// Pages that are pending now.
-        pending: PageCount,
-        /// How long the harvest took.
-        took: Duration,
-        /// How long that of a parked guest would have taken, of which nothing has to be tracked on.
-        parked: Duration,
-    },
-    /// Nothing is in flight and no lane takes.
-    Quiesced,
+    RoundTaken,
+    /// The dirty log was fetched, cleared and merged.
+    Harvested(Harvest),
+    /// Nothing is in flight and no lane takes: what the [`SourceAction::Quiesce`] of this number
+    /// asked for.
+    Quiesced(u32),
     /// The guest is parked, the last harvest merged, and its state saved.
     Paused {
         /// Pages that are pending now.
@@ -207,8 +217,8 @@ pub enum SourceAction {
     StartRound(u32),
     /// Harvest and merge.
     Harvest,
-    /// Stop the lanes from taking and report when nothing is in flight.
-    Quiesce,
+    /// Stop the lanes from taking, and report with this number when nothing is in flight.
+    Quiesce(u32),
     /// Park the guest, harvest for the last time, save the state.
     Pause,
     /// Digest the paused memory and make every page pending that is not what was sent.

@@ -10,9 +10,10 @@ use super::core::Core;
 use super::{Phase, SourceAction, SourceEvent};
 use crate::convergence::NEGLIGIBLE;
 use crate::{
-    Answer, BatchSeq, Convergence, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome,
-    Policy, Prepare, Standing, Verify,
+    Answer, BatchSeq, Failure, Fault, LaneClosed, LaneId, Message, Now, Outcome, Prepare, Standing,
+    Verify,
 };
+use ::core::time::Duration;
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, PageCount, Root};
 
@@ -41,6 +42,17 @@ impl Paused {
             }
             Err(failure) => core.abort(failure),
         }
+    }
+
+    /// What was written since the switchover was decided may be less the next time. What has grown
+    /// beside it, the state, is not.
+    fn too_long(self, core: &mut Core, pending: PageCount, expected: Duration) -> Phase {
+        let numbers = core.forecast.numbers(pending);
+        let decided = core.forecast.downtime(core.decided).unwrap_or_default();
+        if expected.saturating_sub(decided) > NEGLIGIBLE {
+            return self.back(core, &format!("too much was written before the pause: {numbers}"));
+        }
+        core.abort_by(Fault::NotConverging, numbers)
     }
 
     fn resume(&self, core: &mut Core, why: &str) -> Result<(), Failure> {
@@ -99,22 +111,14 @@ impl Pausing {
 
     fn paused(self, core: &mut Core, pending: PageCount, state: Bytes) -> Phase {
         core.forecast.state_size(ByteCount(state.len() as u64));
-        // A policy that accepts a long downtime has to be given the time for it.
         let expected = core.forecast.downtime(pending).unwrap_or_default();
-        let budget = core.options.pause_budget.max(expected.saturating_mul(2));
-        let paused = Paused { deadline: core.after(budget), round: self.round + 1 };
+        let deadline = core.after(core.pause_budget(expected));
+        let paused = Paused { deadline, round: self.round + 1 };
         if let Some(why) = self.unlinked {
             return paused.unlinked(core, &why);
         }
-        // What was decided on is older than the pause by as long as the lanes took to drain.
-        let Convergence { downtime_max, policy } = core.options.convergence;
-        // What it costs beside the pages is no reason: it would be the same the next time.
-        let decided = core.forecast.downtime(core.decided).unwrap_or_default();
-        let written = expected.saturating_sub(decided) > NEGLIGIBLE;
-        let too_long = expected > downtime_max.saturating_mul(3) / 2;
-        if written && too_long && policy != Policy::SwitchOver {
-            let numbers = core.forecast.numbers(pending);
-            return paused.back(core, &format!("too much was written before the pause: {numbers}"));
+        if core.forecast.exceeds_by_far(pending) {
+            return paused.too_long(core, pending, expected);
         }
         if core.options.verify == Verify::Full {
             core.act(SourceAction::Verify);

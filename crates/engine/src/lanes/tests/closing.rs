@@ -49,7 +49,7 @@ fn a_round_that_begins_after_a_close_has_the_pages_of_the_lane() {
 fn quiet_that_nobody_waits_for_any_more_is_not_told() {
     for make in KINDS {
         let (mut world, lane) = with_some_lost(make);
-        world.source.quiesce();
+        world.source.quiesce(0);
         world.start_round(Pass::Once);
         assert_eq!(world.round_taken().pages, PageCount::ZERO);
         world.source.close(World::nothing_landed(lane));

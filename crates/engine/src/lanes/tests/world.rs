@@ -195,10 +195,10 @@ impl World {
     }
 
     pub(super) fn quiesce(&mut self) {
-        self.source.quiesce();
+        self.source.quiesce(0);
         loop {
             match self.hear() {
-                LaneEvent::Quiesced => return,
+                LaneEvent::Quiesced(_) => return,
                 LaneEvent::Failed(lane, _) => {
                     self.replace(lane);
                 }

@@ -188,7 +188,7 @@ pub(crate) enum Job {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Pass {
     Round,
-    Quiesce,
+    Quiesce(u32),
     Flush(u32),
 }
 

@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Duration;
 
-use whimbrel_page::{ByteCount, LeafSum, PageCount, Root};
+use whimbrel_page::{LeafSum, PageCount, Root};
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::{
-    BatchSeq, Failure, Fault, LaneTicket, Message, Outcome, Question, SourceAction, SourceEvent,
-    Standing, Term,
+    BatchSeq, Failure, Fault, Harvest, LaneTicket, Message, Outcome, Question, SourceAction,
+    SourceEvent, Standing, Term,
 };
 
 use super::host::{Cut, End, Holds, Host, Job, Lane, Link, Pass, Said};
@@ -77,7 +76,7 @@ impl Handover {
                 self.a.lane = self.a.lane.filter(|(lane, _)| *lane != mark.lane);
             }
             SourceAction::StartRound(_) => self.a.pass = Some(Pass::Round),
-            SourceAction::Quiesce => self.a.pass = Some(Pass::Quiesce),
+            SourceAction::Quiesce(number) => self.a.pass = Some(Pass::Quiesce(number)),
             SourceAction::Flush(number) => self.a.pass = Some(Pass::Flush(number)),
             SourceAction::Arm => self.a.jobs.push_back(Job::Arm),
             SourceAction::Harvest => self.a.jobs.push_back(Job::Harvest),
@@ -158,8 +157,7 @@ impl Handover {
         let event = match job {
             Job::Arm => return self.feed_a(SourceEvent::Armed),
             Job::Harvest => {
-                let (pending, took) = (PageCount::ZERO, Duration::ZERO);
-                return self.feed_a(SourceEvent::Harvested { pending, took, parked: took });
+                return self.feed_a(SourceEvent::Harvested(Harvest::default()));
             }
             Job::Pause if std::mem::take(&mut self.a.life.failing) => {
                 SourceEvent::Failed(failure(Fault::Guest))
@@ -205,7 +203,7 @@ impl Handover {
     /// Whether what the lanes are at can come to its end.
     pub(crate) const fn passes(&self) -> bool {
         match self.a.pass {
-            Some(Pass::Round | Pass::Quiesce) => true,
+            Some(Pass::Round | Pass::Quiesce(_)) => true,
             Some(Pass::Flush(_)) => self.a.lane.is_some(),
             None => false,
         }
@@ -214,8 +212,8 @@ impl Handover {
     pub(crate) fn pass_a(&mut self) {
         let Some(pass) = self.a.pass.take() else { return };
         match pass {
-            Pass::Round => self.feed_a(SourceEvent::RoundTaken(ByteCount::ZERO)),
-            Pass::Quiesce => self.feed_a(SourceEvent::Quiesced),
+            Pass::Round => self.feed_a(SourceEvent::RoundTaken),
+            Pass::Quiesce(number) => self.feed_a(SourceEvent::Quiesced(number)),
             Pass::Flush(flush) => {
                 let Some((id, last)) = self.a.lane.as_mut() else { return };
                 *last = last.next();
