@@ -59,6 +59,7 @@ fn pattern(asked: &api::StressConfig) -> Result<Pattern, Status> {
         Ok(api::Pattern::Zipf) => Pattern::Zipf,
         Ok(api::Pattern::Sequential) => Pattern::Sequential,
         Ok(api::Pattern::Phases) => Pattern::Phases,
+        Ok(api::Pattern::HotSpot) => Pattern::HotSpot,
         Err(_) => return Err(unknown("pattern", asked.pattern)),
     })
 }
@@ -103,6 +104,7 @@ fn described(spec: &StressSpec) -> api::StressConfig {
         Pattern::Zipf => api::Pattern::Zipf,
         Pattern::Sequential => api::Pattern::Sequential,
         Pattern::Phases => api::Pattern::Phases,
+        Pattern::HotSpot => api::Pattern::HotSpot,
     };
     let fill = match spec.fill {
         Fill::Random => api::Fill::Random,

@@ -403,6 +403,7 @@ pub(crate) enum Pattern {
     Zipf,
     Sequential,
     Phases,
+    HotSpot,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -437,6 +438,7 @@ impl From<Pattern> for api::Pattern {
             Pattern::Zipf => Self::Zipf,
             Pattern::Sequential => Self::Sequential,
             Pattern::Phases => Self::Phases,
+            Pattern::HotSpot => Self::HotSpot,
         }
     }
 }

@@ -21,6 +21,8 @@ pub enum Pattern {
     Sequential,
     /// Uniform over a quarter of the working set for eight passes, then over the next quarter.
     Phases,
+    /// A tenth of the pages, no neighbours, takes nine of ten writes.
+    HotSpot,
 }
 
 /// What the guest's memory holds.
@@ -72,7 +74,7 @@ macro_rules! named {
     };
 }
 named!(Pattern, "pattern": Uniform = 0 "uniform", Zipf = 1 "zipf", Sequential = 2 "sequential",
-    Phases = 3 "phases");
+    Phases = 3 "phases", HotSpot = 4 "hot-spot");
 named!(Fill, "fill": Random = 0 "random", Zero = 1 "zero", Text = 2 "text", Mixed = 3 "mixed");
 
 /// How fast the guest as a whole writes pages. A written page counts as 4096 bytes.
@@ -277,7 +279,8 @@ mod tests {
         let message = "gauss".parse::<Pattern>().expect_err("unknown").to_string();
         assert_eq!(
             message,
-            "there is no pattern \"gauss\": choose one of uniform zipf sequential phases"
+            "there is no pattern \"gauss\": choose one of uniform zipf sequential phases \
+             hot-spot"
         );
     }
 }

@@ -20,6 +20,10 @@ use super::permutation::Permutation;
 const WINDOWS: u64 = 4;
 /// Passes over one window before the guest turns to the next.
 const PASSES_PER_PHASE: u64 = 8;
+/// Of so many writes of [`Pattern::HotSpot`] one goes to the pages that are not hot.
+const HOT_TURNS: u64 = 10;
+/// Of so many pages one is hot.
+const HOT_PAGES: u64 = 10;
 /// Writes a vCPU counts at most, so that no sum here overflows: 3,600 years at 10⁷ a second.
 pub(crate) const WRITES_MAX: u64 = 1 << 60;
 
@@ -61,6 +65,17 @@ impl Schedule {
                 let done = cycle * PASSES_PER_PHASE * len + rest - PASSES_PER_PHASE * first;
                 self.shuffled(first, len, done)
             }
+            Pattern::HotSpot => {
+                let (hot, cold, round, turn) = self.hot_turn(n);
+                let Write { slot, sequence } = if cold == 0 {
+                    self.shuffled(0, hot, n)
+                } else if turn + 1 < HOT_TURNS {
+                    self.shuffled(0, hot, round * (HOT_TURNS - 1) + turn)
+                } else {
+                    self.shuffled(hot, cold, round)
+                };
+                Write { slot: self.scatter().at(slot), sequence }
+            }
         }
     }
 
@@ -83,6 +98,17 @@ impl Schedule {
                 let now =
                     min(rest.saturating_sub(PASSES_PER_PHASE * first), PASSES_PER_PHASE * len);
                 self.shuffled_count(first, len, cycle * PASSES_PER_PHASE * len + now, slot)
+            }
+            Pattern::HotSpot => {
+                let slot = self.scatter().position(slot);
+                let (hot, cold, round, turn) = self.hot_turn(n);
+                if cold == 0 {
+                    self.shuffled_count(0, hot, n, slot)
+                } else if slot < hot {
+                    self.shuffled_count(0, hot, round * (HOT_TURNS - 1) + turn, slot)
+                } else {
+                    self.shuffled_count(hot, cold, round, slot)
+                }
             }
         }
     }
@@ -120,6 +146,13 @@ impl Schedule {
         Permutation::new(self.len, !self.seed)
     }
 
+    /// How many pages are hot, how many are not, full rounds of turns, and the turns since: all of
+    /// which but the last of a round are the hot pages'.
+    const fn hot_turn(&self, n: u64) -> (u64, u64, u64, u64) {
+        let hot = self.len.div_ceil(HOT_PAGES);
+        (hot, self.len - hot, n / HOT_TURNS, n % HOT_TURNS)
+    }
+
     /// Full rounds over all windows, and the writes since.
     const fn cycle(&self, n: u64) -> (u64, u64) {
         let cycle = PASSES_PER_PHASE * self.len;
@@ -143,12 +176,11 @@ const fn min(a: u64, b: u64) -> u64 {
 mod tests {
     use super::*;
 
-    const PATTERNS: [Pattern; 4] =
-        [Pattern::Uniform, Pattern::Zipf, Pattern::Sequential, Pattern::Phases];
+    const PATTERNS: &[Pattern] = Pattern::ALL;
 
     #[test]
     fn the_count_is_what_replaying_every_write_gives() {
-        for pattern in PATTERNS {
+        for &pattern in PATTERNS {
             for len in [1, 2, 3, 4, 5, 7, 8, 63, 64, 65, 200] {
                 let schedule = Schedule::new(pattern, len, len * 31);
                 let mut written = vec![0; len as usize];
@@ -167,7 +199,7 @@ mod tests {
 
     #[test]
     fn nothing_overflows_at_the_end_of_counting() {
-        for pattern in PATTERNS {
+        for &pattern in PATTERNS {
             for len in [1, 3, 4096, 1 << 52] {
                 let schedule = Schedule::new(pattern, len, 5);
                 let write = schedule.page_at(WRITES_MAX);
@@ -195,6 +227,16 @@ mod tests {
         let hottest: u64 = counts[..41].iter().sum();
         assert!(hottest > (1 << 20) * 2 / 5, "1 % of the pages take {hottest} writes");
         assert!(counts[4095] > 0);
+    }
+
+    #[test]
+    fn a_tenth_of_the_pages_takes_nine_of_ten_writes() {
+        let schedule = Schedule::new(Pattern::HotSpot, 1000, 1);
+        let mut counts: Vec<_> =
+            (0..1000).map(|slot| schedule.sequence_after(100_000, slot)).collect();
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        assert_eq!(counts[..100].iter().sum::<u64>(), 90_000);
+        assert!(counts[100] < counts[99] && counts[999] > 0);
     }
 
     #[test]
