@@ -233,7 +233,7 @@ impl<'a> World<'a> {
                 self.throughput.busy += Duration::from_millis(4);
                 SourceEvent::RoundTaken
             }
-            SourceAction::Harvest => {
+            SourceAction::Harvest | SourceAction::Rehearse => {
                 let pending = PageCount(u64::from(input.arbitrary::<u8>()?) * 8);
                 let (took, throughput) = (Duration::from_millis(1), self.throughput);
                 let (written, parked) = (pending, took);

@@ -58,6 +58,8 @@ pub struct RoundReport {
     pub duration: Duration,
     /// Pages that were dirty when it was over.
     pub dirty_after: PageCount,
+    /// How long the lanes then waited to hear of the next harvest.
+    pub waited: Duration,
 }
 
 /// One lane.

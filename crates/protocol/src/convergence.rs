@@ -275,13 +275,16 @@ impl Forecast {
         self.downtime(self.before + PageCount::covering(written))
     }
 
-    /// Whether what is dirty is sent so quickly that a last look before the pause costs nothing.
+    /// Whether a last look before the pause costs next to nothing: what is written meanwhile is
+    /// sent in no time.
     #[must_use]
     pub fn has_time_to_rehearse(&self) -> bool {
-        self.negligible(self.before)
+        let rate = self.dirty_rate.unwrap_or_default();
+        let written = ByteCount((rate * self.harvest.as_secs_f64()) as u64);
+        self.negligible(PageCount::covering(written))
     }
 
-    /// Takes note of a harvest while nothing else went on, which is how it will be in the pause.
+    /// Takes note of a look while nothing else went on, which is how it will be in the pause.
     pub fn rehearsed(&mut self, harvest: Duration, errand: Duration, dirty: PageCount) {
         self.harvest = harvest;
         self.errand = Some(quickest(self.errand, errand));

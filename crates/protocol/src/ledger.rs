@@ -140,10 +140,13 @@ impl Ledger {
     // --- rounds ----------------------------------------------------------------------------
 
     /// Begins a pass over what is pending. A round that is not over is over now, and nobody waits
-    /// for [`LedgerEvent::Drained`] any more.
-    pub fn start_round(&mut self, number: RoundNumber, pass: Pass) {
+    /// for [`LedgerEvent::Drained`] any more. Returns how many pages there are to take in it, by
+    /// what is known now: pages that are merged ahead of the cursor belong to it too.
+    pub fn start_round(&mut self, number: RoundNumber, pass: Pass) -> PageCount {
         self.heat.choose(pass, &self.pending);
         self.sweep.start(number, pass);
+        let left = self.heat.left().map_or(PageCount::ZERO, PageSet::count);
+        self.pending.count() - left
     }
 
     /// Ends the round where it stands, without a [`LedgerEvent::RoundTaken`]: nothing is taken

@@ -81,6 +81,7 @@ impl World {
                 _ if self.has(&SourceAction::Quiesce(1)) => SourceEvent::Quiesced(1),
                 _ if self.has(&SourceAction::Quiesce(2)) => SourceEvent::Quiesced(2),
                 _ if self.has(&SourceAction::Harvest) => SourceEvent::Harvested(harvest),
+                _ if self.has(&SourceAction::Rehearse) => SourceEvent::Harvested(harvest),
                 _ => SourceEvent::RoundTaken,
             };
             self.forget_asked();
@@ -91,9 +92,8 @@ impl World {
 
     /// What this host was asked for and has done.
     fn forget_asked(&mut self) {
-        let done =
-            |act: &SourceAction| matches!(act, SourceAction::Quiesce(_) | SourceAction::Harvest);
-        self.acts.retain(|act| !done(act));
+        use SourceAction::{Harvest, Quiesce, Rehearse};
+        self.acts.retain(|act| !matches!(act, Quiesce(_) | Harvest | Rehearse));
     }
 
     fn pause(&mut self, pending: u64, state: usize) {
@@ -243,9 +243,9 @@ fn lanes_that_come_to_rest_late_do_not_count_for_the_next_time() {
     assert!(world.has(&SourceAction::Quiesce(2)));
     world.forget_asked();
     world.tell([SourceEvent::Quiesced(1)]);
-    assert!(!world.has(&SourceAction::Harvest), "something may be in flight");
+    assert!(!world.has(&SourceAction::Rehearse), "something may be in flight");
     world.tell([SourceEvent::Quiesced(2), SourceEvent::Quiesced(2)]);
-    assert_eq!(world.count(&SourceAction::Harvest), 1);
+    assert_eq!(world.count(&SourceAction::Rehearse), 1);
     world.tell([SourceEvent::LinkLost("cut".into()), SourceEvent::Harvested(quiet())]);
     assert_eq!(world.source.phase(), "reconnecting");
 }

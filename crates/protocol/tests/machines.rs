@@ -142,7 +142,7 @@ impl World {
                 self.throughput.busy += Duration::from_millis(100);
                 SourceEvent::RoundTaken
             }
-            SourceAction::Harvest => {
+            SourceAction::Harvest | SourceAction::Rehearse => {
                 let pending = PageCount(self.dirty.pop_front().unwrap_or(0));
                 let (took, throughput) = (Duration::from_millis(1), self.throughput);
                 let (written, parked) = (pending, took);

@@ -188,7 +188,7 @@ impl World {
             }
             SourceAction::Arm => self.arm(),
             SourceAction::StartRound(number) => self.start_round(number),
-            SourceAction::Harvest => self.chore(Chore::Harvest, 500),
+            SourceAction::Harvest | SourceAction::Rehearse => self.chore(Chore::Harvest, 500),
             SourceAction::Quiesce(number) => self.quiesce(number),
             SourceAction::Pause => {
                 self.src.pausing = true;

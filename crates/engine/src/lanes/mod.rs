@@ -11,6 +11,7 @@
 //! nothing with it. Non-goals: deciding when rounds begin, whether a lane is replaced, and what a
 //! failure means; the machines of `whimbrel-protocol` do.
 
+mod ahead;
 mod destination;
 mod lander;
 mod options;
@@ -36,7 +37,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use whimbrel_page::{ByteCount, PageCount};
 
 /// Events that may wait for a driver. A lane says at most three things in its life, and of the
-/// rest there is one for each command, so that a driver which listens never meets the limit.
+/// rest there are two for each command, so that a driver which listens never meets the limit.
 pub(crate) const EVENTS_MAX: usize = 1024;
 
 /// What one lane has carried, readable at any time.

@@ -17,6 +17,7 @@ use whimbrel_protocol::ledger::{AckFault, LedgerEvent, Pass, RoundTally, Take};
 use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, RoundNumber, Throughput};
 use whimbrel_transport::{Lane, LaneHandle, TcpLane, greet, pin_beside};
 
+use super::ahead::Ahead;
 use super::pace::Pace;
 use super::paths::{PathId, Paths};
 use super::sender::Sender;
@@ -35,6 +36,9 @@ pub(crate) enum LaneEvent {
     /// A lane that was to be closed does not end: it is stuck in guest memory, and what becomes of
     /// its pages cannot be said.
     Stuck(LaneId),
+    /// The lanes have about as much left of the round of this number as they send while a harvest
+    /// is made: it is time for one.
+    RoundEnding(RoundNumber),
     /// Everything the round had was taken and sent.
     RoundTaken(RoundTally),
     /// A path came or went; a sentence for people.
@@ -71,6 +75,7 @@ pub(super) struct State {
     pub(super) paths: Paths,
     pub(super) pace: Pace,
     pub(super) lanes: BTreeMap<LaneId, Entry>,
+    pub(super) ahead: Ahead,
     pub(super) stopped: bool,
     /// The last pages are sent, or about to be: no lane moves.
     pub(super) last: bool,
@@ -210,13 +215,6 @@ impl SourceLanes {
 
     // --- pages -----------------------------------------------------------------------------
 
-    /// Adds the pages of a harvest; returns how many are pending now.
-    pub(crate) fn harvested(&self, pages: &PageSet) -> PageCount {
-        let mut state = self.shared.lock();
-        state.ledger.harvested(pages);
-        state.ledger.pending()
-    }
-
     /// Adds pages that may differ from what the destination holds; returns how many are pending
     /// now.
     pub(crate) fn merge(&self, pages: &PageSet) -> PageCount {
@@ -238,8 +236,11 @@ impl SourceLanes {
 
     /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
     pub(crate) fn start_round(&self, number: u32, pass: Pass) {
-        self.shared.lock().last = pass == Pass::UntilEmpty;
-        self.command(|ledger| ledger.start_round(RoundNumber(number), pass));
+        self.command(|State { ledger, ahead, last, .. }| {
+            *last = pass == Pass::UntilEmpty;
+            let pages = ledger.start_round(RoundNumber(number), pass);
+            if *last { ahead.end() } else { ahead.begin(pages) }
+        });
     }
 
     /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
@@ -247,6 +248,7 @@ impl SourceLanes {
     pub(crate) fn quiesce(&self, number: u32) {
         let mut state = self.shared.lock();
         (state.last, state.quiesce) = (true, number);
+        state.ahead.end();
         state.ledger.end_round();
         state.ledger.await_drained(PageCount::ZERO);
         self.shared.announce(&mut state);
@@ -291,9 +293,9 @@ impl SourceLanes {
         state.lanes.iter().map(report).collect()
     }
 
-    fn command(&self, change: impl FnOnce(&mut Ledger)) {
+    fn command(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.shared.lock();
-        change(&mut state.ledger);
+        change(&mut state);
         self.shared.announce(&mut state);
         state.wake_idle();
     }
@@ -352,6 +354,10 @@ impl Shared {
 
     /// Tells the driver what has come about in the ledger.
     pub(super) fn announce(&self, state: &mut State) {
+        let RoundTally { number, pages, .. } = state.ledger.tally();
+        if state.ahead.due(pages) {
+            self.tell(LaneEvent::RoundEnding(number));
+        }
         while let Some(event) = state.ledger.poll() {
             self.tell(match event {
                 LedgerEvent::RoundTaken(tally) => LaneEvent::RoundTaken(tally),
@@ -429,8 +435,8 @@ impl Shared {
 impl State {
     fn new(ledger: Ledger) -> Self {
         let (paths, pace, lanes) = (Paths::default(), Pace::default(), BTreeMap::new());
-        let meter = Meter::default();
-        Self { ledger, meter, quiesce: 0, paths, pace, lanes, stopped: false, last: false }
+        let (meter, ahead) = (Meter::default(), Ahead::default());
+        Self { ledger, meter, quiesce: 0, paths, pace, lanes, ahead, stopped: false, last: false }
     }
 
     /// As [`Ledger::acked`]; returns how much that was.

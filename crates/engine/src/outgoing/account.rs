@@ -34,6 +34,8 @@ pub(super) struct Account {
     progress: Progress,
     publish: watch::Sender<Progress>,
     round_began: Instant,
+    /// When all of the round was taken, until the harvest after it came.
+    round_over: Option<Instant>,
     pause: PauseTimes,
     /// When the state was saved, memory verified, everything sent, and when the grant went out.
     parked: Option<Instant>,
@@ -55,6 +57,7 @@ impl Account {
             progress: Progress { pages_total: pages, phase: "greeting", ..Progress::default() },
             publish,
             round_began: began,
+            round_over: None,
             pause: PauseTimes::default(),
             parked: None,
             verified: None,
@@ -104,6 +107,7 @@ impl Account {
 
     pub(super) fn round_taken(&mut self, tally: &RoundTally) {
         let took = self.round_began.elapsed();
+        self.round_over = Some(Instant::now());
         if let Some(round) = self.progress.rounds.last_mut() {
             *round =
                 RoundReport { pages: tally.pages, bytes: tally.bytes, duration: took, ..*round };
@@ -139,8 +143,10 @@ impl Account {
     pub(super) fn hears(&mut self, event: &SourceEvent) {
         match event {
             SourceEvent::Harvested(harvest) => {
+                let over = self.round_over.take();
                 if let Some(round) = self.progress.rounds.last_mut() {
                     round.dirty_after = harvest.pending;
+                    round.waited += over.map_or(Duration::ZERO, |over| over.elapsed());
                 }
             }
             SourceEvent::Verified => self.verified = Some(Instant::now()),

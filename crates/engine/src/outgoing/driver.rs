@@ -224,6 +224,12 @@ impl Driver {
                 let why = format!("lane {} does not end: it hangs in guest memory", lane.0);
                 SourceEvent::Failed(Failure::new(Fault::Memory, why))
             }
+            LaneEvent::RoundEnding(number) => {
+                if number.0 == self.pass {
+                    self.job(Job::HarvestAhead);
+                }
+                return None;
+            }
             LaneEvent::RoundTaken(tally) if tally.number.0 != self.pass => return None,
             LaneEvent::RoundTaken(tally) => {
                 account.round_taken(&tally);
@@ -256,6 +262,7 @@ impl Driver {
             SourceAction::Quiesce(number) => self.lanes.quiesce(number),
             SourceAction::Arm => self.job(Job::Arm),
             SourceAction::Harvest => self.job(Job::Harvest),
+            SourceAction::Rehearse => self.job(Job::Rehearse),
             SourceAction::Pause => {
                 self.warn_of_pause(account);
                 self.job(Job::Pause);

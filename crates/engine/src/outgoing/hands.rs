@@ -25,7 +25,10 @@ use crate::options::CoreShare;
 #[derive(Debug)]
 pub(super) enum Job {
     Arm,
+    /// Harvest while the lanes take the last pages of a round; nobody is told before the next one.
+    HarvestAhead,
     Harvest,
+    Rehearse,
     Pause,
     /// Digest the paused memory, until this says that nobody waits for it any more.
     Verify(Arc<AtomicBool>),
@@ -108,6 +111,8 @@ pub(super) struct Work {
     pub(super) lanes: SourceLanes,
     pub(super) journal: SharedJournal,
     pub(super) dirty: PageSet,
+    /// A harvest that was made and not told yet: how long the parked guest's would have taken.
+    pub(super) ahead: Option<Duration>,
     pub(super) parked: bool,
     /// Whether the guest has let go of its outside resources.
     pub(super) released: bool,
@@ -160,7 +165,12 @@ impl Work {
         }
         let done = match job {
             Job::Arm => self.arm().map(Some),
+            Job::HarvestAhead => self.fetch().map(|parked| {
+                self.ahead = Some(parked);
+                None
+            }),
             Job::Harvest => self.harvest().map(Some),
+            Job::Rehearse => self.look().map(Some),
             Job::Pause => self.pause().map(Some),
             Job::Verify(stop) => self.verify(stop),
             Job::Resume => self.resume().map(|()| None),
@@ -185,31 +195,56 @@ impl Work {
 
     /// Arm first, then ask what was ever touched: what is written in between is in both.
     fn arm(&mut self) -> Result<SourceEvent, Failure> {
+        let began = Instant::now();
         self.tracker.arm().map_err(memory)?;
+        let armed = began.elapsed();
         let touched = self.memory.touched().map_err(memory)?;
-        self.lanes.merge(&touched);
+        self.lanes.touched(&touched, armed);
         self.rehearse()?;
         self.scrub = Scrub::start(&self.memory, &self.lanes, self.scrub_share);
         Ok(SourceEvent::Armed)
     }
 
-    /// Rehearses the harvest of the parked guest, so that its cost is known, then harvests.
-    fn harvest(&mut self) -> Result<SourceEvent, Failure> {
+    /// Rehearses the harvest of the parked guest, then harvests. Returns what the former took.
+    fn fetch(&mut self) -> Result<Duration, Failure> {
         let scrub = self.scrub.as_ref().map(Scrub::hold);
         let began = Instant::now();
         self.dirty.clear();
         self.tracker.harvest_paused(&mut self.dirty).map_err(memory)?;
         let parked = began.elapsed();
         self.tracker.harvest(&mut self.dirty).map_err(memory)?;
+        self.lanes.harvested(&self.dirty, began.elapsed());
+        self.judge(scrub, false);
+        Ok(parked)
+    }
+
+    /// The lanes do not wait for a harvest that was made while they were at work.
+    fn harvest(&mut self) -> Result<SourceEvent, Failure> {
+        let began = Instant::now();
+        let parked = match self.ahead.take() {
+            Some(parked) => parked,
+            None => self.fetch()?,
+        };
         let took = began.elapsed();
-        let pending = self.lanes.harvested(&self.dirty);
-        let pending = self.judge(scrub, false).unwrap_or(pending);
-        let (written, throughput) = (self.dirty.count(), self.lanes.throughput());
+        let (pending, written) = (self.lanes.pending(), self.dirty.count());
+        let throughput = self.lanes.throughput();
         Ok(SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput }))
+    }
+
+    /// The harvest of the parked guest, rehearsed. What it finds stays on record.
+    fn look(&mut self) -> Result<SourceEvent, Failure> {
+        let began = Instant::now();
+        self.dirty.clear();
+        self.tracker.harvest_paused(&mut self.dirty).map_err(memory)?;
+        let pending = self.lanes.merge(&self.dirty);
+        let took = began.elapsed();
+        let (written, throughput) = (self.dirty.count(), self.lanes.throughput());
+        Ok(SourceEvent::Harvested(Harvest { pending, written, took, parked: took, throughput }))
     }
 
     fn pause(&mut self) -> Result<SourceEvent, Failure> {
         self.scrub.iter().for_each(|scrub| scrub.stand_still(true));
+        self.ahead = None;
         let began = Instant::now();
         self.guest.pause().map_err(guest)?;
         self.parked = true;

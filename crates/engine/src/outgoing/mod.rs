@@ -135,6 +135,7 @@ impl Outgoing {
         let work = Work {
             guest: self.guest,
             dirty: PageSet::new(memory.layout()),
+            ahead: None,
             spoiled: PageSet::new(memory.layout()),
             memory,
             tracker,

@@ -248,9 +248,9 @@ fn a_backlog_is_not_written_in_a_moment() {
 fn a_rehearsal_in_quiet_counts_for_more_than_a_round() {
     let mut rounds = rounds(Policy::Wait, 300);
     rounds.round(1000, 100);
-    assert!(!rounds.forecast.has_time_to_rehearse(), "100 ms of pages wait");
-    rounds.round(100, 1);
-    assert!(rounds.forecast.has_time_to_rehearse());
+    assert!(rounds.forecast.has_time_to_rehearse(), "in 1 ms next to nothing is written");
+    rounds.forecast.rehearsed(ms(20), ms(1), pages(100));
+    assert!(!rounds.forecast.has_time_to_rehearse(), "2 MiB would be");
     let us = Duration::from_micros;
     rounds.forecast.rehearsed(us(500), us(20), PageCount::ZERO);
     assert_eq!(rounds.downtime(0), Some(us(580)));

@@ -37,7 +37,8 @@ impl Heat {
     /// A round begins: a short one has to take the hot pages too, or nobody would learn how little
     /// is left. So does the last one, and one of nothing else.
     pub(super) fn choose(&mut self, pass: Pass, pending: &PageSet) {
-        // Hot pages are pending: they were in the last harvest.
+        // Some may have been sent since they were harvested.
+        self.hot.intersect_with(pending);
         let (hot, all) = (self.hot.count().0, pending.count().0);
         self.leaves = self.watched && pass == Pass::Once && hot > 0 && all > 2 * hot;
     }

@@ -330,97 +330,6 @@ fn written() -> World {
 }
 
 #[test]
-fn a_round_is_over_when_its_last_page_is_sent() {
-    let mut world = written();
-    world.take(0, 60);
-    world.send(0);
-    world.take(1, 60);
-    assert_eq!(world.ledger.poll(), None, "lane 1 has not sent what it took");
-    world.send(1);
-    let Some(LedgerEvent::RoundTaken(tally)) = world.ledger.poll() else {
-        panic!("the round is over")
-    };
-    assert_eq!((tally.pages, tally.raw), (PageCount(100), PageCount(100)));
-    assert_eq!(world.ledger.poll(), None, "it is said once");
-    assert_eq!(world.ledger.in_flight(), PageCount(100));
-}
-
-#[test]
-fn a_round_of_pages_in_flight_waits_for_an_ack() {
-    let mut world = written();
-    world.take(0, 100);
-    world.send(0);
-    let place = world.place(50);
-    world.write(place, 77);
-    world.harvest();
-    world.ledger.start_round(RoundNumber(1), Pass::Once);
-    world.take(1, 100);
-    assert!(world.lanes[1].take.is_none(), "the only pending page is in flight");
-    assert_eq!(world.ledger.poll(), None, "a round of nothing is not over");
-    world.land(0, false);
-    world.ack(0);
-    world.take(1, 100);
-    assert_eq!(world.lanes[1].take.as_ref().map(Take::pages), Some(PageCount(1)));
-    world.send(1);
-    assert!(matches!(world.ledger.poll(), Some(LedgerEvent::RoundTaken(_))));
-}
-
-#[test]
-fn a_page_in_flight_is_left_to_the_next_round_where_there_are_others() {
-    let mut world = written();
-    world.take(0, 50);
-    world.send(0);
-    let place = (RegionId(7), PageIndex(10));
-    world.write(place, 77);
-    world.harvest();
-    world.ledger.start_round(RoundNumber(1), Pass::Once);
-    world.take(1, 500);
-    world.send(1);
-    assert!(matches!(world.ledger.poll(), Some(LedgerEvent::RoundTaken(_))));
-    assert_eq!(world.ledger.pending(), PageCount(1));
-}
-
-/// Has the guest write pages 0, 1, 2, … of the first region, and harvests.
-fn dirty(world: &mut World, pages: u64, content: u64) {
-    (0..pages).for_each(|page| world.write((RegionId(7), PageIndex(page)), content));
-    world.harvest();
-}
-
-/// Everything is taken, sent, landed and acknowledged; returns how many pages that were.
-fn pass(world: &mut World, number: u32, pass: Pass) -> u64 {
-    world.ledger.start_round(RoundNumber(number), pass);
-    loop {
-        world.take(0, 16);
-        if world.lanes[0].take.is_none() {
-            break;
-        }
-        world.send(0);
-        world.land(0, false);
-        world.ack(0);
-    }
-    match world.ledger.poll() {
-        Some(LedgerEvent::RoundTaken(tally)) => tally.pages.0,
-        other => panic!("the round is not over: {other:?}"),
-    }
-}
-
-#[test]
-fn what_is_written_all_the_time_is_left_while_there_is_more_of_others() {
-    let mut world = written();
-    assert_eq!(pass(&mut world, 0, Pass::Once), 100);
-    dirty(&mut world, 10, 50);
-    assert_eq!(pass(&mut world, 1, Pass::Once), 10, "one harvest tells nothing");
-    dirty(&mut world, 40, 51);
-    assert_eq!(pass(&mut world, 2, Pass::Once), 30, "the ten were written twice in a row");
-    assert_eq!(world.ledger.pending(), PageCount(10));
-    dirty(&mut world, 12, 52);
-    assert_eq!(pass(&mut world, 3, Pass::Once), 12, "there is nothing else to speak of");
-    dirty(&mut world, 60, 53);
-    assert_eq!(pass(&mut world, 4, Pass::UntilEmpty), 60, "the last round takes all");
-    world.finish();
-}
-
-#[test]
 fn the_root_is_known_before_the_last_batch_has_landed() {
     let mut world = written();
     world.ledger.spoil(Run::new(RegionId(7), 3, 5));
@@ -497,3 +406,5 @@ fn drained_is_said_at_the_mark_that_was_asked_for() {
     assert_eq!(world.ledger.poll(), Some(LedgerEvent::Drained));
     assert_eq!(world.ledger.poll(), None);
 }
+
+mod rounds;

@@ -42,10 +42,19 @@ struct Harvesting {
 }
 
 impl Harvesting {
-    /// Asks for a harvest. The lanes are done meanwhile, so that it is a good time to measure the
-    /// round trip.
+    /// Asks for a harvest. The lanes are done, so that it is a good time to measure the round trip.
     fn ask(core: &mut Core) -> Self {
         core.act(SourceAction::Harvest);
+        Self::asked(core)
+    }
+
+    /// Asks for a look at what there will be to harvest in the pause.
+    fn rehearse(core: &mut Core) -> Self {
+        core.act(SourceAction::Rehearse);
+        Self::asked(core)
+    }
+
+    fn asked(core: &mut Core) -> Self {
         if core.link {
             core.ping_now();
         }
@@ -215,7 +224,7 @@ pub(super) struct Quiescing {
     harvested: Now,
     /// Whether this is for comparing sums, not for a pause.
     repair: bool,
-    /// The last harvest before the pause, once it was asked for.
+    /// The last look before the pause, once it was asked for.
     rehearsal: Option<Harvesting>,
 }
 
@@ -262,7 +271,7 @@ impl Quiescing {
         }
         // Said twice, it asks for one look.
         if self.rehearsal.is_none() && core.forecast.has_time_to_rehearse() {
-            self.rehearsal = Some(Harvesting::ask(core));
+            self.rehearsal = Some(Harvesting::rehearse(core));
         }
         match self.rehearsal {
             Some(_) => Phase::Quiescing(self),

@@ -116,7 +116,7 @@ pub struct Harvest {
     pub pending: PageCount,
     /// Pages that this harvest brought.
     pub written: PageCount,
-    /// How long it took.
+    /// For how much of the time since it was asked for it was worked on.
     pub took: Duration,
     /// How long that of a parked guest would have taken, of which nothing has to be tracked on.
     pub parked: Duration,
@@ -141,7 +141,7 @@ pub enum SourceEvent {
     Armed,
     /// The cursor has passed everything that was pending when the round began.
     RoundTaken,
-    /// The dirty log was fetched, cleared and merged.
+    /// The dirty log was fetched and merged.
     Harvested(Harvest),
     /// Nothing is in flight and no lane takes: what the [`SourceAction::Quiesce`] of this number
     /// asked for.
@@ -215,8 +215,12 @@ pub enum SourceAction {
     Arm,
     /// Let the lanes take what is pending, as the round of this number.
     StartRound(u32),
-    /// Harvest and merge.
+    /// Harvest and merge. A harvest that was made while the lanes took the last pages of the round
+    /// that is over will do.
     Harvest,
+    /// Look, as the harvest of a parked guest does, and merge; answered like a harvest. The lanes
+    /// are quiet.
+    Rehearse,
     /// Stop the lanes from taking, and report with this number when nothing is in flight.
     Quiesce(u32),
     /// Park the guest, harvest for the last time, save the state.

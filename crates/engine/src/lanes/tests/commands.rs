@@ -6,7 +6,7 @@ use std::time::Duration;
 use whimbrel_page::{PageCount, PageIndex, PageSet, RegionId, Run};
 use whimbrel_protocol::batch::{LANE_HELLO_SIZE, LANE_MAGIC, LaneAnswer, LaneHello, LaneRefusal};
 use whimbrel_protocol::ledger::Pass;
-use whimbrel_protocol::{BatchSeq, Epoch, LaneId, LaneMark, SessionId, Term, Token};
+use whimbrel_protocol::{BatchSeq, Epoch, LaneId, LaneMark, RoundNumber, SessionId, Term, Token};
 use whimbrel_transport::{Door, DoorOptions, Kind, LaneError};
 
 use super::super::{LandEvent, LaneEvent};
@@ -40,6 +40,32 @@ fn counts_are_told_when_the_last_batch_is_in_place() {
         world.destination.await_counts(term, counts);
         assert!(matches!(world.hear_destination(), LandEvent::CountsReached(..)));
     }
+}
+
+#[test]
+fn lanes_go_on_while_the_next_harvest_is_made() {
+    const LONG: Duration = Duration::from_secs(3600);
+    for make in KINDS {
+        let mut world = World::new(make);
+        world.open_all(2);
+        world.write_all(3);
+        world.source.touched(&PageSet::new(&layout()), LONG);
+        world.start_round(Pass::Once);
+        let begins = |event: &LaneEvent| matches!(event, LaneEvent::RoundEnding(RoundNumber(0)));
+        let early = std::iter::repeat_with(|| world.hear_all()).find(|e| !is_up(e));
+        assert!(early.as_ref().is_some_and(begins), "{early:?}");
+        // The harvest has begun and does not end: all pages are taken in spite of it.
+        assert_eq!(world.round_taken().pages, layout().pages());
+        world.source.harvested(&one_page(), Duration::ZERO);
+        assert_eq!(world.source.pending(), PageCount(1));
+        world.start_round(Pass::UntilEmpty);
+        let last = world.hear_all();
+        assert!(matches!(last, LaneEvent::RoundTaken(_)), "nothing follows the last: {last:?}");
+    }
+}
+
+fn is_up(event: &LaneEvent) -> bool {
+    matches!(event, LaneEvent::Up(_))
 }
 
 #[test]

@@ -152,7 +152,17 @@ impl World {
 
     // --- events ----------------------------------------------------------------------------
 
+    /// The next event but one that only says that a round is about to end.
     pub(super) fn hear(&mut self) -> LaneEvent {
+        loop {
+            match self.hear_all() {
+                LaneEvent::RoundEnding(_) => {}
+                other => return other,
+            }
+        }
+    }
+
+    pub(super) fn hear_all(&mut self) -> LaneEvent {
         if let Some(event) = self.early.pop_front() {
             return event;
         }
@@ -202,7 +212,7 @@ impl World {
                 LaneEvent::Failed(lane, _) => {
                     self.replace(lane);
                 }
-                LaneEvent::Up(_) | LaneEvent::RoundTaken(_) => {}
+                LaneEvent::Up(_) | LaneEvent::RoundEnding(_) | LaneEvent::RoundTaken(_) => {}
                 LaneEvent::Stuck(lane) => panic!("lane {} is stuck", lane.0),
                 LaneEvent::Path(_) | LaneEvent::Limited { .. } => {}
             }

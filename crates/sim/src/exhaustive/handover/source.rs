@@ -79,7 +79,9 @@ impl Handover {
             SourceAction::Quiesce(number) => self.a.pass = Some(Pass::Quiesce(number)),
             SourceAction::Flush(number) => self.a.pass = Some(Pass::Flush(number)),
             SourceAction::Arm => self.a.jobs.push_back(Job::Arm),
-            SourceAction::Harvest => self.a.jobs.push_back(Job::Harvest),
+            SourceAction::Harvest | SourceAction::Rehearse => {
+                self.a.jobs.push_back(Job::Harvest);
+            }
             SourceAction::Pause => self.a.jobs.push_back(Job::Pause),
             SourceAction::Verify => unreachable!("it was not asked for"),
             SourceAction::Resume => self.a.jobs.push_back(Job::Resume),
