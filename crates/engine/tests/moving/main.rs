@@ -6,6 +6,7 @@ mod relay;
 mod scribe;
 mod scrubbing;
 mod traffic;
+mod trips;
 mod verifying;
 
 use std::net::{Ipv4Addr, SocketAddr};
