@@ -41,7 +41,24 @@ fn copies(c: &mut Criterion) {
     group.bench_function("into a landing", |b| {
         b.iter(|| landing.write_pages(runs.next().expect("endless"), &buffer));
     });
+    group.bench_function("into a landing that was never touched", |b| {
+        b.iter_custom(|times| (0..times).map(|_| land_fresh(&buffer)).sum());
+    });
     group.finish();
+}
+
+/// The time of one batch, averaged over memory in which all land.
+fn land_fresh(batch: &[u8]) -> Duration {
+    const BATCHES: u32 = 64;
+    let layout = Layout::single(ByteCount(u64::from(BATCHES) * batch.len() as u64));
+    let layout = layout.expect("a valid size");
+    let fresh = GuestMemory::allocate(&layout, Backing::Private).expect("memory");
+    let landing = Landing::new(fresh).expect("the host says what is populated");
+    let began = Instant::now();
+    for run in batches().take(BATCHES as usize) {
+        landing.write_pages(run, batch).expect("inside the region");
+    }
+    began.elapsed() / BATCHES
 }
 
 fn harvests(c: &mut Criterion) {
@@ -66,8 +83,21 @@ fn harvests(c: &mut Criterion) {
             group.bench_function(format!("first writes, {name} dirty"), |b| {
                 b.iter_custom(|times| harvest(&guest, &mut *tracker, times, step).1);
             });
+            group.bench_function(format!("harvest of a parked guest, {name} dirty"), |b| {
+                harvest(&guest, &mut *tracker, 1, PAGES);
+                write(&guest, step, 1);
+                let mut found = PageSet::new(guest.layout());
+                b.iter(|| tracker.harvest_paused(&mut found).expect("armed"));
+            });
         }
         group.finish();
+    }
+}
+
+/// Writes every `step`-th page; none where there is no second one.
+fn write(guest: &GuestMemory, step: u64, content: u64) {
+    for page in (0..PAGES).step_by(step as usize).skip(usize::from(step == PAGES)) {
+        guest.store_u64(R, PageIndex(page).offset(), content).expect("inside the region");
     }
 }
 
@@ -81,9 +111,7 @@ fn harvest(
     let (mut harvesting, mut writing) = (Duration::ZERO, Duration::ZERO);
     for time in 0..times {
         let began = Instant::now();
-        for page in (0..PAGES).step_by(step as usize).skip(usize::from(step == PAGES)) {
-            guest.store_u64(R, PageIndex(page).offset(), time).expect("inside the region");
-        }
+        write(guest, step, time);
         writing += began.elapsed();
         let mut found = PageSet::new(guest.layout());
         let began = Instant::now();
@@ -93,5 +121,9 @@ fn harvest(
     (harvesting, writing)
 }
 
-criterion_group!(benches, copies, harvests);
+criterion_group! {
+    name = benches;
+    config = whimbrel_benches::brief();
+    targets = copies, harvests
+}
 criterion_main!(benches);

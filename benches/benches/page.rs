@@ -81,5 +81,9 @@ fn roots(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, bitmaps, leaves, roots);
+criterion_group! {
+    name = benches;
+    config = whimbrel_benches::brief();
+    targets = bitmaps, leaves, roots
+}
 criterion_main!(benches);

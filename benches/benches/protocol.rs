@@ -91,5 +91,9 @@ fn ledgers(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, batches, ledgers);
+criterion_group! {
+    name = benches;
+    config = whimbrel_benches::brief();
+    targets = batches, ledgers
+}
 criterion_main!(benches);

@@ -41,5 +41,9 @@ fn switchover(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, throughput, switchover);
+criterion_group! {
+    name = benches;
+    config = whimbrel_benches::brief();
+    targets = throughput, switchover
+}
 criterion_main!(benches);

@@ -6,4 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod plot;
+pub mod reading;
 pub mod working;
+
+use std::time::Duration;
+
+/// Criterion, in a hurry: `cargo bench` is to run whole in minutes.
+#[must_use]
+pub fn brief() -> criterion::Criterion {
+    let settings = criterion::Criterion::default().warm_up_time(Duration::from_millis(500));
+    settings.measurement_time(Duration::from_secs(2))
+}

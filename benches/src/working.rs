@@ -3,9 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::reading::{Operations, Reader, ReaderFactory};
 use anyhow::{Context as _, bail};
 use tokio::runtime::Builder;
-use whimbrel_engine::guest::Guest as _;
+use whimbrel_agent::bench::moving;
+use whimbrel_engine::guest::{Guest, GuestFactory};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::page::{Layout, PAGE_SIZE};
 use whimbrel_engine::protocol::{GuestUuid, Token};
@@ -28,6 +30,13 @@ pub struct Work {
     pub layout: Layout,
     /// What it does.
     pub spec: StressSpec,
+    /// How it goes.
+    pub way: Way,
+}
+
+/// How a guest is sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
     /// Lanes.
     pub lanes: u16,
     /// Whether pages that are written all the time are left for last.
@@ -50,6 +59,15 @@ pub struct Worked {
 }
 
 impl Worked {
+    /// The share of the time that lanes waited for harvests, of all the time until the pause.
+    #[must_use]
+    pub fn waited(&self) -> f64 {
+        let rounds = &self.report.progress.rounds;
+        let waited: Duration = rounds.iter().map(|round| round.waited).sum();
+        let sent: Duration = rounds.iter().map(|round| round.duration).sum();
+        waited.as_secs_f64() / (waited + sent).as_secs_f64()
+    }
+
     /// Pages taken to be sent, for each page of memory.
     #[must_use]
     pub fn resend_factor(&self) -> f64 {
@@ -75,7 +93,7 @@ pub fn migrate(work: &Work) -> anyhow::Result<Worked> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let factory = StressFactory::default();
     let arrived = factory.monitors();
-    let (outgoing, incoming) = runtime.block_on(both(guest, factory, work))?;
+    let (outgoing, incoming) = runtime.block_on(both(guest, factory, work.way))?;
     let monitor = arrived.get().context("a guest was made")?;
     let during = (operations(&monitor)? - done) as f64 / began.elapsed().as_secs_f64();
     if !matches!(outgoing.outcome, Outcome::Completed { .. }) {
@@ -93,19 +111,60 @@ pub fn migrate(work: &Work) -> anyhow::Result<Worked> {
     Ok(Worked { report: outgoing.report, rates, blackout, lost })
 }
 
+/// Moves a guest that mostly reads, with `bytes` of memory; returns the source's account, and its
+/// operations a second before, during and after the move.
+///
+/// # Errors
+/// If the migration does not complete.
+pub fn migrate_reader(bytes: u64, way: Way) -> anyhow::Result<(Report, [f64; 3])> {
+    let counted = Operations::default();
+    let mut guest = Reader::new(moving::filled(bytes)?, &counted)?;
+    guest.resume()?;
+    let before = idly(&counted)?;
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let factory = ReaderFactory(counted.clone());
+    let (during, (outgoing, incoming)) =
+        rate(&counted, || runtime.block_on(both(guest, factory, way)))?;
+    if !matches!(outgoing.outcome, Outcome::Completed { .. }) {
+        bail!("the migration did not complete: {:?}", outgoing.outcome);
+    }
+    let after = idly(&counted)?;
+    drop(incoming);
+    Ok((outgoing.report, [before, during, after]))
+}
+
+/// Operations a second while nothing else is done.
+fn idly(counted: &Operations) -> anyhow::Result<f64> {
+    let wait = || {
+        std::thread::sleep(WATCHED);
+        Ok(())
+    };
+    Ok(rate(counted, wait)?.0)
+}
+
+/// Operations a second while something is done.
+fn rate<T>(
+    counted: &Operations,
+    done: impl FnOnce() -> anyhow::Result<T>,
+) -> anyhow::Result<(f64, T)> {
+    let (began, before) = (Instant::now(), counted.done());
+    let done = done()?;
+    Ok(((counted.done() - before) as f64 / began.elapsed().as_secs_f64(), done))
+}
+
 async fn both(
-    guest: StressGuest,
-    factory: StressFactory,
-    work: &Work,
+    guest: impl Guest,
+    factory: impl GuestFactory,
+    way: Way,
 ) -> anyhow::Result<(whimbrel_engine::Ended, whimbrel_engine::Ended)> {
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let journal = Box::<VolatileJournal>::default();
     let options = IncomingOptions::default();
     let incoming = Incoming::bind(anywhere, TOKEN, Box::new(factory), journal, options)?;
     let to = DestinationAddress { address: incoming.address(), token: TOKEN };
-    let mut options = OutgoingOptions { host: 1, tracker: work.tracker, ..Default::default() };
-    options.source.lanes = work.lanes;
-    options.lanes.hot_last = work.hot_last;
+    let mut options = OutgoingOptions { host: 1, tracker: way.tracker, ..Default::default() };
+    options.source.lanes = way.lanes;
+    options.lanes.hot_last = way.hot_last;
     let journal = Box::<VolatileJournal>::default();
     let outgoing = Outgoing::new(Box::new(guest), journal, to, options);
     let (source, destination) = tokio::join!(outgoing.run(), incoming.run());

@@ -1,7 +1,7 @@
 //! How a migration grows with what is moved: figures, and plots of them.
 //!
-//! `scale FOLDER PART…` with the parts `size`, `lanes`, `rate`, `sparse`, `zero` and `order` prints
-//! one table each; the first three draw SVGs into the folder. Each takes well below four minutes.
+//! `scale FOLDER PART…` with the parts `size`, `lanes`, `rate`, `read`, `sparse`, `zero` and
+//! `order` prints one table each; the first three draw SVGs into the folder. Each takes minutes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -27,6 +27,7 @@ fn main() -> anyhow::Result<()> {
             "size" => size(folder)?,
             "lanes" => lanes(folder)?,
             "rate" => rate(folder)?,
+            "read" => read()?,
             "sparse" => sparse()?,
             "zero" => zero()?,
             "order" => order()?,
@@ -57,7 +58,7 @@ fn middle(guest: &GuestMemory, way: Way) -> anyhow::Result<moving::Migrated> {
 /// Time, processor time and memory against the guest's size.
 fn size(folder: &Path) -> anyhow::Result<()> {
     println!("MiB     total, ms   CPU, ms   beside, MiB   downtime, ms   last harvest, ms");
-    memory::warm(2 * 4 * GIB as usize);
+    memory::warm(2 * 8 * GIB as usize);
     let mut chart = Chart {
         title: "An idle guest of random pages, 4 lanes".into(),
         x: "guest memory, MiB".into(),
@@ -66,7 +67,12 @@ fn size(folder: &Path) -> anyhow::Result<()> {
     };
     let names = ["total", "CPU, both sides"];
     chart.lines = names.map(|name| (name.to_owned(), Vec::new())).to_vec();
-    for mib in [256, 512, 1024, 2048, 4096] {
+    let mut beside = Chart {
+        y: "MiB".into(),
+        lines: vec![("beside the guest's own".into(), Vec::new())],
+        ..chart.clone()
+    };
+    for mib in [256, 512, 1024, 2048, 4096, 8192] {
         let guest = moving::filled(mib << 20)?;
         let moved = middle(&guest, idle(4))?;
         let harvest = moved.report.downtime.harvest;
@@ -81,7 +87,10 @@ fn size(folder: &Path) -> anyhow::Result<()> {
         chart.places.push(mib.to_string());
         chart.lines[0].1.push(ms(moved.report.total));
         chart.lines[1].1.push(ms(moved.cpu));
+        beside.places.push(mib.to_string());
+        beside.lines[0].1.push(moved.beside.0 as f64 / MIB);
     }
+    save(folder, "memory.svg", &beside)?;
     save(folder, "size.svg", &chart)
 }
 
@@ -118,18 +127,21 @@ fn lanes(folder: &Path) -> anyhow::Result<()> {
     save(folder, "lanes.svg", &chart)
 }
 
+const AT_WORK: working::Way = working::Way { lanes: 4, hot_last: true, tracker: None };
+
 fn work(rate: DirtyRate, pattern: Pattern) -> anyhow::Result<Work> {
     let (working_set, fill) = (ByteCount::mib(256), Fill::Random);
     let spec =
         StressSpec { working_set, rate, pattern, fill, vcpus: VcpuCount(1), ..Default::default() };
     let layout = Layout::single(ByteCount::mib(1024))?;
-    Ok(Work { layout, spec, lanes: 4, hot_last: true, tracker: None })
+    Ok(Work { layout, spec, way: AT_WORK })
 }
 
 /// What the guest's work costs the migration, and the migration the guest's work.
 fn rate(folder: &Path) -> anyhow::Result<()> {
     println!(
-        "MiB/s   tracker   writes/s before / during / after   total   downtime   lost   resent"
+        "MiB/s   tracker   writes/s before / during / after   total   downtime   lost   resent   \
+         lanes waited"
     );
     let mut chart = Chart {
         title: "1 GiB, 256 MiB of it written, 4 lanes".into(),
@@ -147,17 +159,19 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
                 mib => DirtyRate::PerSecond(ByteCount::mib(mib)),
             };
             let name = if mib == u64::MAX { "max".into() } else { mib.to_string() };
-            let work = Work { tracker: Some(tracker), ..work(rate, Pattern::Uniform)? };
+            let way = working::Way { tracker: Some(tracker), ..AT_WORK };
+            let work = Work { way, ..work(rate, Pattern::Uniform)? };
             let worked = working::migrate(&work)?;
             let [before, during, after] = worked.rates;
             let (total, downtime) = (worked.report.total, worked.report.downtime.total());
             println!(
                 "{name:>5} {tracker:>12} {before:10.0} / {during:.0} / {after:.0} {:8.0} ms \
-                 {:6.1} ms {:4.0} ms {:6.2}",
+                 {:6.1} ms {:4.0} ms {:6.2} {:6.2} %",
                 ms(total),
                 ms(downtime),
                 ms(worked.lost),
                 worked.resend_factor(),
+                worked.waited() * 100.0,
             );
             if tracker == TrackerKind::Userfaultfd {
                 chart.places.push(name);
@@ -168,6 +182,22 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
         }
     }
     save(folder, "rate.svg", &chart)
+}
+
+/// What a guest that mostly reads loses.
+fn read() -> anyhow::Result<()> {
+    println!("    tracker   operations/s before / during / after   total, ms   downtime, ms");
+    memory::warm(2 * GIB as usize);
+    for tracker in [TrackerKind::Userfaultfd, TrackerKind::Mprotect].repeat(3) {
+        let way = working::Way { tracker: Some(tracker), ..AT_WORK };
+        let (report, [before, during, after]) = working::migrate_reader(GIB, way)?;
+        println!(
+            "{tracker:>11} {before:14.0} / {during:.0} / {after:.0} {:17.0} {:14.1}",
+            ms(report.total),
+            ms(report.downtime.total()),
+        );
+    }
+    Ok(())
 }
 
 /// 2 GiB in a region of their own size, and spread over 1 TiB.
@@ -228,12 +258,13 @@ fn order() -> anyhow::Result<()> {
     println!(
         "guest       hot pages   pages sent / pages of RAM   rounds   total, ms   downtime, ms"
     );
-    for (name, pattern) in [("zipf", Pattern::Zipf), ("uniform", Pattern::Uniform)] {
+    for pattern in [Pattern::Zipf, Pattern::HotSpot, Pattern::Uniform] {
         for hot_last in [false, true, false, true, false, true] {
             let rate = DirtyRate::PerSecond(ByteCount::mib(400));
-            let worked = working::migrate(&Work { hot_last, ..work(rate, pattern)? })?;
+            let way = working::Way { hot_last, ..AT_WORK };
+            let worked = working::migrate(&Work { way, ..work(rate, pattern)? })?;
             println!(
-                "{name:10} {:>10} {:27.3} {:8} {:11.0} {:14.1}",
+                "{pattern:10} {:>10} {:27.3} {:8} {:11.0} {:14.1}",
                 if hot_last { "last" } else { "in place" },
                 worked.resend_factor(),
                 worked.report.progress.rounds.len(),

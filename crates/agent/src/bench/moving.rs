@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::runtime::Builder;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
 use whimbrel_engine::memory::Backing;
-pub use whimbrel_engine::memory::GuestMemory;
+pub use whimbrel_engine::memory::{GuestMemory, HugePages};
 use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE, PageIndex, RegionId, Run};
 use whimbrel_engine::protocol::{GuestUuid, Token};
 use whimbrel_engine::{
@@ -61,10 +61,18 @@ pub struct Way {
 /// # Errors
 /// If there is no such memory.
 pub fn filled(bytes: u64) -> Result<GuestMemory, BenchError> {
+    filled_with(bytes, HugePages::HostDefault)
+}
+
+/// As [`filled`], with a wish for huge pages.
+///
+/// # Errors
+/// As [`filled`].
+pub fn filled_with(bytes: u64, huge: HugePages) -> Result<GuestMemory, BenchError> {
     const PART: u64 = 1 << 20;
     let layout =
         Layout::single(ByteCount(bytes)).map_err(|why| BenchError::Wrong(why.to_string()))?;
-    let guest = GuestMemory::allocate(&layout, Backing::Private)?;
+    let guest = GuestMemory::allocate_with(&layout, Backing::Private, huge)?;
     for start in (0..bytes).step_by(PART as usize) {
         let part = memory::random_from(start, PART.min(bytes - start) as usize);
         guest.write(R, ByteCount(start), &part)?;
