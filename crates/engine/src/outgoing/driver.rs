@@ -261,7 +261,7 @@ impl Driver {
             SourceAction::Flush(flush) => self.start_round(Some(flush)),
             SourceAction::Quiesce(number) => self.lanes.quiesce(number),
             SourceAction::Arm => self.job(Job::Arm),
-            SourceAction::Harvest => self.job(Job::Harvest),
+            SourceAction::Harvest => self.job(Job::Harvest(Instant::now())),
             SourceAction::Rehearse => self.job(Job::Rehearse),
             SourceAction::Pause => {
                 self.warn_of_pause(account);

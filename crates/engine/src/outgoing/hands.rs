@@ -27,7 +27,8 @@ pub(super) enum Job {
     Arm,
     /// Harvest while the lanes take the last pages of a round; nobody is told before the next one.
     HarvestAhead,
-    Harvest,
+    /// Asked for at that time.
+    Harvest(Instant),
     Rehearse,
     Pause,
     /// Digest the paused memory, until this says that nobody waits for it any more.
@@ -111,8 +112,9 @@ pub(super) struct Work {
     pub(super) lanes: SourceLanes,
     pub(super) journal: SharedJournal,
     pub(super) dirty: PageSet,
-    /// A harvest that was made and not told yet: how long the parked guest's would have taken.
-    pub(super) ahead: Option<Duration>,
+    /// A harvest that was made and not told yet: how long the parked guest's would have taken, and
+    /// when it was there.
+    pub(super) ahead: Option<(Duration, Instant)>,
     pub(super) parked: bool,
     /// Whether the guest has let go of its outside resources.
     pub(super) released: bool,
@@ -166,10 +168,10 @@ impl Work {
         let done = match job {
             Job::Arm => self.arm().map(Some),
             Job::HarvestAhead => self.fetch().map(|parked| {
-                self.ahead = Some(parked);
+                self.ahead = Some((parked, Instant::now()));
                 None
             }),
-            Job::Harvest => self.harvest().map(Some),
+            Job::Harvest(asked) => self.harvest(asked).map(Some),
             Job::Rehearse => self.look().map(Some),
             Job::Pause => self.pause().map(Some),
             Job::Verify(stop) => self.verify(stop),
@@ -218,14 +220,14 @@ impl Work {
         Ok(parked)
     }
 
-    /// The lanes do not wait for a harvest that was made while they were at work.
-    fn harvest(&mut self) -> Result<SourceEvent, Failure> {
+    /// The lanes do not wait for a harvest that was made while they were at work, or for no more
+    /// than the rest of it.
+    fn harvest(&mut self, asked: Instant) -> Result<SourceEvent, Failure> {
         let began = Instant::now();
-        let parked = match self.ahead.take() {
-            Some(parked) => parked,
-            None => self.fetch()?,
+        let (parked, took) = match self.ahead.take() {
+            Some((parked, there)) => (parked, there.saturating_duration_since(asked)),
+            None => (self.fetch()?, began.elapsed()),
         };
-        let took = began.elapsed();
         let (pending, written) = (self.lanes.pending(), self.dirty.count());
         let throughput = self.lanes.throughput();
         Ok(SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput }))
