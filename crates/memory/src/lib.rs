@@ -3,7 +3,7 @@
 //! This crate does **not** send, digest, compress or schedule anything, and it knows no
 //! migration: it answers "what is in these bytes" and "which pages were written since I last
 //! asked". Everything that depends on the operating system, and all of its `unsafe`, lives in
-//! `sys`.
+//! `sys`; [`take_long_turns`] is there for that reason only.
 //!
 //! ```text
 //!   guest, devices ──► GuestMemory ◄── Landing      a destination's memory, until it goes live
@@ -31,6 +31,6 @@ pub use error::MemoryError;
 pub use guest_memory::{Backing, GuestMemory, HugePages};
 pub use landing::Landing;
 pub use probe::{Candidate, Probe, probe, probe_host};
-pub use sys::AdoptedRegion;
+pub use sys::{AdoptedRegion, take_long_turns};
 pub use tracker::{DirtyTracker, KernelWrites, NoSuchTracker, TrackerKind, open};
 pub use whimbrel_page as page;

@@ -34,6 +34,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use whimbrel_memory::take_long_turns;
 use whimbrel_page::{ByteCount, PageCount};
 
 /// Events that may wait for a driver. A lane says at most three things in its life, and of the
@@ -70,6 +71,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Runs the work of a lane's thread; a panic is one more way for a lane to fail.
 fn guarded<E: ToString>(work: impl FnOnce() -> Result<(), E>) -> String {
+    // Lanes keep processors busy that a guest needs now and then, and at once.
+    if let Err(error) = take_long_turns() {
+        tracing::debug!("the turns of a lane are as long as any other's: {error}");
+    }
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(Ok(())) => "it was stopped".into(),
         Ok(Err(why)) => why.to_string(),

@@ -17,6 +17,7 @@ use linux as os;
 
 pub use adopted::AdoptedRegion;
 pub(crate) use mapping::Mapping;
+pub use os::take_long_turns;
 pub(crate) use os::{Mprotect, Userfaultfd, is_fault, writes_behind_the_mmu};
 
 /// `count` words of 0, in memory that is not touched before it is used.

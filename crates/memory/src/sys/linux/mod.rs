@@ -12,6 +12,7 @@ mod own_process;
 mod pagemap;
 #[cfg(test)]
 mod sparse;
+mod turns;
 mod userfaultfd;
 
 use std::fs::File;
@@ -23,6 +24,7 @@ pub(super) use extents::Extents;
 pub(super) use fault::Guard;
 pub(crate) use mprotect::Mprotect;
 pub(super) use pagemap::populated;
+pub use turns::take_long_turns;
 pub(crate) use userfaultfd::Userfaultfd;
 
 /// The value of a system call, or the error it set.
