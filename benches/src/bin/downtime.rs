@@ -23,15 +23,15 @@ fn main() -> anyhow::Result<()> {
         for (name, huge) in [("4 KiB", HugePages::HostDefault), ("2 MiB", HugePages::Transparent)] {
             let guest = moving::filled_with(mib << 20, huge)?;
             let way = Way { lanes: 4, ..Way::default() };
-            let moved =
-                (0..runs).map(|_| moving::migrate(&guest, way)).collect::<Result<_, _>>()?;
+            let moved = (0..runs).map(|_| moving::migrate(&guest, way));
+            let moved = moved.collect::<Result<Vec<_>, _>>()?;
             println!("{mib:5}   {name}   {}", row(&moved));
         }
     }
     Ok(())
 }
 
-fn row(moved: &Vec<Migrated>) -> String {
+fn row(moved: &[Migrated]) -> String {
     let of = |part: fn(&Migrated) -> Duration| {
         let mut all: Vec<_> = moved.iter().map(|moved| part(moved).as_secs_f64() * 1e3).collect();
         all.sort_by(f64::total_cmp);
