@@ -5,6 +5,7 @@
 //! whether the product is right, and no product crate depends on it.
 #![forbid(unsafe_code)]
 
+pub mod carried;
 pub mod plot;
 pub mod reading;
 pub mod working;

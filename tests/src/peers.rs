@@ -118,7 +118,7 @@ macro_rules! usher {
                     address: self.door.to_string(),
                     token: vec![7; 16],
                     host_id: self.host.host_id.clone(),
-                    endpoints: Vec::new(),
+                    ..Default::default()
                 }))
             }
 

@@ -16,7 +16,7 @@ fn main() -> anyhow::Result<()> {
     println!("round trip {round_trip:?}, an idle guest of 64 MiB, 4 lanes");
     println!("stood still   round trips   until Running came   expected before");
     for _ in 0..repeats {
-        let way = Way { lanes: 4, last_writes: 0, one_way: round_trip / 2 };
+        let way = Way { lanes: 4, one_way: round_trip / 2, ..Way::default() };
         let moved = moving::migrate(&guest, way)?;
         let still = moved.stood_still;
         println!(

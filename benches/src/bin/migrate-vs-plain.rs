@@ -4,7 +4,6 @@
 //! machine that others share; the ratio of neighbours within one can.
 
 use anyhow::ensure;
-use std::time::Duration;
 
 use whimbrel_agent::bench::moving::{self, Migrated, Way};
 use whimbrel_agent::bench::{Sample, memory, plain};
@@ -27,7 +26,7 @@ fn main() -> anyhow::Result<()> {
         let mut dirty = Vec::new();
         for _ in 0..repeats {
             let plain = plain::run(&content, lanes)?;
-            let idle = Way { lanes: lanes as u16, last_writes: 0, one_way: Duration::ZERO };
+            let idle = Way { lanes: lanes as u16, ..Way::default() };
             pairs.push((plain, moving::migrate(&guest, idle)?));
             dirty.push(moving::migrate(&guest, Way { last_writes: 1000, ..idle })?);
         }

@@ -129,6 +129,11 @@ impl GuestFolder {
         self.path.join("journal")
     }
 
+    /// Where the guest process takes connections, where it takes them at a path.
+    pub(crate) fn door(&self) -> PathBuf {
+        self.path.join("door")
+    }
+
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
     }

@@ -11,6 +11,7 @@ use whimbrel_engine::{Failure, Fault};
 use crate::access::{Action, Authenticated, Caller};
 use crate::admission;
 use crate::agent::Core;
+use crate::carriers;
 use crate::convert::{self, set_aborted};
 use crate::guests::{Guest, Migration};
 use crate::kinds;
@@ -27,15 +28,22 @@ impl Core {
         caller: Caller,
         who: Authenticated,
     ) -> Result<api::PrepareIncomingResponse, Status> {
+        carriers::accept(request.carrier(), caller.remote.ip().is_loopback())?;
         let uuid = convert::parse_uuid(&request.guest_uuid)
             .ok_or_else(|| Status::invalid_argument("the guest has no uuid"))?;
         self.may_send(&who, uuid, &request.ticket)?;
         check_fit(&request)?;
         let peer = peer_address(&request, &caller)?;
         let (guest, migration) = self.expect(uuid, &request, &peer)?;
-        let listening = self.listen(&guest, &migration, &peer, &caller, &who, &request.relays);
-        let listening = listening.await;
-        let (process::ReceiveResponse { address, token, .. }, endpoints) = match listening {
+        let asked = process::ReceiveRequest {
+            migration_id: migration.id.clone(),
+            peer: peer.clone(),
+            carrier: request.carrier,
+            certificate_sha256: request.certificate_sha256,
+            ..Default::default()
+        };
+        let listening = self.listen(&guest, asked, &caller, &who, &request.relays);
+        let (listening, endpoints) = match listening.await {
             Ok(listening) => listening,
             Err(status) => {
                 let failure = Failure::new(Fault::Capacity, status.message());
@@ -45,6 +53,7 @@ impl Core {
                 return Err(status);
             }
         };
+        let process::ReceiveResponse { address, token, certificate_sha256, .. } = listening;
         migration.set_token(&token);
         migration.set_ways(&address, &endpoints);
         tracing::info!(guest = %guest.config.name, peer, address, "a guest is expected");
@@ -52,6 +61,7 @@ impl Core {
         Ok(api::PrepareIncomingResponse {
             address,
             token,
+            certificate_sha256,
             host_id: format!("{:016x}", self.folder.host()),
             endpoints,
         })
@@ -109,13 +119,15 @@ impl Core {
     async fn listen(
         self: &Arc<Self>,
         guest: &Arc<Guest>,
-        migration: &Migration,
-        peer: &str,
+        asked: process::ReceiveRequest,
         caller: &Caller,
         who: &Authenticated,
         relays: &[String],
     ) -> Result<(process::ReceiveResponse, Vec<api::Endpoint>), Status> {
-        let endpoints = networks::endpoints(&self.options.networks)?;
+        let endpoints = match asked.carrier() {
+            api::Carrier::Local => Vec::new(),
+            _ => networks::endpoints(&self.options.networks)?,
+        };
         self.start_process(guest).await?;
         if let Some(source) = &who.0 {
             guest.add_party(source, relays)?;
@@ -123,16 +135,15 @@ impl Core {
         let mut link = guest.link(self.options.deadlines).await?;
         let ports = self.options.ports;
         let request = process::ReceiveRequest {
-            migration_id: migration.id.clone(),
-            peer: peer.to_owned(),
             // The address that the other agent could reach us at.
             bind_ip: caller.local.ip().to_string(),
             port_first: ports.first.into(),
             port_last: ports.last.into(),
             host_id: self.folder.host(),
             deadlines: Some(self.deadlines_to(&[], Some(caller.remote.ip())).into()),
-            identity: self.identity_for(peer),
+            identity: self.identity_for(&asked.peer),
             bind_ips: endpoints.iter().map(|it| it.address.ip().to_string()).collect(),
+            ..asked
         };
         let listening = link.receive(request).await?;
         let told = endpoints.iter().zip(&listening.addresses);

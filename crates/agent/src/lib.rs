@@ -17,6 +17,7 @@ mod access;
 mod admission;
 mod agent;
 pub mod bench;
+mod carriers;
 mod convert;
 mod deadlines;
 mod folder;

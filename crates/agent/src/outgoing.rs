@@ -22,7 +22,8 @@ use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Life, Migration};
-use crate::{admission, heartbeats, kinds, limits, networks, process_api as process};
+use crate::process_link::ProcessLink;
+use crate::{admission, carriers, heartbeats, kinds, limits, networks, process_api as process};
 
 /// What allows a move.
 struct Order {
@@ -49,6 +50,7 @@ impl Core {
         convert::scrub(&options)?;
         convert::dscp(&options)?;
         let asked = limits::asked(&options)?;
+        carriers::choose(&options, carriers::is_here(&destination))?;
         let guest = self.guests.find(&request.guest)?;
         if let Some(warrant) = &order.warrant {
             warrant.check_guest(guest.uuid)?;
@@ -155,9 +157,14 @@ impl Core {
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
             return Err(Status::invalid_argument(format!("{destination} is this host itself")));
         }
-        let ours = networks::endpoints(&self.options.networks)?;
+        let carrier = carriers::choose(&options, carriers::is_here(destination))?;
+        let ours = match carrier {
+            api::Carrier::Local => Vec::new(),
+            _ => networks::endpoints(&self.options.networks)?,
+        };
         self.may_receive(guest, order, &peer)?;
         let announcement = self.announcement(guest, migration, order)?;
+        let announcement = carried_by(carrier, &mut link, announcement).await?;
         let expected = peer.prepare_incoming(announcement).await;
         let expected = expected.map_err(|error| of_peer(destination, &error))?;
         migration.set_token(&expected.token);
@@ -182,6 +189,8 @@ impl Core {
             pin_lanes: self.options.pin_lanes,
             limits: Some(self.limits_of(migration)),
             identity: self.guard.identity_for(destination),
+            carrier: carrier.into(),
+            certificate_sha256: expected.certificate_sha256,
         });
         if let Err(status) = begun.await {
             self.take_back(migration, destination).await;
@@ -219,6 +228,7 @@ impl Core {
             service_address: self.relays.look(guest.uuid).map_or_else(String::new, |(at, _)| at),
             ticket: order.ticket.clone(),
             relays: guest.relays()?,
+            ..Default::default()
         })
     }
 
@@ -347,6 +357,23 @@ impl Core {
         let reason = "cancelled by a call to the agent".to_owned();
         link.cancel(process::CancelRequest { reason }).await
     }
+}
+
+/// Adds how the guest is to travel, and the certificate of its process where it has one.
+async fn carried_by(
+    carrier: api::Carrier,
+    link: &mut ProcessLink,
+    announcement: api::PrepareIncomingRequest,
+) -> Result<api::PrepareIncomingRequest, Status> {
+    let certificate_sha256 = match carriers::is_certified(carrier) {
+        true => {
+            let certified = link.certify(process::CertifyRequest {}).await;
+            certified.map_err(carriers::uncertified)?.certificate_sha256
+        }
+        false => Vec::new(),
+    };
+    let carrier = carrier.into();
+    Ok(api::PrepareIncomingRequest { carrier, certificate_sha256, ..announcement })
 }
 
 /// What another agent said, or that it said nothing, for whoever asked this one.

@@ -215,6 +215,7 @@ calls! {
     receive(process::ReceiveRequest) -> process::ReceiveResponse, process_call;
     get_status(process::GetStatusRequest) -> process::Status, process_call;
     check(process::CheckRequest) -> api::CheckReport, check;
+    certify(process::CertifyRequest) -> process::CertifyResponse, process_call;
     migrate(process::MigrateRequest) -> process::MigrateResponse, process_call;
     reroute(process::RerouteRequest) -> process::RerouteResponse, process_call;
     limit(process::LimitRequest) -> process::LimitResponse, process_call;

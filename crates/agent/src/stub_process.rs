@@ -93,6 +93,7 @@ silent! {
     receive(process::ReceiveRequest) -> process::ReceiveResponse;
     get_status(process::GetStatusRequest) -> process::Status;
     check(process::CheckRequest) -> api::CheckReport;
+    certify(process::CertifyRequest) -> process::CertifyResponse;
     migrate(process::MigrateRequest) -> process::MigrateResponse;
     watch(process::WatchRequest) -> Self::WatchStream;
     reroute(process::RerouteRequest) -> process::RerouteResponse;

@@ -370,7 +370,6 @@ fn announcement(name: &str, uuid: &str) -> api::PrepareIncomingRequest {
         protocol_version_max: 1,
         agent_host: String::new(),
         agent_port: 1,
-        service_address: String::new(),
         ..Default::default()
     }
 }

@@ -1,6 +1,7 @@
 //! The command line as it is typed. What it means is decided in `plan`.
 
 mod traffic;
+mod travel;
 pub(crate) mod trust;
 
 use std::ffi::OsString;
@@ -17,6 +18,7 @@ use crate::parse::{ListenAddress, Rate, Size, deadlines, duration, guest_name, p
 use trust::{CallersArgs, IdentityArgs, PairArgs, Pki, ShowArgs, TicketArgs, UnpairArgs};
 
 pub(crate) use traffic::{LimitArgs, NetworkArgs, TrafficArgs};
+pub(crate) use travel::TravelArgs;
 
 /// Moves running guests from one host to another while they keep running.
 #[derive(Debug, Parser)]
@@ -155,6 +157,8 @@ pub(crate) struct MoveArgs {
     /// How writes are tracked; `whimbrel doctor` lists the ways [default: the best there is].
     #[arg(long, value_name = "NAME")]
     pub(crate) tracker: Option<String>,
+    #[command(flatten)]
+    pub(crate) travel: TravelArgs,
     #[command(flatten)]
     pub(crate) traffic: TrafficArgs,
     /// The TCP congestion control of the lanes [default: the agent's].

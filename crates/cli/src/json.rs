@@ -31,6 +31,7 @@ struct Object<'a> {
     peak_rss_destination_bytes: Option<u64>,
     throughput_mib_s: Option<f64>,
     throttle_percent: u32,
+    transport: Option<&'static str>,
     rounds: Vec<RoundObject>,
     lanes: Vec<LaneObject>,
     paths: Vec<PathObject<'a>>,
@@ -125,6 +126,7 @@ pub(crate) fn object(account: &Account) -> String {
         peak_rss_destination_bytes: account.at_destination.peak_rss,
         throughput_mib_s: account.throughput_mib_s.map(|rate| (rate * 10.0).round() / 10.0),
         throttle_percent: account.throttle_percent,
+        transport: account.transport,
         rounds: account.rounds.iter().map(round).collect(),
         lanes: account.lanes.iter().map(lane).collect(),
         paths: account.paths.iter().map(path).collect(),
@@ -208,7 +210,7 @@ mod tests {
     use crate::view::state::Downtime;
 
     /// The fields that scripts rely on, as the design lists them.
-    const CONTRACT: [&str; 20] = [
+    const CONTRACT: [&str; 21] = [
         "outcome",
         "reason",
         "total_ms",
@@ -229,6 +231,7 @@ mod tests {
         "verify",
         "pages_missed",
         "pages_scrubbed",
+        "transport",
     ];
 
     fn parsed(account: &Account) -> Value {

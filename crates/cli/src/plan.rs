@@ -77,6 +77,8 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
             .map(|own| u64::try_from(own.as_micros()).unwrap_or(u64::MAX)),
         dscp: args.traffic.dscp,
         priority: args.traffic.priority,
+        transport: api::Transport::from(args.travel.transport).into(),
+        encrypt: args.travel.encrypt.map_or(api::Encrypt::Unspecified, Into::into).into(),
     })
 }
 

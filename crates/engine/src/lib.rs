@@ -36,4 +36,6 @@ pub use whimbrel_page as page;
 pub use whimbrel_protocol as protocol;
 pub use whimbrel_protocol::{Failure, Fault, Outcome, Verify};
 pub use whimbrel_transport as transport;
-pub use whimbrel_transport::{Congestion, Tuning};
+pub use whimbrel_transport::{
+    Carrier, Congestion, Credentials, Fingerprint, Identity, NoFingerprint, Tuning,
+};

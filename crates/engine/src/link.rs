@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use tokio::io::{ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use whimbrel_protocol::batch::{CONTROL_MAGIC, MAGIC_SIZE};
 use whimbrel_protocol::{CONTROL_FRAME_MAX, Message};
-use whimbrel_transport::{Caller, ControlReceiver, ControlSender, Path, control_over, dial, greet};
+use whimbrel_transport::{
+    Caller, ControlReceiver, ControlSender, LaneSecret, Path, Purpose, Stream, connect,
+    control_over, greet,
+};
 
 use crate::lanes::LaneOptions;
 
@@ -18,13 +20,14 @@ const HELLO_FRAME_MAX: usize = 1 << 10;
 /// How long the peer of an ended migration may take to close its side.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-type Sender = ControlSender<WriteHalf<TcpStream>>;
-type Receiver = ControlReceiver<ReadHalf<TcpStream>>;
+type Sender = ControlSender<WriteHalf<Stream>>;
+type Receiver = ControlReceiver<ReadHalf<Stream>>;
 
 /// A control connection on which both sides have said that they are Whimbrel.
 pub(crate) struct Connection {
     sender: Sender,
     receiver: Receiver,
+    secret: Option<LaneSecret>,
 }
 
 impl Connection {
@@ -34,8 +37,9 @@ impl Connection {
         options: &LaneOptions,
         within: Duration,
     ) -> Result<Self, String> {
-        let stream = dial(path, &options.tuning, within).await;
-        let mut stream = stream.map_err(|error| error.to_string())?;
+        let carrier = (&options.carrier, Purpose::Control);
+        let connected = connect(path, &options.tuning, carrier, within).await;
+        let mut stream = connected.map_err(|error| error.to_string())?;
         let mut answer = [0; MAGIC_SIZE];
         let greeted = greet(&mut stream, &CONTROL_MAGIC, &mut answer, within).await;
         greeted.map_err(|error| error.to_string())?;
@@ -43,22 +47,31 @@ impl Connection {
         if answer != CONTROL_MAGIC {
             return Err(format!("{} does not speak Whimbrel's control protocol", path.remote));
         }
-        Ok(Self::over(stream, options))
+        Self::over(stream, options)
     }
 
     /// Answers a source that came through the door.
     pub(crate) async fn answer(mut caller: Caller, options: &LaneOptions) -> Result<Self, String> {
         let answered = caller.answer(&CONTROL_MAGIC, options.open_timeout).await;
         answered.map_err(|error| error.to_string())?;
-        let mut connection = Self::over(caller.stream, options);
+        let mut connection = Self::over(caller.stream, options)?;
         // Until it has shown a token, nobody makes this side hold more than a greeting.
         connection.receiver.limit(HELLO_FRAME_MAX);
         Ok(connection)
     }
 
-    fn over(stream: TcpStream, options: &LaneOptions) -> Self {
+    fn over(stream: Stream, options: &LaneOptions) -> Result<Self, String> {
+        let secret = match options.carrier.signs_lanes() {
+            true => stream.lane_secret().map_err(|error| error.to_string())?,
+            false => None,
+        };
         let (sender, receiver) = control_over(stream, CONTROL_FRAME_MAX, options.stall_timeout);
-        Self { sender, receiver }
+        Ok(Self { sender, receiver, secret })
+    }
+
+    /// What lanes in clear are signed with, where they are.
+    pub(crate) fn secret(&self) -> Option<LaneSecret> {
+        self.secret.clone()
     }
 
     /// The next message.
@@ -111,7 +124,7 @@ impl Link {
         connection: Connection,
         events: mpsc::Sender<E>,
     ) -> Self {
-        let Connection { sender, mut receiver } = connection;
+        let Connection { sender, mut receiver, .. } = connection;
         receiver.limit(CONTROL_FRAME_MAX);
         let (outbox, waiting) = mpsc::channel(OUTBOX);
         tokio::spawn(write(number, sender, waiting, events.clone()));

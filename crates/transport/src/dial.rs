@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use whimbrel_page::ByteRate;
 
 use crate::os as system;
-use crate::{Endpoint, Tuning};
+use crate::{Carrier, Endpoint, Purpose, Stream, Tuning};
 
 /// A way to the peer: lanes are spread over several, one for each network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +68,17 @@ pub enum DialError {
     /// Nobody answered in time.
     #[error("{0} did not answer within {1:?}: is the address right, does a firewall drop it?")]
     TimedOut(SocketAddr, Duration),
+    /// There is no such socket on this host.
+    #[error("{path} cannot be reached: {why}; local sockets connect processes of one host")]
+    NotLocal {
+        /// Where it should be.
+        path: String,
+        /// What the system says.
+        why: io::Error,
+    },
+    /// The connection stands, and the peer is not the one that was expected.
+    #[error("{0} is not who it should be, or does not take this side for who it is: {1}")]
+    Stranger(SocketAddr, io::Error),
     /// The connection ended while both sides were saying who they are.
     #[error("the peer ended the connection instead of saying who it is: {0}")]
     Greeting(io::Error),
@@ -86,6 +97,29 @@ pub async fn dial(path: &Path, tuning: &Tuning, within: Duration) -> Result<TcpS
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(DialError::Unreachable(path.remote, error)),
         Err(_) => Err(DialError::TimedOut(path.remote, within)),
+    }
+}
+
+/// Connects, and has the connection protected as `carrier` says.
+///
+/// # Errors
+/// As [`dial`], [`DialError::NotLocal`], [`DialError::Stranger`] or [`DialError::Silent`].
+pub async fn connect(
+    path: &Path,
+    tuning: &Tuning,
+    (carrier, purpose): (&Carrier, Purpose),
+    within: Duration,
+) -> Result<Stream, DialError> {
+    if let Carrier::Local(at) = carrier {
+        let connected = system::connect_local(at).await;
+        return connected
+            .map(Stream::from)
+            .map_err(|why| DialError::NotLocal { path: at.display().to_string(), why });
+    }
+    let stream = dial(path, tuning, within).await?;
+    match timeout(within, carrier.call(stream, purpose)).await {
+        Ok(called) => called.map_err(|error| DialError::Stranger(path.remote, error)),
+        Err(_) => Err(DialError::Silent(within)),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::{LaneError, TcpLane, Tuning};
+use crate::carrier::ANY;
+use crate::os::LocalListener;
+use crate::{Carrier, Lane, LaneError, Purpose, Stream, Tuning};
 
 /// A kind of connection: its first bytes, and how many it says before it is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Kind {
     pub magic: [u8; 8],
     /// All bytes of the greeting, these 8 included.
     pub size: usize,
+    /// What it is for, which decides how it is protected.
+    pub purpose: Purpose,
 }
 
 /// How patient a door is.
@@ -38,12 +42,15 @@ pub struct DoorOptions {
     pub greeting_max: usize,
     /// Socket options of what comes in.
     pub tuning: Tuning,
+    /// How it travels; what comes otherwise is hung up on.
+    pub carrier: Carrier,
 }
 
 impl Default for DoorOptions {
     fn default() -> Self {
         let greeting_within = Duration::from_secs(5);
-        Self { greeting_within, greeting_max: 256, tuning: Tuning::default() }
+        let (tuning, carrier) = (Tuning::default(), Carrier::default());
+        Self { greeting_within, greeting_max: 256, tuning, carrier }
     }
 }
 
@@ -57,7 +64,7 @@ pub struct Caller {
     /// Where it comes from.
     pub from: SocketAddr,
     /// The connection behind the greeting.
-    pub stream: TcpStream,
+    pub stream: Stream,
 }
 
 impl Caller {
@@ -66,7 +73,11 @@ impl Caller {
     /// # Errors
     /// [`LaneError::Stalled`] or [`LaneError::Link`]; drop the caller.
     pub async fn answer(&mut self, answer: &[u8], within: Duration) -> Result<(), LaneError> {
-        match timeout(within, self.stream.write_all(answer)).await {
+        let answering = async {
+            self.stream.write_all(answer).await?;
+            self.stream.flush().await
+        };
+        match timeout(within, answering).await {
             Ok(written) => Ok(written?),
             Err(_) => Err(LaneError::Stalled(within)),
         }
@@ -76,8 +87,8 @@ impl Caller {
     ///
     /// # Errors
     /// What the system says.
-    pub fn into_lane(self, stall: Duration) -> io::Result<TcpLane> {
-        TcpLane::from_tokio(self.stream, stall)
+    pub fn into_lane(self, stall: Duration) -> io::Result<Box<dyn Lane>> {
+        self.stream.into_lane(stall)
     }
 }
 
@@ -106,9 +117,15 @@ impl DoorKey {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn open_also(&self, address: SocketAddr) -> io::Result<SocketAddr> {
-        let listener = listen_on(address, &self.porter.options.tuning)?;
-        let address = listener.local_addr()?;
         let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Carrier::Local(_), Some([_, ..])) =
+            (&self.porter.options.carrier, listening.as_deref())
+        {
+            let why = "a local socket has one path";
+            return Err(io::Error::new(io::ErrorKind::Unsupported, why));
+        }
+        let listener = Listener::open(address, &self.porter.options)?;
+        let address = listener.address()?;
         let closed = || io::Error::new(io::ErrorKind::NotConnected, "the door is closed");
         let task = tokio::spawn(self.porter.clone().run(listener));
         match listening.as_mut() {
@@ -132,7 +149,8 @@ impl fmt::Debug for DoorKey {
 const WAITING_MAX: usize = 16;
 
 impl Door {
-    /// Listens at each of `addresses`; port 0 stands for any.
+    /// Listens at each of `addresses`; port 0 stands for any. Where the carrier is a local socket,
+    /// at its path instead, and the address is only one of this host.
     ///
     /// # Errors
     /// What the system says; or that there is no address.
@@ -148,7 +166,8 @@ impl Door {
         let porter = Arc::new(Porter { kinds, options, tell, room });
         let key = DoorKey { porter, listening: Arc::new(Mutex::new(Some(Vec::new()))) };
         let mut door = Self { callers, addresses: Vec::new(), key };
-        for address in addresses {
+        let one = matches!(door.key.porter.options.carrier, Carrier::Local(_));
+        for address in &addresses[..if one { 1 } else { addresses.len() }] {
             let address = door.key.open_also(*address)?;
             door.addresses.push(address);
         }
@@ -188,6 +207,46 @@ impl Drop for Door {
     }
 }
 
+/// What callers come through, before anything is known of them.
+enum Listener {
+    Tcp(TcpListener),
+    Local(LocalListener),
+}
+
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
+    Local(Stream),
+}
+
+/// The address of whoever has none but is of this host.
+const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+impl Listener {
+    fn open(address: SocketAddr, options: &DoorOptions) -> io::Result<Self> {
+        match &options.carrier {
+            Carrier::Local(path) => LocalListener::bind(path).map(Self::Local),
+            _ => listen_on(address, &options.tuning).map(Self::Tcp),
+        }
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Local(_) => Ok(HERE),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, from) = listener.accept().await?;
+                Accepted::Tcp(stream, from)
+            }
+            Self::Local(listener) => Accepted::Local(listener.accept().await?.into()),
+        })
+    }
+}
+
 fn listen_on(address: SocketAddr, tuning: &Tuning) -> io::Result<TcpListener> {
     const BACKLOG: u32 = 256;
     let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
@@ -207,10 +266,10 @@ struct Porter {
 }
 
 impl Porter {
-    async fn run(self: Arc<Self>, listener: TcpListener) {
+    async fn run(self: Arc<Self>, listener: Listener) {
         loop {
             let permit = self.room.clone().acquire_owned().await.expect("never closed");
-            let Ok((stream, from)) = listener.accept().await else {
+            let Ok(accepted) = listener.accept().await else {
                 // Out of file descriptors, most likely: it passes when somebody leaves, and
                 // nothing tells when.
                 tokio::time::sleep(ACCEPT_AGAIN).await;
@@ -218,7 +277,7 @@ impl Porter {
             };
             let porter = self.clone();
             tokio::spawn(async move {
-                if let Some(caller) = porter.hear(stream, from).await {
+                if let Some(caller) = porter.hear(accepted).await {
                     // An error means that the door was dropped meanwhile.
                     let _ = porter.tell.send(caller).await;
                 }
@@ -227,20 +286,36 @@ impl Porter {
         }
     }
 
+    async fn protect(&self, accepted: Accepted) -> io::Result<(Stream, &[Purpose])> {
+        match accepted {
+            Accepted::Local(stream) => Ok((stream, ANY)),
+            Accepted::Tcp(stream, from) => {
+                self.options.tuning.apply(&SockRef::from(&stream), from.ip())?;
+                self.options.carrier.answer(stream).await
+            }
+        }
+    }
+
     /// `None` is for those who are not what this door is for: they are hung up on.
-    async fn hear(&self, mut stream: TcpStream, from: SocketAddr) -> Option<Caller> {
-        self.options.tuning.apply(&SockRef::from(&stream), from.ip()).ok()?;
+    async fn hear(&self, accepted: Accepted) -> Option<Caller> {
+        let from = match &accepted {
+            Accepted::Tcp(_, from) => *from,
+            Accepted::Local(_) => HERE,
+        };
         // wire.md B5: a fixed number of bytes, and a deadline for all of them.
         let greeting = async {
+            let (mut stream, purposes) = self.protect(accepted).await.ok()?;
             let mut magic = [0; 8];
             stream.read_exact(&mut magic).await.ok()?;
-            let kind = self.kinds.iter().position(|kind| kind.magic == magic)?;
+            let ours = |kind: &Kind| kind.magic == magic && purposes.contains(&kind.purpose);
+            let kind = self.kinds.iter().position(ours)?;
             let mut hello = magic.to_vec();
             hello.resize(self.kinds[kind].size, 0);
             stream.read_exact(&mut hello[magic.len()..]).await.ok()?;
-            Some((kind, hello))
+            Some((kind, hello, stream))
         };
-        let (kind, hello) = timeout(self.options.greeting_within, greeting).await.ok()??;
+        let (kind, hello, stream) =
+            timeout(self.options.greeting_within, greeting).await.ok()??;
         Some(Caller { kind, hello, from, stream })
     }
 }

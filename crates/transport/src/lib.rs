@@ -4,33 +4,44 @@
 //! they carry, or who owns a guest. All the state it keeps is how many bytes are missing.
 //!
 //! ```text
-//!   dial ──► TcpStream ─┬─► ControlSender, ControlReceiver     async, small frames
-//!   Door ──► Caller ────┴─► TcpLane : Lane                     one thread a lane, bulk bytes
-//!                            lane_pair() : Lane                the same without a network
+//!   connect ─────────► Stream ─┬─► ControlSender, ControlReceiver    async, small frames
+//!   Door ───► Caller ► Stream ─┴─► Lane: a socket's, TLS's, signed   one thread a lane, bulk bytes
+//!                                  lane_pair() : Lane                the same without a network
+//!
+//!   Carrier: how all of them travel, and who is on the other side
 //! ```
 //!
 //! What depends on the operating system is in the module `os`; everything else is portable.
 #![forbid(unsafe_code)]
 
+mod carrier;
 mod control;
 mod dial;
 mod door;
+mod identity;
 mod lane;
 mod networks;
 mod os;
 mod pair;
 mod probe;
-mod tcp;
+mod signed;
+mod socket;
+mod stream;
+mod tls;
 mod tuning;
 
+pub use carrier::{Carrier, Purpose};
 pub use control::{ControlError, ControlReceiver, ControlSender, control_over};
-pub use dial::{DialError, Path, dial, greet};
+pub use dial::{DialError, Path, connect, dial, greet};
 pub use door::{Caller, Door, DoorKey, DoorOptions, Kind};
+pub use identity::{Credentials, Fingerprint, Identity, NoFingerprint};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};
 pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, paths};
 pub use pair::{PairLane, lane_pair};
 pub use probe::{Answerer, Answering, Measured, ProbeToken, Throughput, measure};
-pub use tcp::TcpLane;
+pub use signed::{End, LaneSecret};
+pub use socket::SocketLane;
+pub use stream::Stream;
 pub use tuning::{Congestion, Tuning};
 
 /// Keeps the calling thread on the processors beside the network interface of this name.

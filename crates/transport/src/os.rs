@@ -3,8 +3,8 @@
 //! Linux so far. Another system brings a module with the same functions.
 
 use std::io;
-use std::net::TcpStream;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
@@ -13,6 +13,9 @@ use socket2::SockRef;
 use tokio::net::UdpSocket;
 
 use crate::Woken;
+
+/// A stream between two processes of one host.
+pub(crate) type LocalStream = tokio::net::UnixStream;
 
 /// Wakes a thread that waits for a socket.
 pub(crate) struct Bell(OwnedFd);
@@ -34,7 +37,7 @@ impl Bell {
 }
 
 /// Waits for bytes, the end or an error of `stream`, or for `bell`.
-pub(crate) fn wait(stream: &TcpStream, bell: &Bell, within: Duration) -> io::Result<Woken> {
+pub(crate) fn wait(stream: &impl AsFd, bell: &Bell, within: Duration) -> io::Result<Woken> {
     let timeout = Timespec::try_from(within).ok();
     let mut events = [
         PollFd::new(stream, PollFlags::IN),
@@ -55,7 +58,7 @@ pub(crate) fn wait(stream: &TcpStream, bell: &Bell, within: Duration) -> io::Res
 }
 
 /// What has arrived, without waiting: `None` if nothing has, 0 at the end.
-pub(crate) fn receive_now(stream: &TcpStream, into: &mut [u8]) -> io::Result<Option<usize>> {
+pub(crate) fn receive_now(stream: &impl AsFd, into: &mut [u8]) -> io::Result<Option<usize>> {
     match rustix::net::recv(stream, into, RecvFlags::DONTWAIT) {
         Ok((received, _)) => Ok(Some(received)),
         Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
@@ -152,6 +155,63 @@ fn processors(list: &str) -> impl Iterator<Item = usize> {
         Some(first.trim().parse().ok()?..=last.trim().parse().ok()?)
     });
     ranges.flatten()
+}
+
+/// Whether the processor has instructions for AES-GCM.
+pub(crate) fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    return false;
+}
+
+/// Takes connections at a path that only this user's processes can reach. Dropping it closes it.
+pub(crate) struct LocalListener {
+    listener: tokio::net::UnixListener,
+    path: std::path::PathBuf,
+}
+
+impl LocalListener {
+    /// Listens at `path`, in a folder that belongs to this process.
+    pub(crate) fn bind(path: &Path) -> io::Result<Self> {
+        // One of an earlier process that was killed.
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = tokio::net::UnixListener::bind(path).map_err(|error| {
+            let why = format!("a socket cannot be made at {}: {error}", path.display());
+            io::Error::new(error.kind(), why)
+        })?;
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+
+    /// The next connection of a process of this user.
+    pub(crate) async fn accept(&self) -> io::Result<LocalStream> {
+        loop {
+            let (stream, _) = self.listener.accept().await?;
+            let caller = stream.peer_cred()?.uid();
+            if caller == rustix::process::geteuid().as_raw() {
+                return Ok(stream);
+            }
+        }
+    }
+}
+
+impl Drop for LocalListener {
+    fn drop(&mut self) {
+        // Whoever has removed it before has done the same.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Connects to a path of this host.
+pub(crate) async fn connect_local(path: &Path) -> io::Result<LocalStream> {
+    LocalStream::connect(path).await
 }
 
 #[cfg(test)]

@@ -6,15 +6,15 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use whimbrel_transport::{
-    Congestion, DialError, Door, DoorOptions, Kind, Lane as _, Path, Tuning, dial, greet,
+    Congestion, DialError, Door, DoorOptions, Kind, Path, Purpose, Tuning, dial, greet,
 };
 
 const ANY_PORT: SocketAddr = SocketAddr::new(LOOPBACK, 0);
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PATIENT: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(50);
-const CONTROL: Kind = Kind { magic: *b"control\n", size: 8 };
-const LANE: Kind = Kind { magic: *b"thelane\n", size: 64 };
+const CONTROL: Kind = Kind { magic: *b"control\n", size: 8, purpose: Purpose::Control };
+const LANE: Kind = Kind { magic: *b"thelane\n", size: 64, purpose: Purpose::Bulk };
 
 fn open(options: DoorOptions) -> Door {
     Door::open(&[ANY_PORT], vec![CONTROL, LANE], options).expect("a free port")
@@ -165,7 +165,8 @@ async fn a_peer_that_says_nothing_is_waited_for_with_a_deadline() {
 async fn loopback_is_not_paced_where_the_host_has_something_else() {
     let door = open(DoorOptions::default());
     let stream = connect(&door).await;
-    let lane = whimbrel_transport::TcpLane::from_tokio(stream, PATIENT).expect("a lane");
+    let stream = stream.into_std().expect("a socket");
+    let lane = whimbrel_transport::SocketLane::new(stream, PATIENT).expect("a lane");
     let (local, remote) = lane.addresses().expect("connected");
     assert_eq!((local.ip(), remote), (LOOPBACK, door.address()));
     match lane.congestion().as_deref() {

@@ -7,11 +7,14 @@ pub mod memory;
 pub mod moving;
 pub mod plain;
 mod relay;
+pub mod wire;
 
 use std::io;
 use std::time::Duration;
 
 use whimbrel_engine::memory::MemoryError;
+
+use crate::os;
 
 /// Why there is no measurement.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +28,14 @@ pub enum BenchError {
     /// What was measured did not do its work.
     #[error("what was measured is not right: {0}")]
     Wrong(String),
+}
+
+/// Processor time that this process has used so far.
+///
+/// # Errors
+/// If the system does not tell.
+pub fn cpu_used() -> io::Result<Duration> {
+    Ok(os::usage()?.cpu)
 }
 
 /// What it took to move so much memory.

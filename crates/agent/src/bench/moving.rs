@@ -16,6 +16,7 @@ use whimbrel_engine::{
     Report, VolatileJournal,
 };
 
+use super::wire::Wire;
 use super::{BenchError, Sample, memory, relay};
 use crate::os;
 
@@ -54,6 +55,8 @@ pub struct Way {
     pub last_writes: u64,
     /// What a byte takes from one side to the other beside what loopback needs.
     pub one_way: Duration,
+    /// What carries it.
+    pub wire: Wire,
 }
 
 /// Guest memory of so many `bytes`, every page of it written with what no encoder can make smaller.
@@ -203,7 +206,10 @@ async fn both(sleeper: Sleeper, way: Way) -> Result<(Ended, Ended), BenchError> 
     let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let (factory, journal) =
         (Box::new(SleeperFactory(sleeper.moments.clone())), Box::<VolatileJournal>::default());
-    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, IncomingOptions::default())?;
+    let (near, far) = way.wire.carriers()?;
+    let mut there = IncomingOptions::default();
+    there.lanes.carrier = far;
+    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, there)?;
     let address = match way.one_way {
         Duration::ZERO => incoming.address(),
         one_way => relay::start(incoming.address(), one_way).await?,
@@ -211,6 +217,7 @@ async fn both(sleeper: Sleeper, way: Way) -> Result<(Ended, Ended), BenchError> 
     let to = DestinationAddress { address, token: TOKEN };
     let mut options = OutgoingOptions { host: 1, ..OutgoingOptions::default() };
     options.source.lanes = way.lanes;
+    options.lanes.carrier = near;
     let journal = Box::<VolatileJournal>::default();
     let outgoing = Outgoing::new(Box::new(sleeper), journal, to, options);
     let (source, destination) = tokio::join!(outgoing.run(), incoming.run());

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,26 +16,42 @@ use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::Token;
 use whimbrel_engine::protocol::limits::LANES_MAX;
 use whimbrel_engine::{
-    Congestion, DestinationAddress, Ended, Failure, Fault, HungGuest, Incoming, IncomingOptions,
-    LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned, Traffic,
+    Carrier, Congestion, DestinationAddress, Ended, Failure, Fault, HungGuest, Identity, Incoming,
+    IncomingOptions, LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned, Traffic,
 };
 
 use super::expected::Expected;
 use super::peer::PeerAgent;
-use super::worker::{Held, Phase, Worker};
+use super::worker::{Held, Phase, Worker, lock};
 use crate::deadlines::MigrationDeadlines;
 use crate::os::{self, Usage};
-use crate::{convert, kinds, networks, process_api as process, stress};
+use crate::{carriers, convert, kinds, networks, process_api as process, stress};
 
 /// How long a guest that has arrived may take to its first heartbeat, which has seen the blackout.
 const FIRST_BEAT_WITHIN: Duration = Duration::from_secs(2);
 
 impl Worker {
+    /// Makes a key for the next migration from here.
+    pub(super) fn certify(&self) -> Result<process::CertifyResponse, Status> {
+        let made = carriers::identity(api::Carrier::Tls)?;
+        let certificate_sha256 = carriers::told(made.as_ref());
+        *lock(&self.identity) = made;
+        Ok(process::CertifyResponse { certificate_sha256 })
+    }
+
+    /// The key for the migration that begins.
+    fn take_identity(&self) -> Option<Arc<Identity>> {
+        lock(&self.identity).take()
+    }
+
     /// Sends the guest away.
     pub(super) async fn migrate(
         self: Arc<Self>,
         request: process::MigrateRequest,
     ) -> Result<process::MigrateResponse, Status> {
+        let carrier = request.carrier();
+        let (own, peer) = (self.take_identity(), &request.certificate_sha256);
+        let carried = carriers::engines(carrier, own, peer, || request.address.clone().into())?;
         let destination = destination(&request)?;
         let asked = request.options.unwrap_or_default();
         let deadlines = MigrationDeadlines::from(request.deadlines);
@@ -49,6 +65,7 @@ impl Worker {
             lanes: LaneOptions {
                 pin: request.pin_lanes,
                 traffic: traffic.clone(),
+                carrier: carried,
                 ..lanes(&asked, &deadlines)?
             },
             reacquire_timeout: deadlines.reacquire,
@@ -72,7 +89,7 @@ impl Worker {
         if let Ok(Some(record)) = held.journal.read() {
             options.term = record.term;
         }
-        self.begin_status(&request.migration_id, api::Direction::Out, &options.peer);
+        self.begin_status(&request.migration_id, api::Direction::Out, &options.peer, carrier);
         if let Some(monitor) = self.monitor() {
             monitor.begin_move();
         }
@@ -95,17 +112,26 @@ impl Worker {
     ) -> Result<process::ReceiveResponse, Status> {
         let before = usage_from_now();
         let ips = ips(&request)?;
+        let carrier = request.carrier();
+        let identity = carriers::identity(carrier)?;
+        let certificate_sha256 = carriers::told(identity.as_ref());
+        let path = self.folder.door();
+        let peer = &request.certificate_sha256;
+        let carried = carriers::engines(carrier, identity, peer, || path.clone())?;
         self.enter(|phase| match phase {
             Phase::Empty => Ok((Phase::Arriving, ())),
             other => Err((other, Status::failed_precondition("this process has a guest already"))),
         })?;
-        let listening = self.listen(&ips, &request).await;
+        let listening = self.listen(&ips, &request, carried).await;
         let (incoming, token) = listening.inspect_err(|status| {
             self.set_phase(Phase::Failed(status.message().to_owned()));
         })?;
-        let address = incoming.address().to_string();
+        let address = match carrier {
+            api::Carrier::Local => path.display().to_string(),
+            _ => incoming.address().to_string(),
+        };
         let addresses = incoming.addresses().iter().map(SocketAddr::to_string).collect();
-        self.begin_status(&request.migration_id, api::Direction::In, &request.peer);
+        self.begin_status(&request.migration_id, api::Direction::In, &request.peer, carrier);
         self.set_cancel(Some(incoming.cancel()));
         self.set_ways(None, Some(incoming.door_key()));
         self.set_asked(incoming.asked());
@@ -116,13 +142,15 @@ impl Worker {
                 Err(error) => self.not_begun(&error).await,
             }
         });
-        Ok(process::ReceiveResponse { address, token: token.to_bytes().to_vec(), addresses })
+        let token = token.to_bytes().to_vec();
+        Ok(process::ReceiveResponse { address, token, addresses, certificate_sha256 })
     }
 
     async fn listen(
         &self,
         ips: &[IpAddr],
         request: &process::ReceiveRequest,
+        carrier: Carrier,
     ) -> Result<(Incoming, Token), Status> {
         let deadlines = MigrationDeadlines::from(request.deadlines);
         let mut refused = None;
@@ -136,6 +164,7 @@ impl Worker {
                 ..IncomingOptions::default()
             };
             deadlines.set_incoming(&mut options);
+            options.lanes.carrier = carrier.clone();
             let journal = Box::new(self.open_journal()?);
             let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
             let factory = Box::new(Expected::new(factory, self.config()));
@@ -152,7 +181,7 @@ impl Worker {
         Err(Status::internal(format!("no port of {first}..={last} can be listened on: {why}")))
     }
 
-    fn begin_status(&self, id: &str, direction: api::Direction, peer: &str) {
+    fn begin_status(&self, id: &str, direction: api::Direction, peer: &str, carrier: api::Carrier) {
         let config = self.config();
         let status = api::MigrationStatus {
             migration_id: id.to_owned(),
@@ -161,6 +190,7 @@ impl Worker {
             direction: direction.into(),
             peer: peer.to_owned(),
             phase: "preparing".to_owned(),
+            carrier: carrier.into(),
             ..Default::default()
         };
         tracing::info!(migration = id, ?direction, peer, "a migration begins");
@@ -316,7 +346,11 @@ fn not_movable(phase: Phase) -> (Phase, Status) {
 
 fn destination(request: &process::MigrateRequest) -> Result<DestinationAddress, Status> {
     let invalid = |what| Status::invalid_argument(format!("the destination's {what} is unusable"));
-    let address = request.address.parse().map_err(|_| invalid("address"))?;
+    let address = match request.carrier() {
+        // The carrier has the path.
+        api::Carrier::Local => SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        _ => request.address.parse().map_err(|_| invalid("address"))?,
+    };
     let token = request.token.as_slice().try_into().map_err(|_| invalid("token"))?;
     Ok(DestinationAddress { address, token: Token::from_bytes(token) })
 }
@@ -377,6 +411,7 @@ fn update(newest: &mut api::MigrationStatus, status: api::MigrationStatus) {
         guest_name: std::mem::take(&mut newest.guest_name),
         direction: newest.direction,
         peer: std::mem::take(&mut newest.peer),
+        carrier: newest.carrier,
         ..status
     };
 }

@@ -120,6 +120,13 @@ impl Process for ProcessService {
         self.blocking(|worker| worker.check()).await
     }
 
+    async fn certify(
+        &self,
+        _: Request<process::CertifyRequest>,
+    ) -> Result<Response<process::CertifyResponse>, Status> {
+        self.worker.certify().map(Response::new)
+    }
+
     async fn migrate(
         &self,
         request: Request<process::MigrateRequest>,

@@ -15,7 +15,7 @@ use whimbrel_engine::guest::{Guest, Throttle};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::protocol::{GuestUuid, Record, SessionId, Standing, Term};
 use whimbrel_engine::transport::DoorKey;
-use whimbrel_engine::{Asked, Cancel, Journal, Traffic};
+use whimbrel_engine::{Asked, Cancel, Identity, Journal, Traffic};
 
 use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
@@ -91,6 +91,8 @@ pub(super) struct Worker {
     traffic: Mutex<Option<Traffic>>,
     door: Mutex<Option<DoorKey>>,
     tracker: Mutex<Option<TrackerKind>>,
+    /// For the next migration from here.
+    pub(super) identity: Mutex<Option<Arc<Identity>>>,
     migration: watch::Sender<api::MigrationStatus>,
     end: watch::Sender<bool>,
     runtime: Handle,
@@ -122,6 +124,7 @@ impl Worker {
             traffic: Mutex::default(),
             door: Mutex::default(),
             tracker: Mutex::default(),
+            identity: Mutex::default(),
             migration: watch::Sender::default(),
             end: watch::Sender::default(),
             runtime: Handle::current(),
@@ -448,7 +451,7 @@ pub(super) fn unrecorded(error: &io::Error) -> Status {
     ))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

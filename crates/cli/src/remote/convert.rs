@@ -49,6 +49,7 @@ pub(crate) fn account(status: &api::MigrationStatus, context: &Context) -> Accou
         destination,
         downtime_limit: context.downtime_limit,
         throttle_percent: status.throttle_percent,
+        transport: transport(status.carrier()),
         rounds: status.rounds.iter().map(round).collect(),
         lanes: status.lanes.iter().map(lane).collect(),
         paths: status.paths.iter().map(path).collect(),
@@ -87,6 +88,16 @@ const fn verify(verify: api::Verify) -> Option<&'static str> {
         api::Verify::Unspecified => None,
         api::Verify::Digest => Some("digest"),
         api::Verify::Full => Some("full"),
+    }
+}
+
+const fn transport(carrier: api::Carrier) -> Option<&'static str> {
+    match carrier {
+        api::Carrier::Unspecified => None,
+        api::Carrier::Tcp => Some("tcp"),
+        api::Carrier::Signed => Some("tcp-signed"),
+        api::Carrier::Tls => Some("tls"),
+        api::Carrier::Local => Some("unix"),
     }
 }
 

@@ -15,13 +15,13 @@ use whimbrel_protocol::{
     Feature, GuestUuid, Hello, LaneId, LaneMark, Message, Now, Outcome, Question, Record, Rejected,
     Standing, Term, Token, VERIFY_FULL,
 };
-use whimbrel_transport::{Caller, Door};
+use whimbrel_transport::{Caller, Door, End, LaneSecret};
 
 use super::hands::{Hands, Job, Last};
 use super::{CONTROL, GREETINGS_MAX, Happened, LANE, Secrets, greeting};
 use crate::ended::{Ended, HungGuest};
 use crate::journal::SharedJournal;
-use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent};
+use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent, sign};
 use crate::link::{Connection, Link, LinkEvent, LinkNumber};
 use crate::options::IncomingOptions;
 use crate::progress::{Progress, Report};
@@ -49,6 +49,8 @@ pub(super) struct Driver {
     /// When the next look is due.
     look_due: Instant,
     link: Option<Link>,
+    /// Of the newest control connection, where lanes are signed.
+    secret: Option<LaneSecret>,
     number: LinkNumber,
     progress: Progress,
     outcome: Option<Outcome>,
@@ -105,6 +107,7 @@ impl Driver {
             began: Instant::now(),
             look_due: Instant::now(),
             link: None,
+            secret: None,
             number: LinkNumber(0),
             progress: Progress::default(),
             outcome: None,
@@ -225,15 +228,17 @@ impl Driver {
         let answer = LaneAnswer(admitted).encode();
         let lanes = self.lanes.clone().filter(|_| admitted.is_ok());
         let events = self.lane_events.clone();
+        let (carrier, secret) = (self.options.lanes.carrier.clone(), self.secret.clone());
         tokio::spawn(async move {
             let answered = caller.answer(&answer, within).await.map_err(|error| error.to_string());
             let Some(lanes) = lanes else { return };
-            let connection = match answered {
-                Ok(()) => caller.into_lane(stall).map_err(|error| error.to_string()),
-                Err(why) => Err(why),
-            };
+            let opening = caller.hello.clone();
+            let connection = answered.and_then(|()| {
+                let lane = caller.into_lane(stall).map_err(|error| error.to_string())?;
+                sign(lane, &carrier, secret, &opening, End::Destination)
+            });
             match connection {
-                Ok(connection) => lanes.land(hello.lane, Box::new(connection)),
+                Ok(connection) => lanes.land(hello.lane, connection),
                 Err(why) => {
                     let _ = events.send(LandEvent::Ended(nothing_landed(hello.lane), why)).await;
                 }
@@ -245,6 +250,7 @@ impl Driver {
         match self.destination.greet(self.now(), hello) {
             Ok(()) => {
                 self.number.0 += 1;
+                self.secret = connection.secret();
                 self.link = Some(Link::start(self.number, connection, self.happened.clone()));
             }
             Err(failure) => {

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use whimbrel_memory::Landing;
 use whimbrel_protocol::batch::{CONTROL_MAGIC, LANE_HELLO_SIZE, LANE_MAGIC, MAGIC_SIZE};
 use whimbrel_protocol::{DestinationEvent, Hello, SessionId, Term, Token};
-use whimbrel_transport::{Caller, Door, DoorKey, DoorOptions, Kind};
+use whimbrel_transport::{Caller, Door, DoorKey, DoorOptions, Kind, Purpose};
 
 use crate::Journal;
 use crate::ended::{Asked, Cancel, Ended, Ending};
@@ -92,12 +92,13 @@ impl Incoming {
         options: IncomingOptions,
     ) -> io::Result<Self> {
         let kinds = vec![
-            Kind { magic: CONTROL_MAGIC, size: MAGIC_SIZE },
-            Kind { magic: LANE_MAGIC, size: LANE_HELLO_SIZE },
+            Kind { magic: CONTROL_MAGIC, size: MAGIC_SIZE, purpose: Purpose::Control },
+            Kind { magic: LANE_MAGIC, size: LANE_HELLO_SIZE, purpose: Purpose::Bulk },
         ];
         let patience = DoorOptions {
             greeting_within: options.lanes.open_timeout,
             tuning: options.lanes.tuning.clone(),
+            carrier: options.lanes.carrier.clone(),
             ..DoorOptions::default()
         };
         let door = Door::open(addresses, kinds, patience)?;

@@ -36,6 +36,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use whimbrel_memory::take_long_turns;
 use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_transport::{Carrier, End, Lane, LaneSecret};
 
 /// Events that may wait for a driver. A lane says at most three things in its life, and of the
 /// rest there are two for each command, so that a driver which listens never meets the limit.
@@ -67,6 +68,22 @@ impl Carried {
 /// What it left behind is found when the roots are compared.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The lane that was opened by `hello`, signed where the session's lanes are. wire.md P6: without
+/// a secret there is no lane then.
+pub(crate) fn sign(
+    lane: Box<dyn Lane>,
+    carrier: &Carrier,
+    secret: Option<LaneSecret>,
+    hello: &[u8],
+    end: End,
+) -> Result<Box<dyn Lane>, String> {
+    match (carrier.signs_lanes(), secret) {
+        (false, _) => Ok(lane),
+        (true, Some(secret)) => Ok(secret.sign(lane, hello, end)),
+        (true, None) => Err("the control connection of the lane is gone".into()),
+    }
 }
 
 /// Runs the work of a lane's thread; a panic is one more way for a lane to fail.

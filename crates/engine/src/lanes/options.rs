@@ -7,7 +7,7 @@ use whimbrel_page::{ByteCount, PageCount};
 use whimbrel_protocol::limits::{
     BATCH_PAYLOAD_DEFAULT, BATCH_PAYLOAD_MAX, WINDOW_DEFAULT, WINDOW_MAX,
 };
-use whimbrel_transport::Tuning;
+use whimbrel_transport::{Carrier, Tuning};
 
 use super::Traffic;
 
@@ -19,6 +19,8 @@ const LOOPBACK_WINDOW: ByteCount = ByteCount(4 * BATCH_PAYLOAD_DEFAULT.0);
 pub struct LaneOptions {
     /// Socket options of lanes and of the control connection.
     pub tuning: Tuning,
+    /// How lanes and control connections travel. Both sides are told the same.
+    pub carrier: Carrier,
     /// For the connection and its greeting.
     pub open_timeout: Duration,
     /// A lane whose peer takes or gives nothing for so long has failed.
@@ -39,6 +41,7 @@ impl Default for LaneOptions {
     fn default() -> Self {
         Self {
             tuning: Tuning::default(),
+            carrier: Carrier::default(),
             open_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(5),
             window: WINDOW_DEFAULT,

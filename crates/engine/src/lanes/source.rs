@@ -7,15 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use whimbrel_memory::GuestMemory;
 use whimbrel_page::{ByteCount, ByteRate, PageCount, PageSet, Root};
-use whimbrel_protocol::batch::{Ack, LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
+use whimbrel_protocol::batch::{Ack, LaneHello};
 use whimbrel_protocol::ledger::{AckFault, LedgerEvent, Pass, RoundTally, Take};
 use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, RoundNumber, Throughput};
-use whimbrel_transport::{Lane, LaneHandle, TcpLane, greet, pin_beside};
+use whimbrel_transport::{Lane, LaneHandle, LaneSecret, pin_beside};
 
 use super::ahead::Ahead;
 use super::pace::Pace;
@@ -79,6 +78,8 @@ pub(super) struct State {
     pub(super) stopped: bool,
     /// The last pages are sent, or about to be: no lane moves.
     pub(super) last: bool,
+    /// Of the control connection, where lanes are signed.
+    pub(super) secret: Option<LaneSecret>,
 }
 
 #[derive(Default)]
@@ -138,7 +139,7 @@ impl SourceLanes {
             match lanes.shared.connect(path, &hello).await {
                 Ok((connection, path)) => {
                     let window = lanes.shared.options.window_to(address.ip());
-                    lanes.start(hello.lane, Box::new(connection), window, path);
+                    lanes.start(hello.lane, connection, window, path);
                 }
                 Err(why) => lanes.shared.not_opened(hello.lane, why),
             }
@@ -377,22 +378,6 @@ impl Shared {
         }
     }
 
-    /// The lane behind a connection that stands.
-    pub(super) async fn greet(
-        &self,
-        mut stream: TcpStream,
-        hello: &LaneHello,
-    ) -> Result<TcpLane, String> {
-        let LaneOptions { open_timeout, stall_timeout, .. } = &self.options;
-        let mut answer = [0; LANE_ANSWER_SIZE];
-        let greeted = greet(&mut stream, &hello.encode(), &mut answer, *open_timeout).await;
-        greeted.map_err(|error| error.to_string())?;
-        // wire.md B3: nothing is sent before this says so.
-        let LaneAnswer(answer) = LaneAnswer::decode(&answer).map_err(|error| error.to_string())?;
-        answer.map_err(|refusal| refusal.to_string())?;
-        TcpLane::from_tokio(stream, *stall_timeout).map_err(|error| error.to_string())
-    }
-
     fn not_opened(&self, lane: LaneId, why: String) {
         let mut state = self.lock();
         let Some(entry) = state.lanes.get_mut(&lane) else { return };
@@ -436,7 +421,18 @@ impl State {
     fn new(ledger: Ledger) -> Self {
         let (paths, pace, lanes) = (Paths::default(), Pace::default(), BTreeMap::new());
         let (meter, ahead) = (Meter::default(), Ahead::default());
-        Self { ledger, meter, quiesce: 0, paths, pace, lanes, ahead, stopped: false, last: false }
+        Self {
+            ledger,
+            meter,
+            quiesce: 0,
+            paths,
+            pace,
+            lanes,
+            ahead,
+            stopped: false,
+            last: false,
+            secret: None,
+        }
     }
 
     /// As [`Ledger::acked`]; returns how much that was.

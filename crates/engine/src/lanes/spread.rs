@@ -7,15 +7,24 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use whimbrel_protocol::LaneId;
-use whimbrel_protocol::batch::LaneHello;
-use whimbrel_transport::{LaneHandle, Path, TcpLane, dial};
+use whimbrel_protocol::batch::{LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
+use whimbrel_transport::{
+    End, Lane, LaneHandle, LaneSecret, Path, Purpose, Stream, connect, dial, greet,
+};
 
 use super::paths::PathId;
 use super::source::{LaneEvent, Shared, SourceLanes, Stage, State};
+use super::{LaneOptions, sign};
 use crate::link::Connection;
 use crate::progress::PathReport;
 
 impl SourceLanes {
+    /// Lanes that are opened from now on are signed with this: they belong to the control
+    /// connection that it came from.
+    pub(crate) fn sign_with(&self, secret: Option<LaneSecret>) {
+        self.shared.lock().secret = secret;
+    }
+
     /// Opens the control connection, which was lost if this was asked before: over another path
     /// then, and over one after the other until one can be reached. `address` is where to where
     /// nobody said any path. Who waits for this keeps no memory.
@@ -117,17 +126,33 @@ impl Shared {
         state.paths.choose(&lanes, &[]).expect("paths are taken away, but not the last one")
     }
 
+    /// The lane behind a connection that stands.
+    async fn greet(&self, mut stream: Stream, hello: &LaneHello) -> Result<Box<dyn Lane>, String> {
+        let LaneOptions { carrier, open_timeout, stall_timeout, .. } = &self.options;
+        let secret = self.lock().secret.clone();
+        let (hello, mut answer) = (hello.encode(), [0; LANE_ANSWER_SIZE]);
+        let greeted = greet(&mut stream, &hello, &mut answer, *open_timeout).await;
+        greeted.map_err(|error| error.to_string())?;
+        // wire.md B3: nothing is sent before this says so.
+        let LaneAnswer(answer) = LaneAnswer::decode(&answer).map_err(|error| error.to_string())?;
+        answer.map_err(|refusal| refusal.to_string())?;
+        let lane = stream.into_lane(*stall_timeout).map_err(|error| error.to_string())?;
+        sign(lane, carrier, secret, &hello, End::Source)
+    }
+
     /// Opens a lane over `path`, or over another one that can be reached: up to the greeting the
     /// lane's ticket is good for any.
     pub(super) async fn connect(
         &self,
         mut path: PathId,
         hello: &LaneHello,
-    ) -> Result<(TcpLane, PathId), String> {
+    ) -> Result<(Box<dyn Lane>, PathId), String> {
         let mut tried = Vec::new();
         loop {
             let way = self.lock().paths.path(path).clone();
-            let error = match dial(&way, &self.options.tuning, self.options.open_timeout).await {
+            let LaneOptions { tuning, carrier, open_timeout, .. } = &self.options;
+            let carrier = (carrier, Purpose::Bulk);
+            let error = match connect(&way, tuning, carrier, *open_timeout).await {
                 Ok(stream) => {
                     self.path_works(&mut self.lock(), path);
                     return Ok((self.greet(stream, hello).await?, path));

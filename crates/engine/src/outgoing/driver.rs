@@ -189,6 +189,7 @@ impl Driver {
         }
         Some(match connected.link {
             Ok(connection) => {
+                self.lanes.sign_with(connection.secret());
                 self.link = Some(Link::start(connected.number, connection, happened.clone()));
                 SourceEvent::LinkUp
             }

@@ -1,5 +1,6 @@
 //! Whole migrations in one process, over real sockets on loopback.
 
+mod carriers;
 mod flooding;
 mod hanging;
 mod relay;

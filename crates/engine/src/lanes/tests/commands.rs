@@ -7,7 +7,7 @@ use whimbrel_page::{PageCount, PageIndex, PageSet, RegionId, Run};
 use whimbrel_protocol::batch::{LANE_HELLO_SIZE, LANE_MAGIC, LaneAnswer, LaneHello, LaneRefusal};
 use whimbrel_protocol::ledger::Pass;
 use whimbrel_protocol::{BatchSeq, Epoch, LaneId, LaneMark, RoundNumber, SessionId, Term, Token};
-use whimbrel_transport::{Door, DoorOptions, Kind, LaneError};
+use whimbrel_transport::{Door, DoorOptions, Kind, LaneError, Purpose};
 
 use super::super::{LandEvent, LaneEvent};
 use super::world::{KINDS, PATIENT, Tampered, World, layout, places};
@@ -220,7 +220,7 @@ fn hello(lane: u16) -> LaneHello {
 fn lanes_are_opened_through_the_door_or_refused_with_a_reason() {
     let mut world = World::new(KINDS[1]);
     let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let kinds = vec![Kind { magic: LANE_MAGIC, size: LANE_HELLO_SIZE }];
+    let kinds = vec![Kind { magic: LANE_MAGIC, size: LANE_HELLO_SIZE, purpose: Purpose::Bulk }];
     let destination = world.destination.clone();
     let (source, runtime) = (world.source.clone(), &world.runtime);
     let entered = runtime.enter();
@@ -234,7 +234,7 @@ fn lanes_are_opened_through_the_door_or_refused_with_a_reason() {
             assert_eq!(said, Ok(hello(lane)));
             caller.answer(&LaneAnswer(answer).encode(), PATIENT).await.expect("sent");
             if answer.is_ok() {
-                destination.land(LaneId(lane), Box::new(caller.into_lane(PATIENT).expect("open")));
+                destination.land(LaneId(lane), caller.into_lane(PATIENT).expect("open"));
             }
         });
     }

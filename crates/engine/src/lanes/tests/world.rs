@@ -14,7 +14,7 @@ use whimbrel_page::{
 };
 use whimbrel_protocol::ledger::{Pass, RoundTally};
 use whimbrel_protocol::{BatchSeq, LaneId, LaneMark};
-use whimbrel_transport::{Lane, LaneError, LaneHandle, TcpLane, Woken, lane_pair};
+use whimbrel_transport::{Lane, LaneError, LaneHandle, SocketLane, Woken, lane_pair};
 
 use super::super::{DestinationLanes, EVENTS_MAX, LandEvent, LaneEvent, LaneOptions, SourceLanes};
 
@@ -37,7 +37,7 @@ fn tcp(stall: Duration) -> (Box<dyn Lane>, Box<dyn Lane>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let near = TcpStream::connect(listener.local_addr().expect("bound")).expect("listening");
     let (far, _) = listener.accept().expect("connected");
-    let lane = |stream| Box::new(TcpLane::new(stream, stall).expect("a lane"));
+    let lane = |stream| Box::new(SocketLane::new(stream, stall).expect("a lane"));
     (lane(near), lane(far))
 }
 

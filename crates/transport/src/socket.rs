@@ -1,25 +1,25 @@
-//! A lane over TCP: a blocking socket with deadlines, used by its own thread.
+//! A lane over a stream socket: it blocks, with deadlines, and is used by its own thread.
 
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef, Socket};
 
 use crate::lane::Reach;
 use crate::os as system;
 use crate::{Lane, LaneError, LaneHandle, Woken};
 
-/// A [`Lane`] over TCP. Dropping it closes the socket.
-pub struct TcpLane {
+/// A [`Lane`] over a stream socket, TCP's or a local one. Dropping it closes the socket.
+pub struct SocketLane {
     inner: Arc<Inner>,
     stall: Duration,
 }
 
 struct Inner {
-    stream: TcpStream,
+    stream: Socket,
     bell: system::Bell,
     cancelled: AtomicBool,
 }
@@ -44,12 +44,13 @@ impl Reach for Remote {
     }
 }
 
-impl TcpLane {
+impl SocketLane {
     /// A lane over a connection on which both sides have said who they are.
     ///
     /// # Errors
     /// What the system says.
-    pub fn new(stream: TcpStream, stall: Duration) -> io::Result<Self> {
+    pub fn new(stream: impl Into<Socket>, stall: Duration) -> io::Result<Self> {
+        let stream = stream.into();
         stream.set_nonblocking(false)?;
         stream.set_read_timeout(Some(stall))?;
         stream.set_write_timeout(Some(stall))?;
@@ -57,20 +58,14 @@ impl TcpLane {
         Ok(Self { inner: Arc::new(inner), stall })
     }
 
-    /// As [`TcpLane::new`], out of the hands of a runtime.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn from_tokio(stream: tokio::net::TcpStream, stall: Duration) -> io::Result<Self> {
-        Self::new(stream.into_std()?, stall)
-    }
-
     /// The two ends of the connection, this one first.
     ///
     /// # Errors
     /// What the system says; a connection that was reset has no ends.
     pub fn addresses(&self) -> io::Result<(SocketAddr, SocketAddr)> {
-        Ok((self.inner.stream.local_addr()?, self.inner.stream.peer_addr()?))
+        let no_ip = || io::Error::new(io::ErrorKind::Unsupported, "a local socket has no address");
+        let ip = |address: SockAddr| address.as_socket().ok_or_else(no_ip);
+        Ok((ip(self.inner.stream.local_addr()?)?, ip(self.inner.stream.peer_addr()?)?))
     }
 
     /// The congestion control in force, where the system tells it.
@@ -101,7 +96,7 @@ impl TcpLane {
     }
 }
 
-impl Lane for TcpLane {
+impl Lane for SocketLane {
     fn send(&mut self, mut parts: &mut [IoSlice<'_>]) -> Result<(), LaneError> {
         // Skips empty parts, so that no bytes sent means an error.
         IoSlice::advance_slices(&mut parts, 0);

@@ -1,0 +1,185 @@
+//! How a session travels: what was asked, what the agents agree on, what guest processes do.
+//!
+//! ```text
+//!   Migrate ─► choose ─► announced to the other agent, which may refuse ─► both guest processes
+//!                                                        with each other's certificate
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tonic::{Code, Status};
+use whimbrel_control::AgentAddress;
+use whimbrel_control::api::{self, Carrier, Encrypt, Transport};
+use whimbrel_engine::{Carrier as Engines, Credentials, Fingerprint, Identity};
+
+/// Whether an agent at this address is one of this host.
+pub(crate) fn is_here(agent: &AgentAddress) -> bool {
+    let ip: Option<std::net::IpAddr> = agent.host().parse().ok();
+    agent.host() == "localhost" || ip.is_some_and(|ip| ip.is_loopback())
+}
+
+/// What carries a session to an agent that is `here`, on this host, or beyond it. In clear and
+/// without MACs nothing goes beyond this host.
+pub(crate) fn choose(asked: &api::MigrationOptions, here: bool) -> Result<Carrier, Status> {
+    let refuse = |why: &str| Err(Status::invalid_argument(why));
+    match (asked.transport(), asked.encrypt()) {
+        (Transport::Unspecified | Transport::Tcp, Encrypt::Unspecified) if here => Ok(Carrier::Tcp),
+        (Transport::Unspecified | Transport::Tcp, Encrypt::Off) => Ok(Carrier::Signed),
+        (Transport::Unspecified | Transport::Tcp, _) => Ok(Carrier::Tls),
+        (Transport::Tls, Encrypt::Off) => {
+            refuse("transport tls encrypts; choose tcp to send memory signed and in clear")
+        }
+        (Transport::Tls, _) => Ok(Carrier::Tls),
+        (Transport::Unix, _) if !here => {
+            refuse("a Unix socket connects two agents of one host; choose tcp or tls")
+        }
+        (Transport::Unix, Encrypt::Unspecified) => Ok(Carrier::Local),
+        (Transport::Unix, _) => refuse(
+            "a Unix socket stays within this host, where the permissions of its folder protect it; \
+             leave encryption unsaid",
+        ),
+    }
+}
+
+/// Whether the agent that was asked takes part in that; `here` says that the other is of this host
+/// (wire.md P9).
+pub(crate) fn accept(carrier: Carrier, here: bool) -> Result<(), Status> {
+    match carrier {
+        Carrier::Unspecified | Carrier::Tcp | Carrier::Local if !here => {
+            Err(Status::failed_precondition(
+                "a session that nothing protects stays within one host; the source is to encrypt \
+                 it, or sign it",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether both guest processes show certificates.
+pub(crate) fn is_certified(carrier: Carrier) -> bool {
+    matches!(carrier, Carrier::Signed | Carrier::Tls)
+}
+
+/// Why a source's guest process makes no certificate.
+pub(crate) fn uncertified(status: Status) -> Status {
+    match status.code() {
+        Code::Unimplemented => Status::failed_precondition(
+            "the guest's process is of an older release, which sends in clear only",
+        ),
+        _ => status,
+    }
+}
+
+/// What the engine is told. `own` and `peer` are needed where certificates are shown, `at` where
+/// a path is.
+pub(crate) fn engines(
+    carrier: Carrier,
+    own: Option<Arc<Identity>>,
+    peer: &[u8],
+    at: impl FnOnce() -> PathBuf,
+) -> Result<Engines, Status> {
+    let credentials = || {
+        let identity = own.ok_or_else(|| Status::failed_precondition("no certificate was made"))?;
+        let peer = Fingerprint::try_from(peer).map_err(|error| {
+            let why = format!(
+                "the other side's agent told no certificate: {error}; use one release on both hosts"
+            );
+            Status::failed_precondition(why)
+        })?;
+        Ok::<_, Status>(Credentials { identity, peer })
+    };
+    Ok(match carrier {
+        Carrier::Unspecified | Carrier::Tcp => Engines::Tcp,
+        Carrier::Signed => Engines::Signed(credentials()?),
+        Carrier::Tls => Engines::Tls(credentials()?),
+        Carrier::Local => Engines::Local(at()),
+    })
+}
+
+/// A new identity for one session, where one is needed.
+pub(crate) fn identity(carrier: Carrier) -> Result<Option<Arc<Identity>>, Status> {
+    let made = is_certified(carrier).then(Identity::generate).transpose();
+    let failed = |error| Status::internal(format!("no key could be made: {error}"));
+    made.map(|made| made.map(Arc::new)).map_err(failed)
+}
+
+/// The fingerprint as it is told; nothing where there is no certificate.
+pub(crate) fn told(identity: Option<&Arc<Identity>>) -> Vec<u8> {
+    identity.map(|identity| identity.fingerprint().as_bytes().to_vec()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen(transport: Transport, encrypt: Encrypt, here: bool) -> Result<Carrier, String> {
+        let asked = api::MigrationOptions {
+            transport: transport.into(),
+            encrypt: encrypt.into(),
+            ..Default::default()
+        };
+        choose(&asked, here).map_err(|status| status.message().to_owned())
+    }
+
+    #[test]
+    fn in_clear_nothing_leaves_this_host() {
+        use {Encrypt as E, Transport as T};
+        for (transport, encrypt, here, there) in [
+            (T::Unspecified, E::Unspecified, Carrier::Tcp, Carrier::Tls),
+            (T::Tcp, E::Unspecified, Carrier::Tcp, Carrier::Tls),
+            (T::Tcp, E::On, Carrier::Tls, Carrier::Tls),
+            (T::Tcp, E::Off, Carrier::Signed, Carrier::Signed),
+            (T::Tls, E::Unspecified, Carrier::Tls, Carrier::Tls),
+            (T::Tls, E::On, Carrier::Tls, Carrier::Tls),
+        ] {
+            assert_eq!(chosen(transport, encrypt, true), Ok(here), "{transport:?} {encrypt:?}");
+            assert_eq!(chosen(transport, encrypt, false), Ok(there), "{transport:?} {encrypt:?}");
+            accept(there, false).unwrap();
+        }
+        assert_eq!(chosen(T::Unix, E::Unspecified, true), Ok(Carrier::Local));
+        for (transport, encrypt, here, why) in [
+            (T::Unix, E::Unspecified, false, "one host; choose tcp or tls"),
+            (T::Unix, E::On, true, "leave encryption unsaid"),
+            (T::Tls, E::Off, true, "choose tcp"),
+        ] {
+            let refused = chosen(transport, encrypt, here).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+        for carrier in [Carrier::Unspecified, Carrier::Tcp, Carrier::Local] {
+            accept(carrier, true).unwrap();
+            let refused = accept(carrier, false).unwrap_err();
+            assert_eq!(refused.code(), Code::FailedPrecondition);
+        }
+    }
+
+    #[test]
+    fn a_session_is_protected_with_both_certificates_or_not_at_all() {
+        let no_path = || -> PathBuf { panic!("no path is needed") };
+        for carrier in [Carrier::Signed, Carrier::Tls] {
+            let own = identity(carrier).unwrap();
+            let peer = told(Some(&Arc::new(Identity::generate().unwrap())));
+            assert_eq!((told(own.as_ref()).len(), peer.len()), (32, 32));
+            engines(carrier, own.clone(), &peer, no_path).unwrap();
+            let missing = engines(carrier, own, &[], no_path).unwrap_err();
+            assert!(missing.message().contains("use one release on both hosts"), "{missing}");
+            assert!(engines(carrier, None, &peer, no_path).is_err());
+        }
+        assert!(identity(Carrier::Tcp).unwrap().is_none());
+        let local = engines(Carrier::Local, None, &[], || "/x/y".into()).unwrap();
+        assert!(matches!(local, Engines::Local(path) if path.ends_with("y")));
+    }
+
+    #[test]
+    fn loopback_is_this_host() {
+        for (agent, here) in [
+            ("localhost:1", true),
+            ("127.3.0.1:1", true),
+            ("[::1]:1", true),
+            ("10.0.0.1:1", false),
+            ("host-b", false),
+        ] {
+            assert_eq!(is_here(&agent.parse().unwrap()), here, "{agent}");
+        }
+    }
+}
