@@ -6,6 +6,7 @@ use std::{fmt, panic};
 
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
+use tracing::Instrument;
 use whimbrel_protocol::{Failure, Outcome, Term};
 
 use crate::guest::Guest;
@@ -79,9 +80,10 @@ impl<T: Send + 'static> Ending<T> {
         Self(Arc::default())
     }
 
-    /// Begins: the task belongs to the runtime and not to whoever waits for it.
+    /// Begins: the task belongs to the runtime and not to whoever waits for it. It logs within the
+    /// span of whoever begins it.
     pub(crate) fn begin(&self, run: impl Future<Output = T> + Send + 'static) {
-        self.0.get_or_init(|| Mutex::new(Some(tokio::spawn(run))));
+        self.0.get_or_init(|| Mutex::new(Some(tokio::spawn(run.in_current_span()))));
     }
 
     /// Waits for the end and takes it; it is there once. `None` if it was taken already, or if the

@@ -29,8 +29,10 @@ pub use incoming::Incoming;
 pub use journal::{Journal, VolatileJournal};
 pub use lanes::{LaneOptions, Limits, Traffic};
 pub use options::{AskPeer, CoreShare, DestinationAddress, IncomingOptions, OutgoingOptions};
-pub use outgoing::Outgoing;
-pub use progress::{DowntimeParts, LaneReport, PathReport, Progress, Report, RoundReport};
+pub use outgoing::{CELLS_MAX, MemoryMap, Outgoing};
+pub use progress::{
+    DecisionReport, DowntimeParts, LaneReport, PathReport, Progress, Report, RoundReport, Step,
+};
 pub use whimbrel_memory as memory;
 pub use whimbrel_page as page;
 pub use whimbrel_protocol as protocol;

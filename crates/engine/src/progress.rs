@@ -31,6 +31,8 @@ pub struct Progress {
     pub throttle: Throttle,
     /// The downtime a switchover would have now, once there is enough to tell.
     pub downtime_forecast: Option<Duration>,
+    /// The longest downtime to switch over with; unknown at the destination.
+    pub downtime_max: Option<Duration>,
     /// Pages that were looked at for changes that the tracker missed, while the guest ran.
     pub pages_scrubbed: PageCount,
     /// Pages that changed without the tracker seeing it, and were found.
@@ -41,6 +43,8 @@ pub struct Progress {
     pub lanes: Vec<LaneReport>,
     /// The paths that the lanes are spread over, those that are out of use too.
     pub paths: Vec<PathReport>,
+    /// What was decided between rounds, and by which numbers; the first ones and the last.
+    pub decisions: Vec<DecisionReport>,
     /// What happened, as sentences, oldest first.
     pub events: Vec<(Duration, String)>,
 }
@@ -60,6 +64,36 @@ pub struct RoundReport {
     pub dirty_after: PageCount,
     /// How long the lanes then waited to hear of the next harvest.
     pub waited: Duration,
+}
+
+/// What the source decided to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// To send what is dirty in this round.
+    Round(u32),
+    /// To slow the guest down to this many percent.
+    Throttle(u8),
+    /// To pause the guest and hand it over.
+    SwitchOver,
+    /// To let the guest run on at the source.
+    RunOn,
+}
+
+/// A decision, with the numbers it was made on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecisionReport {
+    /// Since the migration began.
+    pub at: Duration,
+    /// What was decided.
+    pub step: Step,
+    /// Pages that were dirty.
+    pub dirty: PageCount,
+    /// Bytes a second over all lanes, as far as it was known.
+    pub bandwidth: Option<ByteCount>,
+    /// Bytes a second that the guest dirtied.
+    pub dirty_rate: ByteCount,
+    /// The downtime that a switchover would have had then.
+    pub forecast: Option<Duration>,
 }
 
 /// One lane.

@@ -131,6 +131,21 @@ impl Bitmap {
         Some(word * WORD + u64::from(self.word(word).trailing_zeros()))
     }
 
+    /// How many of `count` bits from `first` are set; bits past the end are clear.
+    #[must_use]
+    pub fn ones_in(&self, first: u64, count: u64) -> u64 {
+        let end = self.len.min(first.saturating_add(count));
+        let mut ones = 0;
+        let mut next = self.next_word(first / WORD);
+        while let Some(word) = next.filter(|word| word * WORD < end) {
+            let from = first.saturating_sub(word * WORD);
+            let to = (end - word * WORD).min(WORD);
+            ones += u64::from((self.word(word) & mask(from, to)).count_ones());
+            next = self.next_word(word + 1);
+        }
+        ones
+    }
+
     /// How many bits from `first` on are set without a gap, counted up to `most`.
     #[must_use]
     pub fn run_length(&self, first: u64, most: u64) -> u64 {
@@ -234,6 +249,19 @@ mod tests {
             map.clear();
             assert!(map.is_empty() && bits(&map).is_empty());
         }
+    }
+
+    #[test]
+    fn ones_of_a_range_are_counted() {
+        let mut random = numbers(7);
+        let mut map = Bitmap::new(1000);
+        (0..40).for_each(|_| drop(map.insert(random(990), random(10))));
+        for _ in 0..500 {
+            let (first, count) = (random(1100), random(300));
+            let counted = (first..first + count).filter(|bit| map.contains(*bit)).count() as u64;
+            assert_eq!(map.ones_in(first, count), counted, "{first} + {count}");
+        }
+        assert_eq!(map.ones_in(0, u64::MAX), map.ones());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use crate::{Layout, Leaf, LeafSum, PageCount, PageIndex, RegionId};
+use crate::{Layout, Leaf, LeafSum, PageCount, PageIndex, RegionId, Run};
 
 /// Pages in a chunk: 2 MiB of memory have a sum of their own, so that two roots that differ can
 /// be narrowed down without exchanging every leaf.
@@ -171,6 +171,30 @@ impl LeafTable {
         self.root.unknown += PageCount(u64::from(matches!(new, Leaf::Unknown)));
         self.root.unknown -= PageCount(u64::from(matches!(old, Leaf::Unknown)));
         old
+    }
+
+    /// Whether something other than zero is or may be in a page of `run`, at the cost of a look at
+    /// each page that is zero among others that are not.
+    ///
+    /// # Panics
+    /// If the guest has no such pages.
+    #[must_use]
+    pub fn holds_content(&self, run: Run) -> bool {
+        let region = self.region(run.region);
+        let (mut at, end) = (run.first.0, run.end().0);
+        while at < end {
+            let stop = end.min((at / CHUNK_PAGES + 1) * CHUNK_PAGES);
+            let chunk = region.chunk(chunk_of(PageIndex(at)));
+            if let Some(leaves) = chunk.and_then(|chunk| chunk.leaves.as_deref()) {
+                let first = (at % CHUNK_PAGES) as usize;
+                let part = &leaves[first..first + (stop - at) as usize];
+                if part.iter().any(|leaf| *leaf != STORED_ZERO) {
+                    return true;
+                }
+            }
+            at = stop;
+        }
+        false
     }
 
     /// The sum over all pages.

@@ -46,6 +46,13 @@ impl PageSet {
         self.regions.iter().any(|(id, map)| *id == region && map.contains(page.0))
     }
 
+    /// How many pages of `run` are in the set; pages that the guest does not have are not.
+    #[must_use]
+    pub fn count_in(&self, run: Run) -> PageCount {
+        let found = self.regions.iter().find(|(id, _)| *id == run.region);
+        PageCount(found.map_or(0, |(_, map)| map.ones_in(run.first.0, run.count.0)))
+    }
+
     /// Adds the pages of `run`; returns how many were new.
     ///
     /// # Panics
@@ -142,6 +149,8 @@ mod tests {
         assert!(!set.contains(RegionId(2), PageIndex(69)));
         assert!(set.contains(RegionId(2), PageIndex(70)));
         assert!(!set.contains(RegionId(9), PageIndex(0)));
+        assert_eq!(set.count_in(Run::new(RegionId(2), 60, 20)), PageCount(10));
+        assert_eq!(set.count_in(Run::new(RegionId(9), 0, 20)), PageCount::ZERO);
         set.clear();
         assert!(set.is_empty());
     }

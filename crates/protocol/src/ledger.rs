@@ -18,10 +18,12 @@
 
 mod flight;
 mod heat;
+mod map;
 mod round;
 mod take;
 
 pub use flight::{AckFault, Flight};
+pub use map::Cell;
 pub use round::{LedgerEvent, Pass, RoundNumber, RoundTally};
 pub use take::Take;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{Semaphore, watch};
+use tracing::Instrument;
 use whimbrel_memory::Landing;
 use whimbrel_page::{ByteCount, PageCount, Root};
 use whimbrel_protocol::batch::{LaneAnswer, LaneHello, LaneRefusal};
@@ -21,7 +22,7 @@ use super::hands::{Hands, Job, Last};
 use super::{CONTROL, GREETINGS_MAX, Happened, LANE, Secrets, greeting};
 use crate::ended::{Ended, HungGuest};
 use crate::journal::SharedJournal;
-use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent, sign};
+use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent, in_this_span, sign};
 use crate::link::{Connection, Link, LinkEvent, LinkNumber};
 use crate::options::IncomingOptions;
 use crate::progress::{Progress, Report};
@@ -206,7 +207,8 @@ impl Driver {
                     return tracing::warn!("{} was not let in: too many callers", caller.from);
                 };
                 let (options, tell) = (self.options.clone(), self.happened.clone());
-                drop(tokio::spawn(greeting(caller, options, tell, place)));
+                let greeted = greeting(caller, options, tell, place).in_current_span();
+                drop(tokio::spawn(greeted));
             }
             LANE => self.lane_called(caller),
             _ => unreachable!("the door has two kinds"),
@@ -229,7 +231,7 @@ impl Driver {
         let lanes = self.lanes.clone().filter(|_| admitted.is_ok());
         let events = self.lane_events.clone();
         let (carrier, secret) = (self.options.lanes.carrier.clone(), self.secret.clone());
-        tokio::spawn(async move {
+        let landing = async move {
             let answered = caller.answer(&answer, within).await.map_err(|error| error.to_string());
             let Some(lanes) = lanes else { return };
             let opening = caller.hello.clone();
@@ -243,7 +245,8 @@ impl Driver {
                     let _ = events.send(LandEvent::Ended(nothing_landed(hello.lane), why)).await;
                 }
             }
-        });
+        };
+        drop(tokio::spawn(landing.in_current_span()));
     }
 
     fn greeted(&mut self, hello: &Hello, connection: Connection) {
@@ -385,11 +388,11 @@ impl Driver {
     fn ask(&self, term: Term) {
         let (Some(ask), Some(guest)) = (self.options.ask.clone(), self.guest) else { return };
         let happened = self.happened.clone();
-        tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(in_this_span(move || {
             let answer = ask.ask(Question::MayIRun, guest, term);
             let answered = DestinationEvent::Answered(term, answer);
             let _ = happened.blocking_send(Happened::Machine(answered));
-        });
+        }));
     }
 
     // --- what people see, and the end ------------------------------------------------------

@@ -18,7 +18,7 @@ use crate::digest::{Digested, Digesters, SweepError};
 use crate::ended::Returned;
 use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use crate::journal::SharedJournal;
-use crate::lanes::{DestinationLanes, panic_message};
+use crate::lanes::{DestinationLanes, in_this_span, panic_message};
 
 /// One thing to do.
 pub(super) enum Job {
@@ -61,13 +61,14 @@ impl Hands {
         let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
         let (last, farewell) = mpsc::sync_channel(1);
         let (give_back, returned) = oneshot::channel();
-        std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
+        let labour = in_this_span(move || {
             todo.iter().for_each(|job| work.guarded(job));
             if let Some(guest) = work.give_back(farewell.recv().unwrap_or_default()) {
                 // Who does not want it any more drops it.
                 let _ = give_back.send(guest);
             }
-        })?;
+        });
+        std::thread::Builder::new().name("whimbrel-hands".into()).spawn(labour)?;
         Ok(Self { jobs, last, returned })
     }
 

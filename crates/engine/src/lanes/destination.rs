@@ -11,7 +11,7 @@ use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Sums, Term};
 use whimbrel_transport::{Lane, LaneHandle};
 
 use super::lander::Lander;
-use super::{Carried, LaneOptions, guarded, lock};
+use super::{Carried, LaneOptions, guarded, in_this_span, lock};
 use crate::progress::LaneReport;
 
 /// What a destination's lanes tell their driver.
@@ -112,13 +112,13 @@ impl DestinationLanes {
         entry.handle = Some(connection.handle());
         let carried = entry.carried.clone();
         let (shared, name) = (self.shared.clone(), format!("whimbrel-in-{}", lane.0));
-        let started = thread::Builder::new().name(name).spawn(move || {
+        let work = in_this_span(move || {
             let lander = Lander::new(shared.clone(), lane, connection, carried);
             // The lander is gone, and with it the socket, before anybody hears of it.
             let why = guarded(move || lander.run());
             shared.ended(lane, why);
         });
-        match started {
+        match thread::Builder::new().name(name).spawn(work) {
             Ok(thread) => entry.thread = Some(thread),
             Err(error) => {
                 entry.open = false;

@@ -14,6 +14,7 @@
 mod ahead;
 mod destination;
 mod lander;
+mod map;
 mod options;
 mod pace;
 mod paths;
@@ -24,6 +25,7 @@ mod traffic;
 mod verify;
 
 pub(crate) use destination::{DestinationLanes, LandEvent};
+pub(crate) use map::WeakLanes;
 pub use options::LaneOptions;
 pub use pace::Limits;
 pub(crate) use source::{LaneEvent, SourceLanes};
@@ -62,6 +64,13 @@ impl Carried {
     fn pages(&self) -> PageCount {
         PageCount(self.pages.load(Ordering::Relaxed))
     }
+}
+
+/// Has a thread work within the span of whoever starts it, so that its log lines are told to which
+/// migration they belong.
+pub(crate) fn in_this_span<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+    let span = tracing::Span::current();
+    move || span.in_scope(work)
 }
 
 /// Locks, also after a panic: a lane that dies of a bug must not take the guest's process along.

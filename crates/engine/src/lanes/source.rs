@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
+use tracing::Instrument;
 use whimbrel_memory::GuestMemory;
 use whimbrel_page::{ByteCount, ByteRate, PageCount, PageSet, Root};
 use whimbrel_protocol::batch::{Ack, LaneHello};
@@ -20,7 +21,7 @@ use super::ahead::Ahead;
 use super::pace::Pace;
 use super::paths::{PathId, Paths};
 use super::sender::Sender;
-use super::{Carried, LaneOptions, guarded, lock};
+use super::{Carried, LaneOptions, guarded, in_this_span, lock};
 use crate::progress::LaneReport;
 
 /// What a source's lanes tell their driver.
@@ -135,7 +136,7 @@ impl SourceLanes {
         let mut state = self.shared.lock();
         let lanes = self.clone();
         let path = self.shared.first_path(&mut state, address);
-        let opening = tokio::spawn(async move {
+        let opening = async move {
             match lanes.shared.connect(path, &hello).await {
                 Ok((connection, path)) => {
                     let window = lanes.shared.options.window_to(address.ip());
@@ -143,8 +144,8 @@ impl SourceLanes {
                 }
                 Err(why) => lanes.shared.not_opened(hello.lane, why),
             }
-        });
-        let opening = Some(opening.abort_handle());
+        };
+        let opening = Some(tokio::spawn(opening.in_current_span()).abort_handle());
         let path = Some(path);
         state.lanes.insert(hello.lane, Entry { opening, path, ..Entry::default() });
     }
@@ -337,14 +338,15 @@ impl SourceLanes {
         beside: Option<String>,
     ) -> io::Result<JoinHandle<()>> {
         let shared = self.shared.clone();
-        thread::Builder::new().name(format!("whimbrel-out-{}", lane.0)).spawn(move || {
+        let work = in_this_span(move || {
             if let Some(Err(error)) = beside.map(|interface| pin_beside(&interface)) {
                 tracing::warn!("lane {} runs on any processor: {error}", lane.0);
             }
             // The sender is gone, and with it the socket, before anybody hears of it.
             let why = guarded(move || { sender }.run());
             shared.ended(lane, why);
-        })
+        });
+        thread::Builder::new().name(format!("whimbrel-out-{}", lane.0)).spawn(work)
     }
 }
 

@@ -10,13 +10,16 @@ use whimbrel_protocol::{Answer, Message, Source, SourceAction, SourceEvent, Veri
 use super::hands::PauseTimes;
 use crate::guest::Throttle;
 use crate::lanes::SourceLanes;
-use crate::progress::{DowntimeParts, Progress, Report, RoundReport};
+use crate::progress::{DecisionReport, DowntimeParts, Progress, Report, RoundReport, Step};
 
 /// How often a look is published.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 /// Rounds kept: the first ones, and the last of what may go on for hours.
 const ROUNDS_FIRST: usize = 16;
 const ROUNDS_MAX: usize = 256;
+/// Decisions kept, in the same way.
+const DECISIONS_FIRST: usize = 16;
+const DECISIONS_MAX: usize = 256;
 /// Events kept for people; the oldest go first.
 const EVENTS_MAX: usize = 200;
 
@@ -26,6 +29,18 @@ const RUNS_NAMED: usize = 8;
 fn named(run: &Run) -> String {
     let (region, first, last) = (run.region.0, run.first.0, run.end().0 - 1);
     if first == last { format!("{region}/{first}") } else { format!("{region}/{first}-{last}") }
+}
+
+/// What an action decides; the first round is none, as there is nothing else to do.
+const fn step(action: &SourceAction) -> Option<Step> {
+    match action {
+        SourceAction::StartRound(0) => None,
+        SourceAction::StartRound(round) => Some(Step::Round(*round)),
+        SourceAction::Throttle(percent) => Some(Step::Throttle(*percent)),
+        SourceAction::Pause => Some(Step::SwitchOver),
+        SourceAction::Resume => Some(Step::RunOn),
+        _ => None,
+    }
 }
 
 /// Watches the driver's events and actions go by.
@@ -45,16 +60,27 @@ pub(super) struct Account {
     /// How long the destination digested while the guest stood still.
     verified_there: Duration,
     downtime: DowntimeParts,
+    /// Pages that were dirty after the last harvest.
+    dirty: PageCount,
     /// When the next look is due.
     due: Instant,
 }
 
 impl Account {
-    pub(super) fn new(pages: PageCount, publish: watch::Sender<Progress>) -> Self {
+    pub(super) fn new(
+        pages: PageCount,
+        downtime_max: Duration,
+        publish: watch::Sender<Progress>,
+    ) -> Self {
         let began = Instant::now();
         Self {
             began,
-            progress: Progress { pages_total: pages, phase: "greeting", ..Progress::default() },
+            progress: Progress {
+                pages_total: pages,
+                phase: "greeting",
+                downtime_max: Some(downtime_max),
+                ..Progress::default()
+            },
             publish,
             round_began: began,
             round_over: None,
@@ -65,6 +91,7 @@ impl Account {
             granted: None,
             verified_there: Duration::ZERO,
             downtime: DowntimeParts::default(),
+            dirty: PageCount::ZERO,
             due: began,
         }
     }
@@ -82,7 +109,10 @@ impl Account {
     }
 
     /// An action is about to be carried out.
-    pub(super) fn acts(&mut self, action: &SourceAction) {
+    pub(super) fn acts(&mut self, action: &SourceAction, source: &Source) {
+        if let Some(step) = step(action) {
+            self.decided(step, source);
+        }
         match action {
             SourceAction::StartRound(number) => self.round(*number),
             SourceAction::Flush(_) => {
@@ -95,6 +125,27 @@ impl Account {
             }
             _ => {}
         }
+    }
+
+    fn decided(&mut self, step: Step, source: &Source) {
+        let forecast = source.forecast();
+        let downtime = match step {
+            Step::SwitchOver => source.estimate(),
+            _ => forecast.downtime(self.dirty),
+        };
+        let decision = DecisionReport {
+            at: self.began.elapsed(),
+            step,
+            dirty: self.dirty,
+            bandwidth: forecast.bandwidth(),
+            dirty_rate: forecast.dirty_rate(),
+            forecast: downtime,
+        };
+        let decisions = &mut self.progress.decisions;
+        if decisions.len() == DECISIONS_MAX {
+            decisions.remove(DECISIONS_FIRST);
+        }
+        decisions.push(decision);
     }
 
     fn round(&mut self, round: u32) {
@@ -143,6 +194,7 @@ impl Account {
     pub(super) fn hears(&mut self, event: &SourceEvent) {
         match event {
             SourceEvent::Harvested(harvest) => {
+                self.dirty = harvest.pending;
                 let over = self.round_over.take();
                 if let Some(round) = self.progress.rounds.last_mut() {
                     round.dirty_after = harvest.pending;

@@ -19,7 +19,7 @@ use super::account::Account;
 use super::hands::{Hands, Job};
 use crate::ended::{Ended, HungGuest, Returned};
 use crate::journal::SharedJournal;
-use crate::lanes::{LaneEvent, SourceLanes};
+use crate::lanes::{LaneEvent, SourceLanes, in_this_span};
 use crate::link::{Connection, Link, LinkEvent, LinkNumber};
 use crate::options::{DestinationAddress, OutgoingOptions};
 use crate::progress::Progress;
@@ -94,8 +94,8 @@ impl Driver {
         mut cancel: Receiver<String>,
         publish: watch::Sender<Progress>,
     ) -> Ended {
-        let mut account = Account::new(self.subject.layout.pages(), publish);
         let allowed = self.options.source.convergence.downtime_max;
+        let mut account = Account::new(self.subject.layout.pages(), allowed, publish);
         if let Some(own) = self.options.guest_heartbeat.filter(|own| allowed >= *own) {
             account.say(format!(
                 "the guest may stand still for {allowed:?}, and its own heartbeat ends after \
@@ -104,7 +104,7 @@ impl Driver {
         }
         loop {
             while let Some(action) = self.source.poll() {
-                account.acts(&action);
+                account.acts(&action, &self.source);
                 self.apply(action, &happened, &mut account);
             }
             if self.outcome.is_some() || Instant::now() >= account.due() {
@@ -374,10 +374,10 @@ impl Driver {
     fn ask(&self, term: Term, happened: &Sender<Happened>) {
         let Some(ask) = self.options.ask.clone() else { return };
         let (guest, happened) = (self.subject.guest, happened.clone());
-        tokio::task::spawn_blocking(move || {
+        tokio::task::spawn_blocking(in_this_span(move || {
             let answer = ask.ask(Question::DoYouRun, guest, term);
             let _ = happened.blocking_send(Happened::Machine(SourceEvent::Answered(answer)));
-        });
+        }));
     }
 
     // --- the end -----------------------------------------------------------------------------

@@ -18,7 +18,7 @@ use crate::digest::Digesters;
 use crate::ended::Returned;
 use crate::guest::{Guest, GuestError, Throttle};
 use crate::journal::SharedJournal;
-use crate::lanes::{SourceLanes, panic_message};
+use crate::lanes::{SourceLanes, in_this_span, panic_message};
 use crate::options::CoreShare;
 
 /// One thing to do.
@@ -73,13 +73,13 @@ impl Hands {
         let (last, farewell) = mpsc::sync_channel(1);
         let (give_back, returned) = oneshot::channel();
         let (handover, given) = mpsc::sync_channel::<Work>(1);
-        let started = std::thread::Builder::new().name("whimbrel-hands".into()).spawn(move || {
+        let labour = in_this_span(move || {
             let mut work: Work = given.recv().expect("the work is handed over at once");
             todo.iter().chain(farewell).for_each(|job| work.guarded(job));
             // Who does not want it any more drops it.
             let _ = give_back.send(work.give_back());
         });
-        match started {
+        match std::thread::Builder::new().name("whimbrel-hands".into()).spawn(labour) {
             Ok(_) => {
                 handover.send(work).expect("the thread waits for it");
                 Ok(Self { jobs, last, returned })

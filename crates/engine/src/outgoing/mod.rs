@@ -12,6 +12,7 @@
 mod account;
 mod driver;
 mod hands;
+mod map;
 mod scrub;
 mod verify;
 
@@ -34,6 +35,8 @@ use crate::progress::{Progress, Report};
 use driver::{Connected, Driver};
 use hands::{Comparison, Hands, PauseTimes, Work};
 
+pub use map::{CELLS_MAX, MemoryMap};
+
 /// The source side of one migration. It owns the guest until it has ended.
 pub struct Outgoing {
     guest: Box<dyn Guest>,
@@ -43,6 +46,7 @@ pub struct Outgoing {
     progress: watch::Sender<Progress>,
     cancel: (Cancel, mpsc::Receiver<String>),
     ending: Ending,
+    map: MemoryMap,
 }
 
 /// What may wait for a driver; whoever has more to say waits with it.
@@ -77,7 +81,14 @@ impl Outgoing {
     ) -> Self {
         let (progress, _) = watch::channel(Progress::default());
         let (cancel, ending) = (Cancel::new(), Ending::new());
-        Self { guest, journal, destination, options, progress, cancel, ending }
+        let map = MemoryMap::default();
+        Self { guest, journal, destination, options, progress, cancel, ending, map }
+    }
+
+    /// A picture of where the guest's memory is, for who asks.
+    #[must_use]
+    pub fn map(&self) -> MemoryMap {
+        self.map.clone()
     }
 
     /// Follows the migration; the newest look is always there.
@@ -119,6 +130,7 @@ impl Outgoing {
         let (happened, events) = mpsc::channel(HAPPENED_MAX);
         let (lane_events, lanes_say) = mpsc::channel(EVENTS_MAX);
         let lanes = SourceLanes::new(memory.clone(), self.options.lanes.clone(), lane_events);
+        self.map.begin(&lanes);
         let description = self.guest.describe();
         let state_size = self.guest.state_size_hint().unwrap_or_default();
         let subject = Subject {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use whimbrel_memory::{GuestMemory, MemoryError};
 use whimbrel_page::{Leaf, PAGE_SIZE, PageCount, PageIndex, PageSet, RegionId, Run};
 
-use crate::lanes::SourceLanes;
+use crate::lanes::{SourceLanes, in_this_span};
 use crate::options::CoreShare;
 
 /// Pages that are looked at in one go: a harvest waits for one.
@@ -77,11 +77,12 @@ impl Scrub {
             changed: Condvar::new(),
         });
         let works = shared.clone();
-        let started = thread::Builder::new().name("whimbrel-scrub".into()).spawn(move || {
+        let work = in_this_span(move || {
             if let Err(error) = works.run() {
                 tracing::warn!("nobody looks for writes that were not tracked: {error}");
             }
         });
+        let started = thread::Builder::new().name("whimbrel-scrub".into()).spawn(work);
         let started = started.inspect_err(|error| tracing::warn!("no thread to scrub: {error}"));
         started.ok().map(|thread| Self { shared, thread: Some(thread) })
     }
