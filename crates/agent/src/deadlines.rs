@@ -41,6 +41,8 @@ pub struct Deadlines {
     pub clock_skew: Duration,
     /// How long a ticket may be good.
     pub ticket: Duration,
+    /// How long clients are kept whose guest is not found anywhere.
+    pub relay: Duration,
     /// What its guest processes are told when they send or receive a guest.
     pub migration: MigrationDeadlines,
 }
@@ -99,6 +101,7 @@ impl Default for Deadlines {
             handshake: secs(5),
             clock_skew: secs(30),
             ticket: secs(3600),
+            relay: secs(60),
             migration: MigrationDeadlines::default(),
         }
     }
@@ -131,7 +134,7 @@ impl Default for MigrationDeadlines {
 type Field = fn(&mut Deadlines) -> &mut Duration;
 
 /// Each one by the name that people give it.
-const NAMES: [(&str, Field); 28] = [
+const NAMES: [(&str, Field); 29] = [
     ("process-start", |all| &mut all.process_start),
     ("process-call", |all| &mut all.process_call),
     ("process-stop", |all| &mut all.process_stop),
@@ -146,6 +149,7 @@ const NAMES: [(&str, Field); 28] = [
     ("handshake", |all| &mut all.handshake),
     ("clock-skew", |all| &mut all.clock_skew),
     ("ticket", |all| &mut all.ticket),
+    ("relay", |all| &mut all.relay),
     ("greeting", |all| &mut all.migration.greeting),
     ("silence", |all| &mut all.migration.silence),
     ("resume", |all| &mut all.migration.resume),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use whimbrel_tests::program::Agent;
+use whimbrel_tests::program::{Agent, How};
 use whimbrel_tests::redis::{Connection, Reply, tool};
 
 use crate::load::Checker;
@@ -83,6 +83,8 @@ async fn a_host_relays_until_it_is_told_to_let_go() {
     let released = here.ask(&["release", "store"]).await.ended(0);
     assert!(released.out.contains("2 connections"), "{released:?}");
     assert!(first.is_closed().await && second.is_closed().await);
+    // The guest does not count them any more.
+    there.until("store", |guest| guest["clients"] == 1).await;
     assert_eq!(third.command(&[b"INCR", b"a"]).await, Reply::Line(':', "2".into()));
 }
 
@@ -106,4 +108,20 @@ async fn a_relaying_agent_that_is_killed_loses_no_acknowledged_write() {
     let mut again = Connection::to(&address).await;
     assert_eq!(again.command(&[b"INCR", b"a"]).await, Reply::Line(':', "101".into()));
     there.until("store", |guest| guest["clients"] == 2).await;
+}
+
+#[tokio::test]
+async fn clients_of_a_guest_that_died_elsewhere_are_not_kept_for_ever() {
+    let how = How::with(&["--die-with-parent", "--deadlines", "relay=1s"]);
+    let here = Agent::start_as(&std::env::temp_dir(), how).await;
+    let there = Agent::start().await;
+    let address = store(&here, "16MiB").await;
+    migrate(&here, &there).await;
+    let mut client = Connection::to(&address).await;
+    assert_eq!(client.command(&[b"SET", b"a", b"1"]).await, Reply::Line('+', "OK".into()));
+    let _ = there.ask(&["stop", "store"]).await.ended(0);
+    assert!(client.is_closed().await, "its guest is no more");
+    let logs = here.logs();
+    assert!(logs.contains("its clients are disconnected: it was not found for 1s"), "{logs}");
+    here.until("store", |guest| guest["carried"] == 0).await;
 }

@@ -131,6 +131,12 @@ impl Client {
         self.closed = true;
     }
 
+    /// Closes its socket.
+    pub(super) fn cut(&mut self) {
+        self.closed = true;
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+
     /// What the guest says of it; `false` if that does not follow on what it said before.
     pub(super) fn hear(&mut self, word: &api::GuestWord) -> bool {
         let end = self.taken + self.kept.len() as u64;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, sleep};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
@@ -25,14 +25,25 @@ const FRAME_MAX: usize = 512 << 10;
 /// Clients at a time; one more than guests take, so that they are told.
 const CLIENTS_MAX: usize = 10_001;
 
+/// How a hub and whoever looks after it see each other.
+pub(super) struct Looks {
+    /// How many clients there are.
+    pub(super) carried: Arc<AtomicU64>,
+    /// The hub is to cut them, and to end.
+    pub(super) let_go: Arc<Notify>,
+}
+
 pub(super) struct Hub {
     core: Arc<Core>,
     guest: GuestUuid,
     run: u64,
     listener: TcpListener,
     clients: BTreeMap<u64, Client>,
-    /// How many there are, for whoever looks from outside.
-    carried: Arc<AtomicU64>,
+    looks: Looks,
+    /// Clients are cut, and nobody is let in: the guest has to hear of it.
+    letting_go: bool,
+    /// When the guest was there last.
+    found: Instant,
     last_id: u64,
     /// Clients of which the guest is to hear.
     news: BTreeSet<u64>,
@@ -47,6 +58,7 @@ pub(super) struct Hub {
 enum Input {
     Client(TcpStream),
     Event(Event),
+    LetGo,
 }
 
 impl Hub {
@@ -55,7 +67,7 @@ impl Hub {
         guest: GuestUuid,
         run: u64,
         listener: TcpListener,
-        carried: Arc<AtomicU64>,
+        looks: Looks,
     ) -> Self {
         let (to_events, events) = mpsc::channel(EVENTS_MAX);
         Self {
@@ -64,7 +76,9 @@ impl Hub {
             run,
             listener,
             clients: BTreeMap::new(),
-            carried,
+            looks,
+            letting_go: false,
+            found: Instant::now(),
             last_id: 0,
             news: BTreeSet::new(),
             events,
@@ -74,7 +88,7 @@ impl Hub {
         }
     }
 
-    /// Relays until the task is ended.
+    /// Relays until the task is ended, or the guest has heard that its clients were let go.
     pub(super) async fn run(mut self) {
         let mut pause = PAUSE;
         loop {
@@ -82,10 +96,47 @@ impl Hub {
                 Some(owner) => self.serve(owner).await,
                 None => false,
             };
+            if self.is_done() {
+                return;
+            }
+            self.give_up(was_there);
             // Two agents that each think the guest is with the other must not be asked in turns.
             pause = if was_there { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             self.meanwhile(sleep(pause)).await;
         }
+    }
+
+    /// Nobody is left of whom the guest does not know that they are gone.
+    fn is_done(&self) -> bool {
+        self.letting_go && self.clients.is_empty()
+    }
+
+    /// Clients are not kept waiting for a guest that is nowhere; one that is here stands still.
+    fn give_up(&mut self, was_there: bool) {
+        let here = self.core.guests.get(self.guest).is_some_and(|guest| !guest.is_dead());
+        if was_there || here {
+            self.found = Instant::now();
+            return;
+        }
+        let within = self.core.options.deadlines.relay;
+        if self.clients.is_empty() || self.found.elapsed() < within {
+            return;
+        }
+        let (clients, at) = (self.clients.len(), self.before.as_deref().unwrap_or("this host"));
+        tracing::error!(
+            guest = %self.guest, clients, at,
+            "its clients are disconnected: it was not found for {within:?}; it was there last"
+        );
+        self.clients.clear();
+        self.news.clear();
+        self.count();
+    }
+
+    /// Cuts all clients. They are kept until the guest has heard that they are gone.
+    fn let_go(&mut self) {
+        self.letting_go = true;
+        self.clients.values_mut().for_each(Client::cut);
+        self.news = self.clients.keys().copied().collect();
     }
 
     /// Goes on with clients until `other` is done.
@@ -94,7 +145,9 @@ impl Hub {
         loop {
             tokio::select! {
                 done = &mut other => return done,
-                input = input(&self.listener, &mut self.events) => self.take_in(input),
+                input = input(&self.listener, &mut self.events, &self.looks.let_go) => {
+                    self.take_in(input);
+                }
             }
         }
     }
@@ -126,7 +179,7 @@ impl Hub {
     /// Relays to the guest as long as it is there; says whether it ever was.
     async fn serve(&mut self, mut owner: Owner) -> bool {
         let mut was_there = false;
-        loop {
+        while !self.is_done() {
             let news = !self.news.is_empty();
             tokio::select! {
                 frame = owner.said.message() => match frame {
@@ -147,9 +200,12 @@ impl Hub {
                     Ok(permit) => permit.send(self.frame()),
                     Err(_) => return was_there,
                 },
-                input = input(&self.listener, &mut self.events) => self.take_in(input),
+                input = input(&self.listener, &mut self.events, &self.looks.let_go) => {
+                    self.take_in(input);
+                }
             }
         }
+        was_there
     }
 
     /// What has come of clients, and what has come since.
@@ -157,6 +213,7 @@ impl Hub {
         match input {
             Some(Input::Client(stream)) => self.welcome(stream),
             Some(Input::Event(event)) => self.happens(event),
+            Some(Input::LetGo) => self.let_go(),
             None => {}
         }
         for _ in 0..EVENTS_MAX {
@@ -166,7 +223,7 @@ impl Hub {
     }
 
     fn welcome(&mut self, stream: TcpStream) {
-        if self.clients.len() >= CLIENTS_MAX {
+        if self.letting_go || self.clients.len() >= CLIENTS_MAX {
             return;
         }
         self.last_id += 1;
@@ -209,7 +266,7 @@ impl Hub {
     }
 
     fn count(&self) {
-        self.carried.store(self.clients.len() as u64, Ordering::Relaxed);
+        self.looks.carried.store(self.clients.len() as u64, Ordering::Relaxed);
     }
 
     /// News of clients, in one frame.
@@ -231,8 +288,13 @@ impl Hub {
 }
 
 /// The next thing that comes of clients; nothing if one could not be let in.
-async fn input(listener: &TcpListener, events: &mut mpsc::Receiver<Event>) -> Option<Input> {
+async fn input(
+    listener: &TcpListener,
+    events: &mut mpsc::Receiver<Event>,
+    let_go: &Notify,
+) -> Option<Input> {
     tokio::select! {
+        () = let_go.notified() => Some(Input::LetGo),
         event = events.recv() => event.map(Input::Event),
         accepted = listener.accept() => match accepted {
             Ok((stream, _)) => Some(Input::Client(stream)),

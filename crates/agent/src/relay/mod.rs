@@ -23,8 +23,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_stream::{Stream, once};
 use tonic::{Status, Streaming};
 use whimbrel_control::api;
@@ -35,7 +36,7 @@ use crate::agent::Core;
 use crate::convert::parse_uuid;
 use crate::guests::Guest;
 use crate::process_api::GuestFile;
-use hub::Hub;
+use hub::{Hub, Looks};
 
 /// What an agent's relay hears of a guest.
 pub(crate) type GuestFrames =
@@ -71,7 +72,8 @@ pub(crate) async fn door(config: &api::GuestConfig) -> Result<Option<Door>, Stat
 struct Relay {
     address: String,
     carried: Arc<AtomicU64>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
+    let_go: Arc<Notify>,
 }
 
 /// All relays of this agent.
@@ -105,15 +107,29 @@ impl Core {
         let (address, carried) = (door.address(), Arc::new(AtomicU64::new(0)));
         tracing::info!(guest = %guest.config.name, address, "clients are taken");
         let (core, run) = (Arc::clone(self), self.relays.run);
-        let hub = Hub::new(core, guest.uuid, run, door.0, Arc::clone(&carried));
-        let task = tokio::spawn(hub.run()).abort_handle();
-        let relay = Relay { address, carried, task };
+        let let_go = Arc::new(Notify::new());
+        let looks = Looks { carried: Arc::clone(&carried), let_go: Arc::clone(&let_go) };
+        let task = tokio::spawn(Hub::new(core, guest.uuid, run, door.0, looks).run());
+        let relay = Relay { address, carried, task, let_go };
         if let Some(old) = self.relays.lock().insert(guest.uuid, relay) {
             old.task.abort();
         }
     }
 
-    /// Lets go of a guest's clients; how many there were.
+    /// Cuts the clients of a guest that runs elsewhere, and has it hear of that, if it can be heard
+    /// in time; how many there were.
+    async fn cut_clients(&self, guest: GuestUuid) -> Option<u64> {
+        let mut relay = self.relays.lock().remove(&guest)?;
+        let carried = relay.carried.load(Ordering::Relaxed);
+        relay.let_go.notify_one();
+        if timeout(self.options.deadlines.peer_call, &mut relay.task).await.is_err() {
+            tracing::warn!(%guest, "it was not told that its clients are gone: it counts them yet");
+            relay.task.abort();
+        }
+        Some(carried)
+    }
+
+    /// Lets go of a guest's clients with the guest; how many there were.
     pub(crate) fn end_relay(&self, guest: GuestUuid) -> Option<u64> {
         let relay = self.relays.lock().remove(&guest)?;
         relay.task.abort();
@@ -175,7 +191,7 @@ impl Core {
             let why = format!("guest `{name}` is here: its clients are let go with it, by `stop`");
             return Err(Status::failed_precondition(why));
         }
-        let carried = self.end_relay(guest.uuid).ok_or_else(|| {
+        let carried = self.cut_clients(guest.uuid).await.ok_or_else(|| {
             Status::failed_precondition(format!("no clients of guest `{name}` come here"))
         })?;
         let config =
