@@ -4,16 +4,20 @@
 //! and it is **not** part of the product: nothing depends on it.
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod demo;
 pub mod faults;
 pub mod house;
+pub mod http;
 pub mod museum;
 pub mod net;
 pub mod os;
 pub mod peers;
 pub mod program;
+pub mod prometheus;
 pub mod realm;
 pub mod redis;
+pub mod tmux;
 
 /// A test that needs what is not here says so and passes; where everything must be there, as in
 /// CI, it fails.

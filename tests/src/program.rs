@@ -21,6 +21,8 @@ use crate::realm::realm;
 pub(crate) const WATCHDOG: Duration = Duration::from_secs(180);
 /// How an agent's first line begins.
 const LISTENING: &str = "whimbrel agent listening on ";
+/// How the line before begins, if it speaks HTTP.
+const SERVING: &str = "whimbrel agent serving http://";
 
 /// The program, built from the sources as they are.
 pub fn whimbrel() -> &'static Path {
@@ -103,6 +105,8 @@ pub async fn run(words: &[&str]) -> Said {
 pub struct Agent {
     /// Where it listens.
     pub address: String,
+    /// Where it speaks HTTP, if it was asked to: an address and a port.
+    pub http: Option<String>,
     child: Child,
     data: Data,
     how: How,
@@ -233,8 +237,8 @@ impl Agent {
             realm().admit(data.folder.path(), &[&[ip], how.also.as_slice()].concat());
         }
         let any = SocketAddr::new(ip, 0).to_string();
-        let (child, address) = listening(how.command(&data, &any), &data).await;
-        Self { address, child, data, how }
+        let (child, address, http) = listening(how.command(&data, &any), &data).await;
+        Self { address, http, child, data, how }
     }
 
     /// An agent that listens at every address of a network namespace.
@@ -295,7 +299,7 @@ impl Agent {
     /// As [`Agent::start`].
     pub async fn start_again(&mut self) {
         let command = self.how.command(&self.data, &self.address);
-        (self.child, self.address) = listening(command, &self.data).await;
+        (self.child, self.address, self.http) = listening(command, &self.data).await;
     }
 
     /// Asks it to end, and waits until it has; its folder is still there.
@@ -358,14 +362,18 @@ impl Agent {
 }
 
 /// Starts an agent, and waits until it says where it listens.
-async fn listening(mut command: Command, data: &Data) -> (Child, String) {
+async fn listening(mut command: Command, data: &Data) -> (Child, String, Option<String>) {
+    let mut http = None;
     let mut child = command.spawn().expect("it starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     loop {
         match timeout(WATCHDOG, lines.next_line()).await.expect("an agent says something") {
             Ok(Some(line)) => match line.strip_prefix(LISTENING) {
-                Some(address) => return (child, address.trim().to_owned()),
-                None => continue,
+                Some(address) => return (child, address.trim().to_owned(), http),
+                None => {
+                    let served = line.strip_prefix(SERVING);
+                    http = served.map(|address| address.trim_end_matches('/').to_owned()).or(http);
+                }
             },
             _ => panic!("the agent has ended: {}", data.logs()),
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::transport::Server;
+use whimbrel_control::AgentAddress;
 use whimbrel_control::api::Tracker;
 use whimbrel_control::api::agent_server::AgentServer;
 use whimbrel_identity::IdentityError;
@@ -17,12 +18,15 @@ use whimbrel_identity::IdentityError;
 use crate::access::{Gate, Guard, PolicyError, entrance};
 use crate::folder::{DataFolder, FolderError};
 use crate::guests::Guests;
+use crate::history::History;
 use crate::lifecycle::trackers;
 use crate::limits::HostLimits;
+use crate::metrics::Counters;
 use crate::options::AgentOptions;
 use crate::probing::Probes;
 use crate::relay::Relays;
 use crate::service::AgentService;
+use crate::web::Web;
 
 /// How long calls may take to end when the agent does.
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
@@ -51,6 +55,27 @@ pub enum AgentError {
     /// Who may do what cannot be read.
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    /// The address is not to be listened at for HTTP.
+    #[error("cannot listen at {address} for HTTP: {source}; choose another address with --http")]
+    ListenHttp {
+        /// The address.
+        address: SocketAddr,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Over HTTP others could ask than the agent lets in, and nobody would ask who they are.
+    #[error(
+        "HTTP at {address} would let those in whom this agent asks who they are, and whoever \
+         connects could move guests: say what they have to show with --http-token FILE, or let \
+         both listen at 127.0.0.1"
+    )]
+    NoToken {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The token for HTTP is too short.
+    #[error("the token of --http-token is guessed: give it 16 characters or more")]
+    ShortToken,
     /// The program that guest processes run is not known.
     #[error("the path of this program is not known: {0}; start it by its full path")]
     Program(io::Error),
@@ -71,12 +96,15 @@ pub(crate) struct Core {
     pub(crate) relays: Relays,
     pub(crate) limits: HostLimits,
     pub(crate) probes: Probes,
+    pub(crate) history: Arc<History>,
+    pub(crate) counters: Counters,
 }
 
 /// An agent that listens; its guests run whether it does or not.
 pub struct Agent {
     core: Arc<Core>,
     listener: TcpListener,
+    web: Option<Web>,
 }
 
 impl Agent {
@@ -99,6 +127,14 @@ impl Agent {
         let (guests, trackers) = (Guests::default(), trackers());
         let relays = Relays::new().map_err(AgentError::Failed)?;
         let (limits, probes) = (HostLimits::new(&options), Probes::default());
+        let web = match &options.web {
+            Some(web) => {
+                let name = options.advertise.as_ref().map(AgentAddress::host);
+                Some(Web::bind(web, name, guard.tls().is_some()).await?)
+            }
+            None => None,
+        };
+        let history = Arc::new(folder.history()?);
         let core = Core {
             options,
             folder,
@@ -110,10 +146,12 @@ impl Agent {
             relays,
             limits,
             probes,
+            history,
+            counters: Counters::default(),
         };
         let core = Arc::new(core);
         core.recover().await.map_err(AgentError::Failed)?;
-        Ok(Self { core, listener })
+        Ok(Self { core, listener, web })
     }
 
     #[cfg(test)]
@@ -125,6 +163,12 @@ impl Agent {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.core.address
+    }
+
+    /// Where it speaks HTTP.
+    #[must_use]
+    pub fn web_address(&self) -> Option<SocketAddr> {
+        self.web.as_ref().map(Web::address)
     }
 
     /// Serves until `shutdown` comes, or, for an agent that dies with its parent, until that has
@@ -148,6 +192,12 @@ impl Agent {
             });
         let data = self.core.options.data.display();
         tracing::info!(address = %self.core.address, %data, "serving");
+        // Ends when it is dropped.
+        let mut web = tokio::task::JoinSet::new();
+        if let Some(listener) = self.web {
+            tracing::info!(address = %listener.address(), "serving HTTP");
+            web.spawn(listener.serve(Arc::clone(&self.core)));
+        }
         tokio::pin!(served);
         tokio::select! {
             ended = &mut served => {

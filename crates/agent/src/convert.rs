@@ -9,8 +9,8 @@ use whimbrel_engine::protocol::{
     Answer, GuestUuid, Policy, Question, SourceOptions, Standing, Term,
 };
 use whimbrel_engine::{
-    CoreShare, Failure, Fault, LaneReport, Outcome, PathReport, Progress, Report, RoundReport,
-    Verify,
+    CoreShare, DecisionReport, Failure, Fault, LaneReport, Outcome, PathReport, Progress, Report,
+    RoundReport, Step, Verify,
 };
 
 use crate::deadlines::MigrationDeadlines;
@@ -166,10 +166,12 @@ pub(crate) fn status_of(progress: &Progress) -> api::MigrationStatus {
         dirty_rate_bytes_per_s: progress.dirty_rate.map(|rate| rate.0),
         throttle_percent: progress.throttle.as_percent().into(),
         downtime_forecast_us: progress.downtime_forecast.map(micros),
+        downtime_limit_us: progress.downtime_max.map(micros),
         rounds: progress.rounds.iter().map(round).collect(),
         lanes: progress.lanes.iter().map(lane).collect(),
         events: progress.events.iter().map(event).collect(),
         paths: progress.paths.iter().map(path).collect(),
+        decisions: progress.decisions.iter().map(decision).collect(),
         ..Default::default()
     }
 }
@@ -202,6 +204,23 @@ fn path(path: &PathReport) -> api::Path {
         connections: path.connections,
         up: path.up,
         local: path.local.map(|ip| ip.to_string()).unwrap_or_default(),
+    }
+}
+
+fn decision(decision: &DecisionReport) -> api::Decision {
+    let step = match decision.step {
+        Step::Round(round) => api::decision::Step::Round(round),
+        Step::Throttle(percent) => api::decision::Step::ThrottlePercent(percent.into()),
+        Step::SwitchOver => api::decision::Step::SwitchOver(true),
+        Step::RunOn => api::decision::Step::RunOn(true),
+    };
+    api::Decision {
+        elapsed_us: micros(decision.at),
+        step: Some(step),
+        pages_dirty: decision.dirty.0,
+        bandwidth_bytes_per_s: decision.bandwidth.map(|rate| rate.0),
+        dirty_rate_bytes_per_s: decision.dirty_rate.0,
+        downtime_forecast_us: decision.forecast.map(micros),
     }
 }
 

@@ -11,6 +11,7 @@
 //!                  /journal  who owns the guest           (guest process)
 //!                  /log      what its process has to say  (guest process)
 //!                  /parties  other agents it had to do with (agent)
+//!  DATA/migrations/ID        what a migration came to, for reports
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -21,6 +22,7 @@ use prost::Message;
 use whimbrel_engine::protocol::GuestUuid;
 
 use crate::convert::parse_uuid;
+use crate::history::{History, KEPT_MAX};
 use crate::os;
 use crate::process_api::{GuestFile, PartiesFile, ProcessFile};
 
@@ -63,6 +65,7 @@ pub enum FolderError {
 #[derive(Debug)]
 pub(crate) struct DataFolder {
     guests: PathBuf,
+    migrations: PathBuf,
     host: u64,
     _lock: File,
 }
@@ -83,7 +86,14 @@ impl DataFolder {
             Err(TryLockError::Error(source)) => return Err(failed(&lock_path, source)),
         }
         let host = host_identity(&path.join("host"))?;
-        Ok(Self { guests, host, _lock: lock })
+        let migrations = path.join("migrations");
+        Ok(Self { guests, migrations, host, _lock: lock })
+    }
+
+    /// What is kept of migrations that have ended.
+    pub(crate) fn history(&self) -> Result<History, FolderError> {
+        History::open(self.migrations.clone(), KEPT_MAX)
+            .map_err(|source| FolderError::Io { path: self.migrations.clone(), source })
     }
 
     /// The identity of this host, which makes its terms its own.
@@ -191,7 +201,7 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-fn read_message<M: Message + Default>(path: &Path) -> io::Result<M> {
+pub(crate) fn read_message<M: Message + Default>(path: &Path) -> io::Result<M> {
     M::decode(fs::read(path)?.as_slice()).map_err(|error| {
         io::Error::new(ErrorKind::InvalidData, format!("{} is damaged: {error}", path.display()))
     })

@@ -22,6 +22,7 @@ use crate::convert::parse_uuid;
 use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
 use crate::limits::Pace;
+use crate::log::migration_span;
 use crate::os::ProcessIdentity;
 use crate::process_api::{GuestFile, ProcessFile};
 use crate::process_link::{self, ProcessLink};
@@ -36,6 +37,8 @@ pub(crate) struct Migration {
     pub(crate) id: String,
     pub(crate) direction: api::Direction,
     status: watch::Sender<api::MigrationStatus>,
+    /// What is logged of it stands in here.
+    span: tracing::Span,
     /// What opens the destination's process: who has it may take the announcement back.
     token: OnceLock<Vec<u8>>,
     /// Where the destination's process listens, and where in each of its migration networks.
@@ -51,10 +54,12 @@ impl Migration {
         let id = status.migration_id.clone();
         let direction = status.direction();
         let status = watch::Sender::new(status);
+        let span = migration_span(&id);
         Arc::new(Self {
             id,
             direction,
             status,
+            span,
             token: OnceLock::new(),
             begun_by: OnceLock::new(),
             ways: Mutex::default(),
@@ -72,6 +77,10 @@ impl Migration {
     pub(crate) fn was_begun_by(&self, who: &Authenticated) -> bool {
         let asks = who.0.as_ref().map(|who| &who.fingerprint);
         asks.is_some() && self.begun_by.get() == asks
+    }
+
+    pub(crate) fn span(&self) -> tracing::Span {
+        self.span.clone()
     }
 
     pub(crate) fn set_token(&self, token: &[u8]) {
@@ -225,6 +234,11 @@ impl Guest {
 
     pub(crate) fn running_migration(&self) -> Option<Arc<Migration>> {
         self.migration().filter(|migration| migration.is_running())
+    }
+
+    /// The span of its running migration or the last one, if there is one.
+    pub(crate) fn span(&self) -> tracing::Span {
+        self.migration().map_or_else(tracing::Span::none, |migration| migration.span())
     }
 
     pub(crate) fn set_migration(&self, migration: Arc<Migration>) {

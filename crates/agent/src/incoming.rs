@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tonic::Status;
+use tracing::Instrument;
 use whimbrel_control::AgentAddress;
 use whimbrel_control::api::{self, Direction, MigrationStatus};
 use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS};
@@ -12,7 +13,7 @@ use crate::access::{Action, Authenticated, Caller};
 use crate::admission;
 use crate::agent::Core;
 use crate::carriers;
-use crate::convert::{self, set_aborted};
+use crate::convert;
 use crate::guests::{Guest, Migration};
 use crate::kinds;
 use crate::lifecycle::available;
@@ -42,12 +43,26 @@ impl Core {
             certificate_sha256: request.certificate_sha256,
             ..Default::default()
         };
-        let listening = self.listen(&guest, asked, &caller, &who, &request.relays);
+        let (span, relays) = (migration.span(), request.relays);
+        self.await_guest(guest, migration, asked, caller, who, relays).instrument(span).await
+    }
+
+    async fn await_guest(
+        self: Arc<Self>,
+        guest: Arc<Guest>,
+        migration: Arc<Migration>,
+        asked: process::ReceiveRequest,
+        caller: Caller,
+        who: Authenticated,
+        relays: Vec<String>,
+    ) -> Result<api::PrepareIncomingResponse, Status> {
+        let peer = asked.peer.clone();
+        let listening = self.listen(&guest, asked, &caller, &who, &relays);
         let (listening, endpoints) = match listening.await {
             Ok(listening) => listening,
             Err(status) => {
                 let failure = Failure::new(Fault::Capacity, status.message());
-                migration.publish(|newest| set_aborted(newest, &failure));
+                self.conclude_failed(&migration, &failure).await;
                 self.end_process(&guest).await;
                 self.process_ended(&guest).await;
                 return Err(status);
@@ -57,7 +72,7 @@ impl Core {
         migration.set_token(&token);
         migration.set_ways(&address, &endpoints);
         tracing::info!(guest = %guest.config.name, peer, address, "a guest is expected");
-        tokio::spawn(self.clone().see_in(guest, migration));
+        drop(tokio::spawn(self.clone().see_in(guest, migration).in_current_span()));
         Ok(api::PrepareIncomingResponse {
             address,
             token,
@@ -163,7 +178,7 @@ impl Core {
         } else if last.outcome() == api::Outcome::Completed {
             self.take_over_port(&guest).await;
         }
-        migration.publish(|newest| *newest = last);
+        self.conclude(&migration, last).await;
     }
 
     /// Takes an announcement back.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! An [`Agent`] starts guests, refuses what the host cannot hold, has guests sent and expected,
-//! answers who owns one, lets nobody do what the policy does not allow, and finds its guests again
-//! after it has died. It does **not** touch guest
+//! answers who owns one, lets nobody do what the policy does not allow, finds its guests again after
+//! it has died, and tells over HTTP how all this goes, if it is asked to. It does **not** touch guest
 //! memory, stand in a switchover, decide ownership by itself, or talk to people. The
 //! [`guest_process`] is a process of its own, started by the agent and outliving it.
 #![forbid(unsafe_code)]
@@ -20,17 +20,21 @@ pub mod bench;
 mod carriers;
 mod convert;
 mod deadlines;
+mod ending;
 mod folder;
 mod following;
 pub mod guest_process;
 mod guests;
 mod heartbeats;
+mod history;
 mod incoming;
 mod journal;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod log;
 mod meeting;
+mod metrics;
 mod networks;
 mod options;
 mod os;
@@ -40,20 +44,27 @@ mod probing;
 mod process_link;
 mod recovery;
 mod relay;
+mod report;
 mod rerouting;
+mod secret;
 mod service;
 mod stress;
 #[cfg(test)]
 mod stub_process;
+pub mod units;
 mod watching;
+mod web;
 
 pub use access::{PolicyError, check_policy};
 pub use agent::{Agent, AgentError};
 pub use deadlines::{Deadlines, MigrationDeadlines};
 pub use folder::FolderError;
 pub use heartbeats::{Heartbeat, Heartbeats};
+pub use log::{LogFormat, start_log};
 pub use options::{AgentOptions, Limits, PortRange};
 pub use os::{Device, HostFacts, Overcommit, asked_to_end, host_facts, told_to_end};
+pub use report::report_html;
+pub use web::WebOptions;
 pub use whimbrel_engine::page::{ByteCount, ByteRate};
 pub use whimbrel_engine::transport::{Network, Subnet, Which};
 

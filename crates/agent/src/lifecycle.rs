@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
+use tracing::Instrument;
 use whimbrel_control::api::{self, Direction, GuestState};
 use whimbrel_control::{API_VERSION, PRODUCT};
 use whimbrel_engine::memory::{Backing, probe_host};
@@ -106,11 +108,7 @@ impl Core {
         guest.folder.write_config(&guest.config).map_err(|error| {
             Status::internal(format!("the guest's folder cannot be written: {error}"))
         })?;
-        let options = &self.options;
-        let deadlines = options.deadlines;
-        let started =
-            process_link::start(&self.program, &guest.folder, options.die_with_parent, deadlines);
-        let file = started.await?;
+        let file = process_link::start(&self.program, &guest.folder, &self.options).await?;
         let Life::Alive(identity, file) = life_of(Some(file)) else {
             return Err(Status::internal("the guest process does not say who it is"));
         };
@@ -129,7 +127,8 @@ impl Core {
                 return;
             }
             guest.set_dead();
-            core.process_ended(&guest).await;
+            let span = guest.span();
+            core.process_ended(&guest).instrument(span).await;
         });
     }
 
@@ -256,6 +255,20 @@ impl Core {
         })
     }
 
+    /// All guests as people see them, those that have gone if `include_gone`, by their names.
+    pub(crate) async fn views(self: &Arc<Self>, include_gone: bool) -> Vec<api::Guest> {
+        // All at once: a process that does not answer costs its deadline only once.
+        let mut views = JoinSet::new();
+        for guest in self.guests.all() {
+            let core = Arc::clone(self);
+            views.spawn(async move { core.view(&guest).await });
+        }
+        let mut guests = views.join_all().await;
+        guests.retain(|view| include_gone || view.state() != GuestState::Gone);
+        guests.sort_by(|one, other| one.name.cmp(&other.name));
+        guests
+    }
+
     /// A guest as people see it.
     pub(crate) async fn view(&self, guest: &Guest) -> api::Guest {
         let (mut view, link) = match guest.look() {
@@ -283,6 +296,12 @@ impl Core {
         }
         view.migration_id = guest.migration().map(|last| last.id.clone()).unwrap_or_default();
         view
+    }
+
+    /// Where the memory of a guest is that moves away; empty if it does not.
+    pub(crate) async fn memory_map(&self, guest: &str) -> Result<process::MemoryMap, Status> {
+        let mut link = self.guests.find(guest)?.link(self.options.deadlines).await?;
+        link.get_memory_map(process::GetMemoryMapRequest { cells_max: 0 }).await
     }
 
     async fn view_of_living(&self, guest: &Guest) -> api::Guest {

@@ -9,6 +9,8 @@ use whimbrel_engine::transport::Network;
 
 use crate::deadlines::Deadlines;
 use crate::heartbeats::Heartbeats;
+use crate::log::LogFormat;
+use crate::web::WebOptions;
 
 /// Settings of one agent.
 #[derive(Clone, Debug)]
@@ -44,6 +46,10 @@ pub struct AgentOptions {
     pub heartbeats: Heartbeats,
     /// How long the agent waits.
     pub deadlines: Deadlines,
+    /// Where it speaks HTTP, if it does.
+    pub web: Option<WebOptions>,
+    /// How its guest processes log.
+    pub log: LogFormat,
 }
 
 impl AgentOptions {
@@ -66,6 +72,8 @@ impl AgentOptions {
             limits: Limits::default(),
             heartbeats: Heartbeats::default(),
             deadlines: Deadlines::default(),
+            web: None,
+            log: LogFormat::default(),
         }
     }
 }

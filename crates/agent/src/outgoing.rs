@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tonic::Status;
+use tracing::Instrument;
 use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
 use whimbrel_control::{AgentAddress, Client, ClientError};
 use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
@@ -19,7 +20,7 @@ use whimbrel_engine::{Failure, Fault};
 
 use crate::access::{Action, Authenticated, Warrant};
 use crate::agent::Core;
-use crate::convert::{self, set_aborted};
+use crate::convert;
 use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Life, Migration};
 use crate::process_link::ProcessLink;
@@ -58,18 +59,32 @@ impl Core {
         let migration = self.begin_outgoing(&guest, &destination)?;
         migration.pace.ask(asked);
         migration.set_begun_by(&who);
+        let span = migration.span();
+        self.set_out(guest, migration, destination, options, order).instrument(span).await
+    }
+
+    async fn set_out(
+        self: Arc<Self>,
+        guest: Arc<Guest>,
+        migration: Arc<Migration>,
+        destination: AgentAddress,
+        options: api::MigrationOptions,
+        order: Order,
+    ) -> Result<MigrationStatus, Status> {
         let handed = self.hand_out(&guest, &migration, &destination, options, &order);
         if let Err(status) = handed.await {
+            tracing::warn!(peer = %destination, "the guest stays: {}", status.message());
             let failure = Failure::new(Fault::Capacity, status.message());
-            migration.publish(|newest| set_aborted(newest, &failure));
+            self.conclude_failed(&migration, &failure).await;
             return Err(status);
         }
         let status = migration.status();
         let routed =
             Arc::clone(&self).keep_routed(guest.clone(), migration.clone(), destination.clone());
-        tokio::spawn(routed);
-        tokio::spawn(Arc::clone(&self).keep_paced(guest.clone(), migration.clone()));
-        tokio::spawn(self.see_off(guest, migration, destination));
+        drop(tokio::spawn(routed.in_current_span()));
+        let paced = Arc::clone(&self).keep_paced(guest.clone(), migration.clone());
+        drop(tokio::spawn(paced.in_current_span()));
+        drop(tokio::spawn(self.see_off(guest, migration, destination).in_current_span()));
         Ok(status)
     }
 
@@ -274,7 +289,7 @@ impl Core {
             }
             api::Outcome::Aborted | api::Outcome::Unspecified => {}
         }
-        migration.publish(|newest| *newest = last);
+        self.conclude(&migration, last).await;
         // A process whose disk was full could not record how it ended: the other side still knows.
         if guest.is_dead() && self.is_in_doubt(&guest) {
             self.settle(&guest, None).await;

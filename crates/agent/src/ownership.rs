@@ -51,6 +51,7 @@ impl Core {
             Life::Dead => self.answer_for_dead(&guest, question, term)?,
             Life::Starting | Life::Alive(..) => Answer::AskProcess,
         };
+        let _within = guest.span().entered();
         tracing::info!(guest = %guest.config.name, ?question, %term, ?answer, "was asked");
         Ok(convert::ask_response(answer))
     }
@@ -143,7 +144,7 @@ impl Core {
                     self.abandon(guest, migration).await;
                 }
                 if began.elapsed() >= deadlines.settle {
-                    migration.publish(|newest| newest.clone_from(last));
+                    self.conclude(migration, last.clone()).await;
                 }
             }
             // An earlier word from a person ends the pause, which is what it is for.
@@ -266,7 +267,7 @@ impl Core {
             }
             _ => {}
         }
-        migration.publish(|newest| *newest = last);
+        self.conclude(migration, last).await;
     }
 
     /// A person decides about a guest in doubt.

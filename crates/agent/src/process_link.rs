@@ -22,6 +22,7 @@ use whimbrel_engine::protocol::GuestUuid;
 use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
 use crate::guest_process::{COMMAND, READY, TOKEN_KEY};
+use crate::options::AgentOptions;
 use crate::os::{self, BootId, ProcessIdentity};
 use crate::process_api::process_client::ProcessClient;
 use crate::process_api::{self as process, ProcessFile, VERSIONS};
@@ -69,10 +70,10 @@ impl From<LinkError> for Status {
 pub(crate) async fn start(
     program: &Path,
     folder: &GuestFolder,
-    die_with_parent: bool,
-    deadlines: Deadlines,
+    options: &AgentOptions,
 ) -> Result<ProcessFile, LinkError> {
-    let mut child = spawn(program, folder, die_with_parent).map_err(LinkError::Start)?;
+    let deadlines = options.deadlines;
+    let mut child = spawn(program, folder, options).map_err(LinkError::Start)?;
     let ready = timeout(deadlines.process_start, first_words(&mut child)).await;
     let failed = match ready {
         Ok(Ok(words)) if words == READY => None,
@@ -90,12 +91,13 @@ pub(crate) async fn start(
     file.ok_or_else(|| LinkError::Failed("it left no process file".to_owned()))
 }
 
-fn spawn(program: &Path, folder: &GuestFolder, die_with_parent: bool) -> io::Result<Child> {
+fn spawn(program: &Path, folder: &GuestFolder, options: &AgentOptions) -> io::Result<Child> {
     let mut command = StdCommand::new(program);
     command.arg(COMMAND).arg("--folder").arg(folder.path()).stdout(Stdio::piped());
     // What a panic says goes where the log goes.
     command.stderr(os::append_private(&folder.log())?);
-    if die_with_parent {
+    command.arg("--log").arg(options.log.to_string());
+    if options.die_with_parent {
         command.arg("--die-with-parent").stdin(Stdio::inherit());
     } else {
         command.stdin(Stdio::null());
@@ -220,6 +222,7 @@ calls! {
     reroute(process::RerouteRequest) -> process::RerouteResponse, process_call;
     limit(process::LimitRequest) -> process::LimitResponse, process_call;
     listen(process::ListenRequest) -> process::ListenResponse, process_call;
+    get_memory_map(process::GetMemoryMapRequest) -> process::MemoryMap, process_call;
     cancel(process::CancelRequest) -> api::CancelMigrationResponse, process_call;
     ask(api::AskRequest) -> api::AskResponse, process_call;
     settle(process::SettleRequest) -> process::Status, process_call;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use tonic::Status;
+use tracing::Instrument;
 use whimbrel_control::api::{Direction, GuestState};
 use whimbrel_engine::protocol::Process;
 
@@ -89,10 +90,12 @@ impl Core {
         let (core, guest) = (Arc::clone(self), Arc::clone(guest));
         match (direction, destination) {
             (Direction::Out, Ok(destination)) => {
-                tokio::spawn(core.see_off(guest, migration, destination));
+                let span = migration.span();
+                drop(tokio::spawn(core.see_off(guest, migration, destination).instrument(span)));
             }
             _ => {
-                tokio::spawn(core.see_in(guest, migration));
+                let span = migration.span();
+                drop(tokio::spawn(core.see_in(guest, migration).instrument(span)));
             }
         }
         Ok(())

@@ -99,6 +99,7 @@ silent! {
     reroute(process::RerouteRequest) -> process::RerouteResponse;
     limit(process::LimitRequest) -> process::LimitResponse;
     listen(process::ListenRequest) -> process::ListenResponse;
+    get_memory_map(process::GetMemoryMapRequest) -> process::MemoryMap;
     cancel(process::CancelRequest) -> api::CancelMigrationResponse;
     ask(api::AskRequest) -> api::AskResponse;
     settle(process::SettleRequest) -> process::Status;

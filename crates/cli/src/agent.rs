@@ -2,9 +2,11 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use whimbrel_agent::{
-    Agent, AgentError, AgentOptions, ByteCount, Limits, PortRange, asked_to_end, told_to_end,
+    Agent, AgentError, AgentOptions, ByteCount, Limits, PortRange, WebOptions, asked_to_end,
+    start_log, told_to_end,
 };
 use whimbrel_control::AgentAddress;
 
@@ -15,18 +17,18 @@ use crate::out;
 /// How an agent's first line begins; the address follows.
 const LISTENING: &str = "whimbrel agent listening on ";
 
+/// How the line begins that says where it speaks HTTP, if it does; it comes before.
+const SERVING: &str = "whimbrel agent serving ";
+
 /// Runs an agent until it is asked to end.
 pub(crate) async fn agent(args: AgentArgs) -> Ending {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        // Whoever read it may be gone, or its disk full: that is no reason to panic.
-        .log_internal_errors(false)
-        .with_max_level(tracing_subscriber::filter::LevelFilter::INFO)
-        .try_init()
-        .map_err(|why| Stop::failed(format!("no log: {why}")))?;
+    let started = start_log(args.log, std::io::stderr);
+    started.map_err(|why| Stop::failed(format!("no log: {why}")))?;
     let dies_with_parent = args.die_with_parent;
-    let agent = Agent::bind(options(args)).await?;
+    let agent = Agent::bind(options(args)?).await?;
+    if let Some(address) = agent.web_address() {
+        out::line(format!("{SERVING}http://{address}/"));
+    }
     out::line(announcement(agent.address()));
     let ended = async {
         match dies_with_parent {
@@ -39,9 +41,12 @@ pub(crate) async fn agent(args: AgentArgs) -> Ending {
     Ok(Exit::Done)
 }
 
-fn options(args: AgentArgs) -> AgentOptions {
+fn options(args: AgentArgs) -> Result<AgentOptions, Stop> {
     let defaults = Limits::default();
-    AgentOptions {
+    let token = args.http_token.as_deref().map(token).transpose()?;
+    Ok(AgentOptions {
+        web: args.http.map(|listen| WebOptions { listen, token }),
+        log: args.log,
         advertise: args.advertise,
         identity: args.callers.identity,
         policy: args.callers.policy,
@@ -61,12 +66,24 @@ fn options(args: AgentArgs) -> AgentOptions {
             ..defaults
         },
         ..AgentOptions::new(args.data, args.listen.0)
-    }
+    })
+}
+
+/// The token in a file: on a command line everybody would see it.
+fn token(path: &Path) -> Result<String, Stop> {
+    let unreadable =
+        |why| Stop::failed(format!("the token in {} cannot be read: {why}", path.display()));
+    let token = std::fs::read_to_string(path).map_err(unreadable)?;
+    Ok(token.trim().to_owned())
 }
 
 impl From<AgentError> for Stop {
     fn from(error: AgentError) -> Self {
-        Self::failed(error.to_string())
+        let exit = match &error {
+            AgentError::NoToken { .. } | AgentError::ShortToken => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

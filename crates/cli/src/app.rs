@@ -38,6 +38,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Status(args) => asked("", remote::status(args)),
         Command::Watch(args) => asked(MIGRATION_GOES_ON, remote::watch(args)),
         Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
+        Command::Report(args) => asked("", remote::report(args)),
         Command::Cancel(args) => asked("", remote::cancel(args)),
         Command::Limit(args) => asked("", remote::limit(args)),
         Command::Resolve(args) => asked("", remote::resolve(args)),

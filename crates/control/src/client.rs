@@ -191,6 +191,8 @@ calls! {
     migrate(MigrateRequest) -> MigrationStatus, call;
     /// A look at a migration.
     get_migration(GetMigrationRequest) -> MigrationStatus, call;
+    /// The migrations that have ended.
+    list_migrations(ListMigrationsRequest) -> ListMigrationsResponse, call;
     /// Cancels a migration, if it is not too late.
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse, call;
     /// Changes how fast a migration, or the host, may send.

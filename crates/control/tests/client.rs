@@ -130,6 +130,7 @@ refuse! {
     release_guest(ReleaseGuestRequest) -> ReleaseGuestResponse;
     migrate(MigrateRequest) -> MigrationStatus;
     get_migration(GetMigrationRequest) -> MigrationStatus;
+    list_migrations(ListMigrationsRequest) -> ListMigrationsResponse;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;
     prepare_incoming(PrepareIncomingRequest) -> PrepareIncomingResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;

@@ -159,6 +159,7 @@ usher! {
     release_guest(ReleaseGuestRequest) -> ReleaseGuestResponse;
     migrate(MigrateRequest) -> MigrationStatus;
     get_migration(GetMigrationRequest) -> MigrationStatus;
+    list_migrations(ListMigrationsRequest) -> ListMigrationsResponse;
     cancel_migration(CancelMigrationRequest) -> CancelMigrationResponse;
     cancel_incoming(CancelIncomingRequest) -> CancelIncomingResponse;
     refresh_endpoints(RefreshEndpointsRequest) -> RefreshEndpointsResponse;

@@ -8,5 +8,8 @@ mod flood;
 mod hosts;
 mod identities;
 mod no_room;
+mod observing;
+mod page;
 mod tickets;
 mod trusted;
+mod watching;

@@ -25,10 +25,11 @@ enum Needs {
 }
 
 /// Every method of the API, and what it needs. One that is not here cannot be called.
-const METHODS: [(&str, Needs); 21] = [
+const METHODS: [(&str, Needs); 22] = [
     // Says who this agent is; what it has is only for those who may look.
     ("GetHost", Needs::Identity),
     ("ListGuests", Needs::Right(Action::Look)),
+    ("ListMigrations", Needs::Right(Action::Look)),
     ("GetGuest", Needs::Right(Action::Look)),
     // Reads all of a guest's memory, so to look is not enough.
     ("CheckGuest", Needs::Right(Action::Manage)),

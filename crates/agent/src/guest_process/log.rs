@@ -5,22 +5,15 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Mutex;
 
+use crate::log::{LogFormat, start_log};
 use crate::os;
 
 /// When the log has this many bytes it begins anew.
 const SIZE_MAX: u64 = 4 << 20;
 
-/// Sends all that this process traces to the file at `path`. What finds no room there is not
-/// said elsewhere: the standard error is the same file, and a failure to write there is a panic.
-pub(super) fn start(path: &Path) -> io::Result<()> {
-    let log = Log::open(path, SIZE_MAX)?;
-    tracing_subscriber::fmt()
-        .with_writer(Mutex::new(log))
-        .with_ansi(false)
-        .log_internal_errors(false)
-        .with_max_level(tracing::Level::INFO)
-        .try_init()
-        .map_err(io::Error::other)
+/// Sends all that this process traces to the file at `path`.
+pub(super) fn start(path: &Path, format: LogFormat) -> io::Result<()> {
+    start_log(format, Mutex::new(Log::open(path, SIZE_MAX)?))
 }
 
 struct Log {

@@ -11,6 +11,7 @@
 mod arguments;
 mod expected;
 mod log;
+mod map;
 mod moving;
 mod peer;
 mod port;
@@ -70,7 +71,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), String> {
     let folder = GuestFolder::at(arguments.folder.clone());
-    log::start(&folder.log()).map_err(|error| format!("no log can be written: {error}"))?;
+    log::start(&folder.log(), arguments.log)
+        .map_err(|error| format!("no log can be written: {error}"))?;
     if arguments.die_with_parent {
         die_at_end_of_input().map_err(|error| format!("no thread can be started: {error}"))?;
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout_at};
 use tonic::Status;
+use tracing::Instrument;
 use whimbrel_control::api;
 use whimbrel_engine::memory::{TrackerKind, probe};
 use whimbrel_engine::page::ByteCount;
@@ -96,12 +97,15 @@ impl Worker {
         let outgoing = Outgoing::new(held.guest, held.journal, destination, options);
         self.set_cancel(Some(outgoing.cancel()));
         self.set_ways(Some(traffic), None);
+        self.set_map(outgoing.map());
         let before = usage_from_now();
-        tokio::spawn(async move {
+        let span = self.span();
+        let sending = async move {
             let progress = outgoing.progress();
             let ended = self.follow(outgoing.run(), progress).await;
             self.sent(ended, before).await;
-        });
+        };
+        drop(tokio::spawn(sending.instrument(span)));
         Ok(process::MigrateResponse {})
     }
 
@@ -135,13 +139,15 @@ impl Worker {
         self.set_cancel(Some(incoming.cancel()));
         self.set_ways(None, Some(incoming.door_key()));
         self.set_asked(incoming.asked());
-        tokio::spawn(async move {
+        let span = self.span();
+        let receiving = async move {
             let progress = incoming.progress();
             match self.follow(incoming.run(), progress).await {
                 Ok(ended) => self.received(ended, before).await,
                 Err(error) => self.not_begun(&error).await,
             }
-        });
+        };
+        drop(tokio::spawn(receiving.instrument(span)));
         let token = token.to_bytes().to_vec();
         Ok(process::ReceiveResponse { address, token, addresses, certificate_sha256 })
     }
@@ -193,8 +199,9 @@ impl Worker {
             carrier: carrier.into(),
             ..Default::default()
         };
-        tracing::info!(migration = id, ?direction, peer, "a migration begins");
         self.publish(|newest| *newest = status);
+        let _within = self.span().entered();
+        tracing::info!(?direction, peer, "a migration begins");
     }
 
     /// Passes on what the engine says until it has ended.
@@ -277,7 +284,7 @@ impl Worker {
         put: impl FnOnce(Returned) -> Phase + Send + 'static,
     ) {
         Arc::clone(&self).end_of_migration(Phase::Hanging, status).await;
-        tokio::spawn(async move {
+        let coming_back = async move {
             let back = match hung {
                 Some(hung) => hung.back().await,
                 None => None,
@@ -285,7 +292,8 @@ impl Worker {
             tracing::info!(back = back.is_some(), "the guest does not hang any more");
             let lost = || Phase::Failed("the engine did not give the guest back".to_owned());
             self.set_phase(back.map_or_else(lost, put));
-        });
+        };
+        drop(tokio::spawn(coming_back.in_current_span()));
     }
 
     async fn not_begun(self: Arc<Self>, error: &io::Error) {

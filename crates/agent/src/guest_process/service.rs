@@ -12,6 +12,7 @@ use super::port;
 use super::worker::Worker;
 use crate::process_api::process_server::Process;
 use crate::process_api::{self as process, VERSIONS};
+use crate::secret;
 use crate::watching::{self, StatusStream};
 
 /// Where calls carry the token.
@@ -28,11 +29,8 @@ impl Token {
         Ok(Self(format!("{:032x}", u128::from_be_bytes(bytes))))
     }
 
-    /// Compares in the same time wherever the first difference is.
     fn is(&self, shown: &[u8]) -> bool {
-        let own = self.0.as_bytes();
-        let differ = own.iter().zip(shown).fold(0, |differ, (a, b)| differ | (a ^ b));
-        own.len() == shown.len() && differ == 0
+        secret::same(self.0.as_bytes(), shown)
     }
 
     /// As it stands in the process file.
@@ -161,6 +159,14 @@ impl Process for ProcessService {
         request: Request<process::ListenRequest>,
     ) -> Result<Response<process::ListenResponse>, Status> {
         self.worker.listen_also(&request.into_inner()).map(Response::new)
+    }
+
+    async fn get_memory_map(
+        &self,
+        request: Request<process::GetMemoryMapRequest>,
+    ) -> Result<Response<process::MemoryMap>, Status> {
+        let cells = request.into_inner().cells_max;
+        self.blocking(move |worker| Ok(worker.memory_map(cells))).await
     }
 
     async fn cancel(

@@ -15,12 +15,13 @@ use whimbrel_engine::guest::{Guest, Throttle};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::protocol::{GuestUuid, Record, SessionId, Standing, Term};
 use whimbrel_engine::transport::DoorKey;
-use whimbrel_engine::{Asked, Cancel, Identity, Journal, Traffic};
+use whimbrel_engine::{Asked, Cancel, Identity, Journal, MemoryMap, Traffic};
 
 use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
 use crate::journal::FileJournal;
 use crate::kinds::{Config, Monitor, Slot};
+use crate::log::migration_span;
 use crate::process_api::{self as process, GuestFile, settle_request::Decision};
 use crate::{convert, watching};
 use record::BEHIND;
@@ -93,6 +94,7 @@ pub(super) struct Worker {
     tracker: Mutex<Option<TrackerKind>>,
     /// For the next migration from here.
     pub(super) identity: Mutex<Option<Arc<Identity>>>,
+    map: Mutex<MemoryMap>,
     migration: watch::Sender<api::MigrationStatus>,
     end: watch::Sender<bool>,
     runtime: Handle,
@@ -125,6 +127,7 @@ impl Worker {
             door: Mutex::default(),
             tracker: Mutex::default(),
             identity: Mutex::default(),
+            map: Mutex::default(),
             migration: watch::Sender::default(),
             end: watch::Sender::default(),
             runtime: Handle::current(),
@@ -172,6 +175,22 @@ impl Worker {
 
     pub(super) fn set_tracker(&self, tracker: Option<TrackerKind>) {
         *lock(&self.tracker) = tracker;
+    }
+
+    pub(super) fn set_map(&self, map: MemoryMap) {
+        *lock(&self.map) = map;
+    }
+
+    pub(super) fn map(&self) -> MemoryMap {
+        lock(&self.map).clone()
+    }
+
+    /// The span of the running migration or the last one, of which this process has one in all.
+    pub(super) fn span(&self) -> tracing::Span {
+        match self.migration.borrow().migration_id.as_str() {
+            "" => tracing::Span::none(),
+            id => migration_span(id),
+        }
     }
 
     pub(super) fn set_monitors(&self, slot: Slot) {
@@ -331,6 +350,7 @@ impl Worker {
             .decision
             .ok_or_else(|| Status::invalid_argument("the request decides nothing"))?;
         let about = Term { generation: request.term_generation, host: request.term_host };
+        let within = self.span().entered();
         let gone = self.enter(|phase| match phase {
             Phase::InDoubt(held) => decide(held, about, decision, Phase::InDoubt),
             Phase::Yielded(held, why) => {
@@ -338,6 +358,7 @@ impl Worker {
             }
             other => Err((other, Status::failed_precondition("the guest is not in doubt"))),
         })?;
+        drop(within);
         if let Some(held) = gone {
             self.set_phase(Phase::Gone);
             // Giving gigabytes back takes longer than a call may.

@@ -6,6 +6,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use whimbrel_control::identity::Who;
 use whimbrel_control::{Client, api};
 
+use super::host::watch_host;
 use super::{Context, Viewer, account, connect_as};
 use crate::args::{CancelArgs, MigrateArgs, WatchArgs};
 use crate::exit::{Ending, Exit, Stop};
@@ -80,11 +81,12 @@ fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {
     Ok(Exit::Done)
 }
 
-/// Follows a migration that somebody else has started, or will start.
+/// Watches a host, or follows a migration that somebody else has started, or will start.
 pub(crate) async fn watch(args: WatchArgs) -> Ending {
+    let Some(guest) = args.guest else { return watch_host(&args.target).await };
     let mut client = args.target.connect().await?;
     let mut viewer = Viewer::new(args.json);
-    let migration = begun(&mut client, &args.guest, &mut viewer).await?;
+    let migration = begun(&mut client, &guest, &mut viewer).await?;
     let context = Context { here: args.target.agent.to_string(), downtime_limit: None };
     conclude(&mut client, &migration, &context, &mut viewer).await
 }

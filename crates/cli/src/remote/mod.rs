@@ -2,16 +2,19 @@
 
 mod convert;
 mod guests;
+mod host;
 mod limits;
 mod migrations;
 mod probe;
+mod report;
 mod viewer;
 
-pub(crate) use convert::{Context, account, check};
+pub(crate) use convert::{Context, account, check, look as look_of};
 pub(crate) use guests::{at_work, list, release, resolve, run, status, stop};
 pub(crate) use limits::limit;
 pub(crate) use migrations::{cancel, migrate, watch};
 pub(crate) use probe::{probe, probe_paths};
+pub(crate) use report::report;
 pub(crate) use viewer::Viewer;
 
 use whimbrel_control::{AgentAddress, Client, ClientError, Deadlines};

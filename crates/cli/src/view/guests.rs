@@ -109,7 +109,8 @@ fn blackout(micros: u64) -> (&'static str, String) {
     ("blackout", format!("{gap} at the longest since its last move began"))
 }
 
-fn state(state: api::GuestState) -> (&'static str, Tone) {
+/// The word for a state, and how good it is.
+pub(crate) fn state(state: api::GuestState) -> (&'static str, Tone) {
     match state {
         api::GuestState::Starting => ("starting", Tone::Warn),
         api::GuestState::Running => ("running", Tone::Good),

@@ -52,6 +52,11 @@ impl Line {
         self.put(Tone::Plain, " ".repeat(blanks))
     }
 
+    /// What it is made of.
+    pub(crate) fn spans(&self) -> impl Iterator<Item = (Tone, &str)> {
+        self.spans.iter().map(|(tone, text)| (*tone, text.as_str()))
+    }
+
     pub(crate) fn width(&self) -> usize {
         self.spans.iter().map(|(_, text)| text.chars().count()).sum()
     }

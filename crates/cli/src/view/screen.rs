@@ -27,7 +27,8 @@ impl Ability {
         Self { redraw, colour: redraw && no_color.is_none_or(str::is_empty) }
     }
 
-    fn of_stdout() -> Self {
+    /// What the standard output of this program can show.
+    pub(crate) fn of_stdout() -> Self {
         let var = |name| std::env::var(name).ok();
         let (term, no_color) = (var("TERM"), var("NO_COLOR"));
         Self::of(io::stdout().is_terminal(), term.as_deref(), no_color.as_deref())

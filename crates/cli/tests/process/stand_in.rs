@@ -171,6 +171,13 @@ impl Agent for Player {
         no_such()
     }
 
+    async fn list_migrations(
+        &self,
+        _: Request<api::ListMigrationsRequest>,
+    ) -> Answer<api::ListMigrationsResponse> {
+        Ok(Response::new(api::ListMigrationsResponse::default()))
+    }
+
     async fn watch_migration(
         &self,
         asked: Request<api::WatchMigrationRequest>,

@@ -47,6 +47,7 @@ impl Worker {
         {
             asked.asked(term);
         }
+        let _within = self.span().entered();
         tracing::info!(?question, %term, ?answer, "was asked who owns the guest");
         Ok(convert::ask_response(answer))
     }

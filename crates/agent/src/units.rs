@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// `1.2 GiB`, `256 MiB`, `512 B`.
-pub(crate) fn bytes(bytes: u64) -> String {
+pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let power = (bytes.max(1).ilog2() / 10).min(4);
     let exact = bytes.trailing_zeros() >= 10 * power;
@@ -12,12 +12,12 @@ pub(crate) fn bytes(bytes: u64) -> String {
 }
 
 /// `780 MiB/s`.
-pub(crate) fn rate(bytes_per_second: u64) -> String {
+pub fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", bytes(bytes_per_second))
 }
 
 /// `850 µs`, `1.8 ms`, `41 ms`, `1.9 s`, `2 min 5 s`.
-pub(crate) fn time(time: Duration) -> String {
+pub fn time(time: Duration) -> String {
     let micros = time.as_micros();
     match micros {
         0..1_000 => format!("{micros} µs"),
@@ -32,7 +32,7 @@ pub(crate) fn time(time: Duration) -> String {
 }
 
 /// Time on a running clock: always in tenths of a second, so that it does not jump about.
-pub(crate) fn clock(time: Duration) -> String {
+pub fn clock(time: Duration) -> String {
     match time.as_secs() {
         0..60 => format!("{:.1} s", time.as_secs_f64()),
         seconds => format!("{}:{:02} min", seconds / 60, seconds % 60),
@@ -40,7 +40,7 @@ pub(crate) fn clock(time: Duration) -> String {
 }
 
 /// `262,144`.
-pub(crate) fn count(count: u64) -> String {
+pub fn count(count: u64) -> String {
     let digits = count.to_string();
     let mut grouped = String::with_capacity(digits.len() * 4 / 3);
     for (at, digit) in digits.chars().enumerate() {
@@ -53,7 +53,7 @@ pub(crate) fn count(count: u64) -> String {
 }
 
 /// `1 page`, `2 pages`.
-pub(crate) fn pages(pages: u64) -> String {
+pub fn pages(pages: u64) -> String {
     format!("{} {}", count(pages), if pages == 1 { "page" } else { "pages" })
 }
 

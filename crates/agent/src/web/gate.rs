@@ -1,0 +1,166 @@
+//! Who may ask the agent over HTTP, and from where.
+//!
+//! Goals: a web site that somebody visits on this host can neither read nor change anything here,
+//! whatever name it has its address resolved to; elsewhere a token is needed for everything but
+//! the page itself, which says nothing. Non-goals: encryption. Whoever does not trust the network
+//! puts a proxy with TLS in front, or a tunnel.
+
+use std::net::IpAddr;
+
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, ORIGIN};
+use hyper::{Method, StatusCode};
+
+use crate::secret;
+
+/// Why somebody is turned away.
+type Refusal = (StatusCode, &'static str);
+
+/// What a request is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Aim {
+    /// The page, its style and its script, which are the same for everybody.
+    Page,
+    /// To know something of this host.
+    Read,
+    /// To change something.
+    Change,
+}
+
+/// The rules of one agent.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    token: Option<String>,
+    /// A name of this host beside `localhost`.
+    name: Option<String>,
+}
+
+impl Gate {
+    pub(super) fn new(token: Option<String>, name: Option<String>) -> Self {
+        Self { token, name }
+    }
+
+    /// Whether a request may go on.
+    pub(super) fn check(
+        &self,
+        aim: Aim,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Result<(), Refusal> {
+        let host = text(headers, &HOST).ok_or((StatusCode::BAD_REQUEST, "no Host"))?;
+        match &self.token {
+            Some(_) if aim == Aim::Page => {}
+            Some(token) => check_token(token, headers)?,
+            // A name that somebody else has pointed here is not ours.
+            None if !self.is_ours(host) => {
+                let why = "this agent is asked by its address, or by the name it advertises";
+                return Err((StatusCode::MISDIRECTED_REQUEST, why));
+            }
+            None => {}
+        }
+        let allowed = match aim {
+            Aim::Page | Aim::Read => method == Method::GET || method == Method::HEAD,
+            Aim::Change => method == Method::POST,
+        };
+        if !allowed {
+            return Err((StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way"));
+        }
+        if aim == Aim::Change { check_origin(host, headers) } else { Ok(()) }
+    }
+
+    /// An address cannot be made to mean another host; a name can, unless nobody else gives it.
+    fn is_ours(&self, host: &str) -> bool {
+        let name = without_port(host);
+        let address = name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>().is_ok();
+        let named = |own: &String| own.eq_ignore_ascii_case(name);
+        address || name.eq_ignore_ascii_case("localhost") || self.name.as_ref().is_some_and(named)
+    }
+}
+
+fn check_token(token: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    let shown = text(headers, &AUTHORIZATION).and_then(|shown| shown.strip_prefix("Bearer "));
+    match shown.is_some_and(|shown| secret::same(token.as_bytes(), shown.as_bytes())) {
+        true => Ok(()),
+        false => Err((StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer TOKEN")),
+    }
+}
+
+/// Browsers say which page a request comes from, and ask before they send JSON for another one.
+fn check_origin(host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    if let Some(origin) = headers.get(ORIGIN) {
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        if origin.is_none_or(|(_, origin)| !origin.eq_ignore_ascii_case(host)) {
+            return Err((StatusCode::FORBIDDEN, "another page may not do this"));
+        }
+    }
+    let json =
+        text(headers, &CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
+    if json { Ok(()) } else { Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "say it in JSON")) }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// `[::1]:80` without `:80`.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    fn refused(gate: &Gate, aim: Aim, method: &Method, pairs: &[(HeaderName, &str)]) -> u16 {
+        gate.check(aim, method, &headers(pairs)).map_or_else(|(status, _)| status.as_u16(), |()| 0)
+    }
+
+    #[test]
+    fn without_a_token_only_names_that_nobody_else_gives_are_answered() {
+        let gate = Gate::new(None, Some("host-a".to_owned()));
+        let get = |host| refused(&gate, Aim::Read, &Method::GET, &[(HOST, host)]);
+        for ours in ["127.0.0.1:9117", "[::1]:9117", "localhost:9117", "LOCALHOST", "host-a:1"] {
+            assert_eq!(get(ours), 0, "{ours}");
+        }
+        for theirs in ["evil.example:9117", "127.0.0.1.evil.example", "localhost.evil.example"] {
+            assert_eq!(get(theirs), 421, "{theirs}");
+        }
+        assert_eq!(refused(&gate, Aim::Read, &Method::GET, &[]), 400);
+    }
+
+    #[test]
+    fn with_a_token_nothing_but_the_page_is_had_without_it() {
+        let gate = Gate::new(Some("sesame-sesame-sesame".to_owned()), None);
+        let host = (HOST, "host-a.example");
+        assert_eq!(refused(&gate, Aim::Page, &Method::GET, std::slice::from_ref(&host)), 0);
+        assert_eq!(refused(&gate, Aim::Read, &Method::GET, std::slice::from_ref(&host)), 401);
+        let shown = |token| [host.clone(), (AUTHORIZATION, token)];
+        let read = |token| refused(&gate, Aim::Read, &Method::GET, &shown(token));
+        assert_eq!(read("Bearer sesame-sesame-sesame"), 0);
+        for wrong in ["Bearer sesame", "Bearer ", "sesame-sesame-sesame", "Basic x"] {
+            assert_eq!(read(wrong), 401, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_changed_by_a_look_or_from_another_page() {
+        let gate = Gate::new(None, None);
+        let (host, json) = ((HOST, "127.0.0.1:9"), (CONTENT_TYPE, "application/json"));
+        let change = |method: &Method, pairs: &[(HeaderName, &str)]| {
+            refused(&gate, Aim::Change, method, &[&[host.clone()], pairs].concat())
+        };
+        assert_eq!(change(&Method::POST, std::slice::from_ref(&json)), 0);
+        assert_eq!(change(&Method::POST, &[json.clone(), (ORIGIN, "http://127.0.0.1:9")]), 0);
+        assert_eq!(change(&Method::GET, std::slice::from_ref(&json)), 405);
+        assert_eq!(change(&Method::POST, &[(CONTENT_TYPE, "text/plain")]), 415);
+        for page in ["http://127.0.0.1:8", "http://evil.example", "null", "http://127.0.0.1:9.x"] {
+            assert_eq!(change(&Method::POST, &[json.clone(), (ORIGIN, page)]), 403, "{page}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! `report`: what a migration came to, as a file.
+
+use std::path::{Path, PathBuf};
+
+use whimbrel_agent::report_html;
+use whimbrel_control::{Client, api};
+
+use crate::args::ReportArgs;
+use crate::exit::{Ending, Exit, Stop};
+use crate::view::paint::{Line, Tone};
+use crate::view::screen::say_all;
+use crate::view::units;
+
+/// Writes the report of a migration, or lists the migrations that there are.
+pub(crate) async fn report(args: ReportArgs) -> Ending {
+    let mut client = args.target.connect().await?;
+    let Some(migration) = args.migration else { return list(&mut client).await };
+    let status = client.get_migration(api::GetMigrationRequest { migration }).await?;
+    if status.outcome() == api::Outcome::Unspecified {
+        let why = format!("the migration of {} has not ended yet", status.guest_name);
+        return Err(Stop::new(Exit::Refused, why + ": `whimbrel watch` follows it"));
+    }
+    let page = report_html(&status, &args.target.agent.to_string());
+    let path = args.output.unwrap_or_else(|| default_path(&status.migration_id));
+    if path == Path::new("-") {
+        crate::out::line(page.trim_end());
+        return Ok(Exit::Done);
+    }
+    let written = std::fs::write(&path, page);
+    written.map_err(|why| Stop::failed(format!("{} cannot be written: {why}", path.display())))?;
+    crate::out::line(path.display());
+    Ok(Exit::Done)
+}
+
+/// An agent that is not to be trusted with names of files gives an id that is no uuid.
+fn default_path(id: &str) -> PathBuf {
+    let plain: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
+    format!("whimbrel-{plain}.html").into()
+}
+
+async fn list(client: &mut Client) -> Ending {
+    let ended = client.list_migrations(api::ListMigrationsRequest {}).await?.migrations;
+    if ended.is_empty() {
+        say_all(&[Line::plain(format!("no migrations have ended at {}", client.address()))]);
+    } else {
+        say_all(&table(&ended));
+    }
+    Ok(Exit::Done)
+}
+
+fn table(ended: &[api::MigrationStatus]) -> Vec<Line> {
+    let widest = ended.iter().map(|ended| ended.guest_name.chars().count()).max().unwrap_or(0);
+    let guest = 39;
+    let columns = [guest, guest + widest.max(5) + 2, guest + widest.max(5) + 13];
+    let row = |[id, name, outcome, peer]: [&str; 4], tone| {
+        let line = Line::plain(id).to(columns[0]).put(Tone::Plain, name).to(columns[1]);
+        line.put(tone, outcome).to(columns[2]).put(Tone::Plain, peer)
+    };
+    let mut lines = vec![row(["MIGRATION", "GUEST", "OUTCOME", "PEER AND DOWNTIME"], Tone::Faint)];
+    for ended in ended {
+        let (word, tone) = match ended.outcome() {
+            api::Outcome::Completed => ("completed", Tone::Good),
+            api::Outcome::Aborted => ("aborted", Tone::Warn),
+            api::Outcome::InDoubt => ("in doubt", Tone::Bad),
+            api::Outcome::Unspecified => ("unknown", Tone::Warn),
+        };
+        let way = match ended.direction() {
+            api::Direction::In => "from",
+            api::Direction::Out | api::Direction::Unspecified => "to",
+        };
+        let mut peer = format!("{way} {}", ended.peer);
+        let downtime = ended.report.as_ref().map_or(0, |report| report.downtime_us);
+        if downtime > 0 {
+            let downtime = std::time::Duration::from_micros(downtime);
+            peer += &format!(", {}", units::time(downtime));
+        }
+        lines.push(row([&ended.migration_id, &ended.guest_name, word, &peer], tone));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_that_ended_are_a_table() {
+        let one = api::MigrationStatus {
+            migration_id: "0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11".into(),
+            guest_name: "web".into(),
+            peer: "b:7117".into(),
+            outcome: api::Outcome::Completed.into(),
+            report: Some(api::MigrationReport { downtime_us: 4_000, ..Default::default() }),
+            ..Default::default()
+        };
+        let failed = api::MigrationStatus {
+            outcome: api::Outcome::Aborted.into(),
+            direction: api::Direction::In.into(),
+            report: None,
+            ..one.clone()
+        };
+        let text: String = table(&[one, failed]).iter().map(|l| l.render(false) + "\n").collect();
+        let expected = "\
+MIGRATION                              GUEST  OUTCOME    PEER AND DOWNTIME
+0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11   web    completed  to b:7117, 4 ms
+0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11   web    aborted    from b:7117
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_name_of_the_file_is_a_name() {
+        assert_eq!(default_path("../x/1-a"), Path::new("whimbrel-x1-a.html"));
+    }
+}

@@ -1,0 +1,133 @@
+//! What people and their tools see of migrations: metrics, logs and reports.
+
+use serde_json::Value;
+use whimbrel_tests::http;
+use whimbrel_tests::program::{Agent, How, run};
+use whimbrel_tests::prometheus::{self, Samples};
+
+const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
+
+async fn observed(more: &[&str]) -> Agent {
+    let options = [&["--http", "127.0.0.1:0", "--log", "json", "--die-with-parent"], more].concat();
+    Agent::start_as(&std::env::temp_dir(), How::with(&options)).await
+}
+
+async fn metrics(agent: &Agent) -> Samples {
+    let answer = http::get(agent.http.as_deref().expect("HTTP"), "/metrics").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.head.contains("text/plain; version=0.0.4"), "{}", answer.head);
+    prometheus::read(&answer.body).unwrap_or_else(|why| panic!("{why}\n{}", answer.body))
+}
+
+#[tokio::test]
+async fn metrics_count_what_was_moved() {
+    let (here, there) = (observed(&[]).await, observed(&[]).await);
+    here.guest("web", &SMALL).await;
+    let before = metrics(&here).await;
+    assert_eq!(before["whimbrel_guests{state=\"running\"}"], 1.0);
+    assert_eq!(before["whimbrel_migration_bytes_total{direction=\"out\"}"], 0.0);
+    assert!(before.iter().any(|(series, bytes)| {
+        series.starts_with("whimbrel_guest_memory_bytes{guest=\"web\"") && *bytes == 33_554_432.0
+    }));
+    let moved = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0).json();
+    for (agent, direction) in [(&here, "out"), (&there, "in")] {
+        let after = metrics(agent).await;
+        let of = |name: &str| after[&format!("{name}{{direction=\"{direction}\"}}")];
+        let ended = format!("whimbrel_migrations_total{{direction=\"{direction}\",outcome=");
+        assert_eq!(after[&format!("{ended}\"completed\"}}")], 1.0);
+        assert_eq!(after[&format!("{ended}\"aborted\"}}")], 0.0);
+        assert_eq!(of("whimbrel_migrations"), 0.0);
+        assert_eq!(of("whimbrel_migration_duration_seconds_count"), 1.0);
+        assert!(of("whimbrel_migration_bytes_total") > 1e6, "{after:?}");
+    }
+    let after = metrics(&here).await;
+    let sent = after["whimbrel_migration_bytes_total{direction=\"out\"}"];
+    assert_eq!(Some(sent), moved["bytes_on_wire"].as_f64());
+    let downtime = after["whimbrel_migration_downtime_seconds_sum{direction=\"out\"}"];
+    let told = moved["downtime_us"].as_f64().expect("a downtime") / 1e6;
+    assert!((downtime - told).abs() < 1e-9, "{downtime} is not {told}");
+}
+
+#[tokio::test]
+async fn every_line_of_a_migration_carries_its_id() {
+    let (here, there) = (observed(&[]).await, observed(&[]).await);
+    here.guest("web", &SMALL).await;
+    let begun = here.ask(&["migrate", "web", &there.address, "--detach", "--json"]).await.ended(0);
+    let id = begun.json()["migration"].as_str().expect("an id").to_owned();
+    let _ = here.ask(&["watch", &id, "--json"]).await.ended(0);
+    for agent in [&here, &there] {
+        let logs = agent.logs();
+        let lines: Vec<Value> = logs
+            .lines()
+            .filter(|line| !line.starts_with("---"))
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}")))
+            .collect();
+        let of_engine = |line: &&Value| {
+            line["target"].as_str().is_some_and(|target| target.starts_with("whimbrel_engine"))
+        };
+        for line in lines.iter().filter(of_engine) {
+            assert_eq!(line["span"]["id"], id.as_str(), "{line}");
+        }
+        let ended = |line: &&Value| line["message"] == "the migration ended";
+        assert_eq!(lines.iter().filter(ended).count(), 1, "{logs}");
+        assert!(lines.iter().filter(ended).all(|line| line["span"]["id"] == id.as_str()));
+    }
+    assert!(here.logs().contains("the guest was sent") && there.logs().contains("the guest came"));
+}
+
+#[tokio::test]
+async fn a_report_survives_its_agent_also_of_what_failed() {
+    let (mut here, there) = (observed(&[]).await, Agent::start().await);
+    here.guest("web", &SMALL).await;
+    // Nobody is there: it fails before it begins.
+    let _ = here.ask(&["migrate", "web", "127.0.0.1:1", "--json"]).await.ended(5);
+    let failed = here.status("web").await["migration"].as_str().expect("an id").to_owned();
+    let moved = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0).json();
+    let id = here.status("web").await["migration"].as_str().expect("an id").to_owned();
+    here.kill().await;
+    here.start_again().await;
+
+    let listed = here.ask(&["report"]).await.ended(0).out;
+    assert!(listed.contains(&id) && listed.contains(&failed), "{listed}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("report.html");
+    let words = ["report", &id, "--output", file.to_str().expect("UTF-8")];
+    let _ = here.ask(&words).await.ended(0);
+    let page = std::fs::read_to_string(&file).expect("a report");
+    for part in ["<h2>The blackout</h2>", "<h2>Rounds</h2>", "<h2>Decisions</h2>", "completed"] {
+        assert!(page.contains(part), "{part} is missing in\n{page}");
+    }
+    assert!(page.contains("pause the guest and hand it over"), "{page}");
+    assert!(!page.contains("<script") && !page.contains("src="), "{page}");
+    assert!(moved["rounds"].as_array().is_some_and(|rounds| !rounds.is_empty()));
+
+    let page = here.ask(&["report", &failed, "--output", "-"]).await.ended(0).out;
+    assert!(page.contains("aborted") && page.contains("127.0.0.1:1"), "{page}");
+    let served = http::get(here.http.as_deref().expect("HTTP"), &format!("/report/{id}")).await;
+    assert_eq!(served.status, 200, "{served:?}");
+    let _ = here.ask(&["report", "nobody"]).await.ended(6);
+}
+
+#[tokio::test]
+async fn http_is_off_and_elsewhere_only_with_a_token() {
+    let quiet = Agent::start().await;
+    assert_eq!(quiet.http, None);
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let data = data.to_str().expect("UTF-8");
+    let open = ["agent", "--data", data, "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0"];
+    let refused = run(&open).await.ended(2);
+    assert!(refused.err.contains("--http-token"), "{refused:?}");
+
+    let token = folder.path().join("token");
+    std::fs::write(&token, "open-sesame-open-sesame\n").expect("a token");
+    let agent = observed(&["--http-token", token.to_str().expect("UTF-8")]).await;
+    let address = agent.http.as_deref().expect("HTTP");
+    assert_eq!(http::get(address, "/metrics").await.status, 401);
+    let shown = [("Authorization", "Bearer open-sesame-open-sesame"), ("Host", "any.example")];
+    assert_eq!(http::ask(address, "GET /metrics", &shown, "").await.status, 200);
+    let plain = observed(&[]).await;
+    let rebound = [("Host", "evil.example")];
+    let address = plain.http.as_deref().expect("HTTP");
+    assert_eq!(http::ask(address, "GET /metrics", &rebound, "").await.status, 421);
+}

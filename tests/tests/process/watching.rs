@@ -1,0 +1,99 @@
+//! `whimbrel watch` on a real terminal.
+
+use whimbrel_tests::program::{Agent, command, whimbrel};
+use whimbrel_tests::skipped;
+use whimbrel_tests::tmux::Terminal;
+
+/// Watches an agent on a terminal; what comes after the program tells its exit status.
+fn watch(agent: &Agent, columns: u16, rows: u16, environment: &str) -> Option<Terminal> {
+    let program = whimbrel().display();
+    let watch = format!("{environment} {program} watch --agent {}", agent.address);
+    let script = format!("echo before; {watch}; echo left: $?; stty -a; exec sleep 600");
+    let terminal = Terminal::start(columns, rows, &script);
+    if terminal.is_none() {
+        skipped("no tmux");
+    }
+    terminal
+}
+
+/// The terminal is as it was: its lines, its echo, and what comes after.
+fn assert_given_back(terminal: &Terminal, status: i32) {
+    let screen = terminal.until(|screen| screen.contains(" icanon") || screen.contains("-icanon"));
+    assert!(screen.starts_with("before"), "{screen}");
+    assert!(screen.contains(&format!("left: {status}")), "{screen}");
+    assert!(screen.contains(" icanon") && screen.contains(" echo "), "{screen}");
+}
+
+/// A guest that moves, and does not come to an end by itself.
+async fn endless(here: &Agent, there: &Agent) {
+    here.guest("web", &["--memory", "64MiB", "--dirty-rate", "max"]).await;
+    let words = ["migrate", "web", &there.address, "--policy", "wait", "--downtime", "1us"];
+    let _ = here.ask(&[&words[..], &["--detach"]].concat()).await.ended(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_watched_on_a_terminal_of_80_by_24() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    here.guest("db", &["--memory", "16MiB", "--dirty-rate", "0"]).await;
+    let Some(terminal) = watch(&here, 80, 24, "") else { return };
+    terminal.until(|screen| screen.contains("▸ db    running") || screen.contains("▸ db  "));
+    endless(&here, &there).await;
+    terminal.until(|screen| screen.contains("web is here"));
+    terminal.keys(&["Down"]);
+    let screen = terminal.until(|screen| {
+        let parts =
+            ["▸ web", "guest writes", "lane 0", "downtime", "dirty after", "pre-copy, round"];
+        parts.iter().all(|part| screen.contains(part))
+    });
+    assert!(screen.lines().all(|line| line.chars().count() <= 80), "{screen}");
+    assert!(screen.contains("q leaves"), "{screen}");
+    assert!(terminal.screen(true).contains("\x1b[3"), "there are no colours");
+    println!("{screen}");
+
+    terminal.resize(60, 14);
+    terminal.until(|screen| screen.contains("q leaves") && screen.contains("▸ web"));
+    terminal.resize(100, 30);
+    terminal.until(|screen| screen.lines().any(|line| line.chars().count() > 80));
+    let _ = here.ask(&["cancel", "web"]).await.ended(0);
+    terminal.until(|screen| screen.contains("web was not moved: cancelled"));
+    terminal.keys(&["q"]);
+    assert_given_back(&terminal, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_terminal_is_given_back_and_has_no_colours_unless_wanted() {
+    let agent = Agent::start().await;
+    agent.guest("web", &["--memory", "16MiB"]).await;
+    for (keys, status) in [(["C-c"], 130), (["q"], 0)] {
+        let Some(terminal) = watch(&agent, 80, 24, "NO_COLOR=1") else { return };
+        terminal.until(|screen| screen.contains("▸ web"));
+        assert!(!terminal.screen(true).contains("\x1b["), "{:?}", terminal.screen(true));
+        terminal.keys(&keys);
+        assert_given_back(&terminal, status);
+    }
+    // A signal from elsewhere.
+    let Some(terminal) = watch(&agent, 80, 24, "timeout --foreground -s TERM 3") else { return };
+    terminal.until(|screen| screen.contains("▸ web"));
+    assert_given_back(&terminal, 124);
+}
+
+#[tokio::test]
+async fn without_a_terminal_a_host_is_told_in_lines() {
+    use tokio::io::{AsyncBufReadExt as _, BufReader};
+
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    here.guest("web", &["--memory", "16MiB", "--dirty-rate", "1MiB/s"]).await;
+    let mut child = command(&["watch", "--agent", &here.address]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let head = lines.next_line().await.expect("a line").expect("a line");
+    assert!(head.starts_with("NAME"), "{head}");
+    let _ = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0);
+    loop {
+        let line = lines.next_line().await.expect("a line").expect("it goes on");
+        assert!(!line.contains('\x1b'), "{line:?}");
+        if line.starts_with("web has moved to") {
+            break;
+        }
+    }
+    child.kill().await.expect("it was alive");
+}
