@@ -39,9 +39,8 @@ fn move_it(browser: &mut Browser, there: &Agent, policy: &str) {
     browser.value("document.getElementById('destination').value = ''");
     browser.type_text(&there.address);
     browser.value(&format!("document.getElementById('policy').value = '{policy}'"));
-    if policy == "wait" {
-        browser.value("document.getElementById('downtime').value = 1");
-    }
+    let downtime = if policy == "wait" { 1 } else { 5000 };
+    browser.value(&format!("document.getElementById('downtime').value = {downtime}"));
     browser.click("#move-yes");
 }
 
@@ -130,7 +129,8 @@ async fn nothing_is_changed_but_by_who_may() {
     }
     let wrong = http::ask(address, "POST /cancel", &[json], r#"{"guest":"nobody"}"#).await;
     assert_eq!((wrong.status, wrong.body.contains("nobody")), (404, true), "{wrong:?}");
-    let much = format!("{{\"guest\":\"{}\"}}", "x".repeat(100_000));
+    // One byte too much.
+    let much = format!("{{\"guest\":\"{}\"}}", "x".repeat((64 << 10) + 1 - 12));
     assert_eq!(http::ask(address, "POST /cancel", &[json], &much).await.status, 413);
     let page = http::get(address, "/").await;
     assert!(page.head.contains("content-security-policy: default-src 'none'"), "{}", page.head);

@@ -1,8 +1,8 @@
 //! `whimbrel watch` on a real terminal.
 
 use whimbrel_tests::program::{Agent, command, whimbrel};
-use whimbrel_tests::skipped;
 use whimbrel_tests::tmux::Terminal;
+use whimbrel_tests::{os, skipped};
 
 /// Watches an agent on a terminal; what comes after the program tells its exit status.
 fn watch(agent: &Agent, columns: u16, rows: u16, environment: &str) -> Option<Terminal> {
@@ -72,9 +72,14 @@ async fn the_terminal_is_given_back_and_has_no_colours_unless_wanted() {
         assert_given_back(&terminal, status);
     }
     // A signal from elsewhere.
-    let Some(terminal) = watch(&agent, 80, 24, "timeout --foreground -s TERM 3") else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("pid");
+    let told = format!("sh -c 'echo $$ >{}; exec \"$0\" \"$@\"'", file.display());
+    let Some(terminal) = watch(&agent, 80, 24, &told) else { return };
     terminal.until(|screen| screen.contains("▸ web"));
-    assert_given_back(&terminal, 124);
+    let pid = std::fs::read_to_string(file).expect("a pid");
+    os::terminate(os::Pid::new(pid.trim().parse().expect("a number")));
+    assert_given_back(&terminal, 130);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A coarse picture of a guest's memory while it moves away, one letter a cell.
 
+use std::sync::PoisonError;
+
 use whimbrel_engine::protocol::ledger::Cell;
 use whimbrel_engine::{CELLS_MAX, MemoryMap};
 
@@ -7,6 +9,14 @@ use super::worker::Worker;
 use crate::process_api as process;
 
 impl Worker {
+    pub(super) fn set_map(&self, map: MemoryMap) {
+        *self.map.lock().unwrap_or_else(PoisonError::into_inner) = map;
+    }
+
+    fn map(&self) -> MemoryMap {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Looks at the memory of the guest, if it moves away.
     pub(super) fn memory_map(&self, cells: u32) -> process::MemoryMap {
         let cells = match cells {

@@ -25,6 +25,7 @@ use super::expected::Expected;
 use super::peer::PeerAgent;
 use super::worker::{Held, Phase, Worker, lock};
 use crate::deadlines::MigrationDeadlines;
+use crate::log::migration_span;
 use crate::os::{self, Usage};
 use crate::{carriers, convert, kinds, networks, process_api as process, stress};
 
@@ -185,6 +186,14 @@ impl Worker {
         let (first, last) = (request.port_first, request.port_last);
         let why = refused.map(|error| error.to_string()).unwrap_or_default();
         Err(Status::internal(format!("no port of {first}..={last} can be listened on: {why}")))
+    }
+
+    /// The span of the running migration or the last one: this process has one at a time.
+    pub(super) fn span(&self) -> tracing::Span {
+        match self.watch().borrow().migration_id.as_str() {
+            "" => tracing::Span::none(),
+            id => migration_span(id),
+        }
     }
 
     fn begin_status(&self, id: &str, direction: api::Direction, peer: &str, carrier: api::Carrier) {

@@ -21,7 +21,6 @@ use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
 use crate::journal::FileJournal;
 use crate::kinds::{Config, Monitor, Slot};
-use crate::log::migration_span;
 use crate::process_api::{self as process, GuestFile, settle_request::Decision};
 use crate::{convert, watching};
 use record::BEHIND;
@@ -94,7 +93,7 @@ pub(super) struct Worker {
     tracker: Mutex<Option<TrackerKind>>,
     /// For the next migration from here.
     pub(super) identity: Mutex<Option<Arc<Identity>>>,
-    map: Mutex<MemoryMap>,
+    pub(super) map: Mutex<MemoryMap>,
     migration: watch::Sender<api::MigrationStatus>,
     end: watch::Sender<bool>,
     runtime: Handle,
@@ -175,22 +174,6 @@ impl Worker {
 
     pub(super) fn set_tracker(&self, tracker: Option<TrackerKind>) {
         *lock(&self.tracker) = tracker;
-    }
-
-    pub(super) fn set_map(&self, map: MemoryMap) {
-        *lock(&self.map) = map;
-    }
-
-    pub(super) fn map(&self) -> MemoryMap {
-        lock(&self.map).clone()
-    }
-
-    /// The span of the running migration or the last one, of which this process has one in all.
-    pub(super) fn span(&self) -> tracing::Span {
-        match self.migration.borrow().migration_id.as_str() {
-            "" => tracing::Span::none(),
-            id => migration_span(id),
-        }
     }
 
     pub(super) fn set_monitors(&self, slot: Slot) {
