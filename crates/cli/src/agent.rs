@@ -22,7 +22,7 @@ const SERVING: &str = "whimbrel agent serving ";
 
 /// Runs an agent until it is asked to end.
 pub(crate) async fn agent(args: AgentArgs) -> Ending {
-    let started = start_log(args.log, std::io::stderr);
+    let started = start_log(args.shown.log, std::io::stderr);
     started.map_err(|why| Stop::failed(format!("no log: {why}")))?;
     let dies_with_parent = args.die_with_parent;
     let agent = Agent::bind(options(args)?).await?;
@@ -43,10 +43,10 @@ pub(crate) async fn agent(args: AgentArgs) -> Ending {
 
 fn options(args: AgentArgs) -> Result<AgentOptions, Stop> {
     let defaults = Limits::default();
-    let token = args.http_token.as_deref().map(token).transpose()?;
+    let token = args.shown.http_token.as_deref().map(token).transpose()?;
     Ok(AgentOptions {
-        web: args.http.map(|listen| WebOptions { listen, token }),
-        log: args.log,
+        web: args.shown.http.map(|listen| WebOptions { listen, token }),
+        log: args.shown.log,
         advertise: args.advertise,
         identity: args.callers.identity,
         policy: args.callers.policy,

@@ -1,5 +1,6 @@
 //! The command line as it is typed. What it means is decided in `plan`.
 
+mod observing;
 mod traffic;
 mod travel;
 pub(crate) mod trust;
@@ -10,13 +11,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use whimbrel_agent::{Deadlines, LogFormat, PortRange};
+use whimbrel_agent::{Deadlines, PortRange};
 use whimbrel_control::{AgentAddress, api};
 
 use crate::exit;
 use crate::parse::{ListenAddress, Rate, Size, deadlines, duration, guest_name, ports};
 use trust::{CallersArgs, IdentityArgs, PairArgs, Pki, ShowArgs, TicketArgs, UnpairArgs};
 
+pub(crate) use observing::{ReportArgs, ShownArgs, WatchArgs};
 pub(crate) use traffic::{LimitArgs, NetworkArgs, TrafficArgs};
 pub(crate) use travel::TravelArgs;
 
@@ -199,16 +201,8 @@ pub(crate) struct AgentArgs {
     /// How long to wait for what, as silence=2s,doubt=10s; the guide lists all names.
     #[arg(long, value_name = "NAME=TIME,...", value_parser = deadlines)]
     pub(crate) deadlines: Option<Deadlines>,
-    /// Speak HTTP there, as 127.0.0.1:9117: metrics for Prometheus and reports of migrations. Where
-    /// other hosts can connect, --http-token has to be given too [default: no HTTP].
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) http: Option<SocketAddr>,
-    /// The file with the token that whoever asks over HTTP has to show.
-    #[arg(long, value_name = "FILE", requires = "http")]
-    pub(crate) http_token: Option<PathBuf>,
-    /// What the agent and the processes of its guests log: lines of text or JSON objects.
-    #[arg(long, default_value_t = LogFormat::Text, value_name = "FORMAT")]
-    pub(crate) log: LogFormat,
+    #[command(flatten)]
+    pub(crate) shown: ShownArgs,
     #[command(flatten)]
     pub(crate) callers: CallersArgs,
     /// End, with all guests, when standard input ends.
@@ -270,18 +264,6 @@ pub(crate) struct StatusArgs {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct WatchArgs {
-    /// A guest, whose next migration is waited for if none is under way; or a migration's id.
-    /// Without one, the host with all its guests is watched, until q is pressed.
-    pub(crate) guest: Option<String>,
-    #[command(flatten)]
-    pub(crate) target: Target,
-    /// Print one JSON object at the end, and nothing else.
-    #[arg(long, requires = "guest")]
-    pub(crate) json: bool,
-}
-
-#[derive(Args, Debug)]
 pub(crate) struct MigrateArgs {
     #[command(flatten)]
     pub(crate) target: Target,
@@ -300,18 +282,6 @@ pub(crate) struct MigrateArgs {
     pub(crate) ticket: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) movement: MoveArgs,
-}
-
-#[derive(Args, Debug)]
-pub(crate) struct ReportArgs {
-    /// A migration's id, or a guest, whose last migration it is; without one, all that the agent
-    /// remembers are listed.
-    pub(crate) migration: Option<String>,
-    /// The file to write, - for standard output [default: whimbrel-ID.html].
-    #[arg(long, short, value_name = "FILE", requires = "migration")]
-    pub(crate) output: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) target: Target,
 }
 
 #[derive(Args, Debug)]
