@@ -7,9 +7,9 @@
 //! ```
 //!
 //! An [`Agent`] starts guests, refuses what the host cannot hold, has guests sent and expected,
-//! answers who owns one, lets nobody do what the policy does not allow, finds its guests again after
-//! it has died, and tells over HTTP how all this goes, if it is asked to. It does **not** touch guest
-//! memory, stand in a switchover, decide ownership by itself, or talk to people. The
+//! answers who owns one, lets nobody do what the policy does not allow, finds its guests again
+//! after it has died, and tells over HTTP how all this goes, if it is asked to. It does **not**
+//! touch guest memory, stand in a switchover, decide ownership by itself, or talk to people. The
 //! [`guest_process`] is a process of its own, started by the agent and outliving it.
 #![forbid(unsafe_code)]
 

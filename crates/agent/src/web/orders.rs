@@ -12,8 +12,8 @@ use whimbrel_control::api::{self, Policy, resolve_guest_request::Decision};
 use crate::access::Authenticated;
 use crate::agent::Core;
 
-/// Whoever came through the gate of the page: this host asks nobody who they are, or they have shown
-/// its token.
+/// Whoever came through the gate of the page: this host asks nobody who they are, or they have
+/// shown its token.
 const ADMINISTRATOR: Authenticated = Authenticated(None);
 
 /// Something that a page may ask for.

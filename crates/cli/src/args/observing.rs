@@ -11,9 +11,9 @@ use super::Target;
 /// What an agent shows of itself.
 #[derive(Args, Debug)]
 pub(crate) struct ShownArgs {
-    /// Speak HTTP there, as 127.0.0.1:9117: a page, metrics for Prometheus and reports of migrations.
-    /// Where the agent asks callers who they are, or others than this host can connect, --http-token
-    /// has to be given too [default: no HTTP].
+    /// Speak HTTP there, as 127.0.0.1:9117: a page, metrics for Prometheus, reports of migrations.
+    /// Where the agent asks callers who they are, or others than this host can connect,
+    /// --http-token has to be given too [default: no HTTP].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<SocketAddr>,
     /// The file with the token that whoever asks over HTTP has to show.
