@@ -219,7 +219,7 @@ fn decision(decision: &DecisionReport) -> api::Decision {
         step: Some(step),
         pages_dirty: decision.dirty.0,
         bandwidth_bytes_per_s: decision.bandwidth.map(|rate| rate.0),
-        dirty_rate_bytes_per_s: decision.dirty_rate.0,
+        dirty_rate_bytes_per_s: decision.dirty_rate.map(|rate| rate.0),
         downtime_forecast_us: decision.forecast.map(micros),
     }
 }

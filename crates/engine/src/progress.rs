@@ -90,8 +90,8 @@ pub struct DecisionReport {
     pub dirty: PageCount,
     /// Bytes a second over all lanes, as far as it was known.
     pub bandwidth: Option<ByteCount>,
-    /// Bytes a second that the guest dirtied.
-    pub dirty_rate: ByteCount,
+    /// Bytes a second that the guest dirtied, as far as it was known.
+    pub dirty_rate: Option<ByteCount>,
     /// The downtime that a switchover would have had then.
     pub forecast: Option<Duration>,
 }

@@ -180,12 +180,12 @@ const MOVING: [(&str, &str, Value); 8] = [
     (
         "whimbrel_migration_bandwidth_bytes_per_second",
         "What all lanes carry, measured over the last rounds.",
-        |status| Some(status.bandwidth_bytes_per_s.to_string()),
+        |status| status.bandwidth_bytes_per_s.map(|rate| rate.to_string()),
     ),
     (
         "whimbrel_migration_dirty_bytes_per_second",
         "What the guest dirties, a page counted once a round.",
-        |status| Some(status.dirty_rate_bytes_per_s.to_string()),
+        |status| status.dirty_rate_bytes_per_s.map(|rate| rate.to_string()),
     ),
     (
         "whimbrel_migration_downtime_forecast_seconds",

@@ -141,12 +141,13 @@ fn decisions(status: &MigrationStatus) -> String {
     }
     let unknown = || "–".to_owned();
     let rows = status.decisions.iter().map(|decision| {
-        let bandwidth = decision.bandwidth_bytes_per_s;
+        let rate =
+            |rate: Option<u64>| rate.map_or_else(unknown, |rate| format!("{}/s", bytes(rate)));
         vec![
             micros(decision.elapsed_us),
             bytes(PageCount(decision.pages_dirty).bytes().0),
-            format!("{}/s", bytes(decision.dirty_rate_bytes_per_s)),
-            bandwidth.map_or_else(unknown, |rate| format!("{}/s", bytes(rate))),
+            rate(decision.dirty_rate_bytes_per_s),
+            rate(decision.bandwidth_bytes_per_s),
             decision.downtime_forecast_us.map_or_else(unknown, micros),
             words::step(decision),
         ]
@@ -228,7 +229,7 @@ mod tests {
             step: Some(step),
             pages_dirty: 512,
             bandwidth_bytes_per_s: Some(900 << 20),
-            dirty_rate_bytes_per_s: 400 << 20,
+            dirty_rate_bytes_per_s: Some(400 << 20),
             downtime_forecast_us: Some(44_000),
         };
         MigrationStatus {

@@ -109,10 +109,10 @@ function remember(one) {
   histories.set(one.id, kept);
   const last = kept.samples.at(-1);
   const now = { us: one.elapsed_us, sent: one.bytes_on_wire, pending: one.pages_pending * PAGE,
-    dirty: one.dirty_rate, rounds: one.rounds.length, lanes: one.lanes };
+    dirty: one.dirty_rate ?? 0, rounds: one.rounds.length, lanes: one.lanes };
   if (last && now.us <= last.us) return;
   if (last && last.rounds > 0 && now.pending > last.pending) kept.setback = setback(one, last, now);
-  now.rate = last ? (now.sent - last.sent) / (now.us - last.us) * 1e6 : one.bandwidth;
+  now.rate = last ? (now.sent - last.sent) / (now.us - last.us) * 1e6 : one.bandwidth ?? 0;
   now.laneRates = one.lanes.map((lane) => {
     const before = last?.lanes.find((other) => other.lane === lane.lane)?.bytes ?? 0;
     return last ? (lane.bytes - before) / (now.us - last.us) * 1e6 : 0;
@@ -272,7 +272,8 @@ function drawMoving() {
   const most = Math.max(1, ...kept.samples.map((sample) => Math.max(sample.rate, sample.dirty)));
   curves($("rates"), kept.samples, [["sent", "rate"], ["dirt", "dirty"]], most, rate(most));
   $("rate-sent").textContent = rate(now.rate);
-  $("rate-dirty").textContent = rate(now.dirty);
+  const known = one.dirty_rate != null;
+  $("rate-dirty").textContent = known ? rate(now.dirty) : "is known after the first round";
   const whole = Math.max(1, ...kept.samples.map((sample) => sample.pending));
   curves($("left"), kept.samples, [["dirt", "pending"]], whole, bytes(whole));
   $("left-now").textContent = bytes(now.pending);

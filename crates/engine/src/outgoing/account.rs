@@ -138,7 +138,7 @@ impl Account {
             step,
             dirty: self.dirty,
             bandwidth: forecast.bandwidth(),
-            dirty_rate: forecast.dirty_rate().unwrap_or(ByteCount::ZERO),
+            dirty_rate: forecast.dirty_rate(),
             forecast: downtime,
         };
         let decisions = &mut self.progress.decisions;
