@@ -153,7 +153,7 @@ mod tests {
         let gate = Gate::new(None, None);
         let (host, json) = ((HOST, "127.0.0.1:9"), (CONTENT_TYPE, "application/json"));
         let change = |method: &Method, pairs: &[(HeaderName, &str)]| {
-            refused(&gate, Aim::Change, method, &[&[host.clone()], pairs].concat())
+            refused(&gate, Aim::Change, method, &[std::slice::from_ref(&host), pairs].concat())
         };
         assert_eq!(change(&Method::POST, std::slice::from_ref(&json)), 0);
         assert_eq!(change(&Method::POST, &[json.clone(), (ORIGIN, "http://127.0.0.1:9")]), 0);
