@@ -9,6 +9,8 @@ use whimbrel_tests::{http, skipped};
 
 const BUSY: [&str; 4] = ["--memory", "64MiB", "--dirty-rate", "max"];
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 async fn with_page(more: &[&str]) -> Agent {
     let options = [&["--http", "127.0.0.1:0", "--die-with-parent"], more].concat();
     Agent::start_as(&std::env::temp_dir(), How::with(&options)).await
@@ -114,7 +116,7 @@ async fn nothing_is_changed_but_by_who_may() {
     let order = r#"{"guest":"web","destination":"127.0.0.1:1"}"#;
     let json = ("Content-Type", "application/json");
     let own = format!("http://{address}");
-    let tries: [(&str, &[(&str, &str)], u16); 6] = [
+    let tries: [(&str, Headers<'_>, u16); 6] = [
         ("GET /migrate", &[json], 405),
         ("POST /migrate", &[("Content-Type", "text/plain")], 415),
         ("POST /migrate", &[json, ("Origin", "http://evil.example")], 403),
