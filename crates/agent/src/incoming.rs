@@ -20,6 +20,7 @@ use crate::lifecycle::available;
 use crate::networks;
 use crate::process_api::{self as process, GuestFile};
 use crate::process_link::overlap;
+use crate::secret::same;
 
 impl Core {
     /// Has a guest process wait for a guest that another agent announces.
@@ -188,7 +189,7 @@ impl Core {
         who: Authenticated,
     ) -> Result<api::CancelIncomingResponse, Status> {
         let migration = self.guests.find_migration(&request.migration_id)?;
-        if migration.token().is_none_or(|token| token != request.token) {
+        if !migration.token().is_some_and(|token| same(&token, &request.token)) {
             return Err(Status::permission_denied("only who announced a guest takes it back"));
         }
         if !migration.is_running() {

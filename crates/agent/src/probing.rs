@@ -135,7 +135,11 @@ async fn clock_offset(peer: &mut Client) -> Result<i64, Status> {
     let host = peer.get_host(api::GetHostRequest {}).await;
     let host = host.map_err(|error| Status::unavailable(error.to_string()))?;
     let here = before + micros(asked.elapsed()) / 2;
-    Ok(if host.clock_us == 0 { 0 } else { host.clock_us.cast_signed() - here.cast_signed() })
+    Ok(if host.clock_us == 0 {
+        0
+    } else {
+        host.clock_us.cast_signed().saturating_sub(here.cast_signed())
+    })
 }
 
 fn lanes(request: &api::ProbePathsRequest) -> Result<Vec<u16>, Status> {

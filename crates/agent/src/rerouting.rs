@@ -17,6 +17,7 @@ use crate::convert;
 use crate::guests::{Guest, Migration};
 use crate::networks;
 use crate::process_api as process;
+use crate::secret::same;
 
 /// How often both sides look. An address that appears is a rare event, and a person's doing.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -93,7 +94,7 @@ impl Core {
         who: Authenticated,
     ) -> Result<api::RefreshEndpointsResponse, Status> {
         let migration = self.guests.find_migration(&request.migration_id)?;
-        if migration.token().is_none_or(|token| token != request.token) {
+        if !migration.token().is_some_and(|token| same(&token, &request.token)) {
             return Err(Status::permission_denied("only who announced a guest asks for its way"));
         }
         let uuid = convert::parse_uuid(&migration.status().guest_uuid);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_control::api::agent_server::Agent;
+use whimbrel_engine::protocol::{Question, Standing};
 
 use crate::access::{Action, Authenticated, Caller};
 use crate::agent::Core;
@@ -65,10 +66,21 @@ impl AgentService {
         }
     }
 
-    /// Refuses whoever is not the other side of a migration of the guest.
-    fn check_party(&self, who: &Authenticated, guest_uuid: &str) -> Result<(), Status> {
-        let guest = parse_uuid(guest_uuid).and_then(|uuid| self.core.guests.get(uuid));
-        guest.map_or(Ok(()), |guest| guest.check_party(who.0.as_ref()))
+    /// Refuses whoever has not been the other side of a migration of the guest, and a question that
+    /// is as good as the grant from all but the source that the guest was promised to run for.
+    fn check_asker(&self, who: &Authenticated, request: &api::AskRequest) -> Result<(), Status> {
+        let (uuid, term, question) = convert::question(request)?;
+        let Some(guest) = self.core.guests.get(uuid) else { return Ok(()) };
+        guest.check_party(who.0.as_ref())?;
+        let promised = || {
+            let record = self.core.entry(&guest)?.map(|entry| entry.record);
+            let promised = (Standing::MayOwn, term);
+            Ok::<_, Status>(record.is_some_and(|it| (it.standing, it.term) == promised))
+        };
+        if question == Question::DoYouRun && promised()? {
+            guest.check_newest_party(who.0.as_ref())?;
+        }
+        Ok(())
     }
 }
 
@@ -219,7 +231,10 @@ impl Agent for AgentService {
     }
 
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
-        self.check_party(&who(&request)?, &request.get_ref().guest_uuid)?;
+        let uuid = parse_uuid(&request.get_ref().guest_uuid);
+        if let Some(guest) = uuid.and_then(|uuid| self.core.guests.get(uuid)) {
+            guest.check_newest_party(who(&request)?.0.as_ref())?;
+        }
         self.to_its_end(|core| core.meet(request.into_inner())).await
     }
 
@@ -238,7 +253,7 @@ impl Agent for AgentService {
     }
 
     async fn ask(&self, request: Request<api::AskRequest>) -> Answer<api::AskResponse> {
-        self.check_party(&who(&request)?, &request.get_ref().guest_uuid)?;
+        self.check_asker(&who(&request)?, request.get_ref())?;
         self.to_its_end(|core| core.ask(request.into_inner())).await
     }
 }

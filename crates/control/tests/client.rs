@@ -6,7 +6,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use whimbrel_control::api::agent_server::{Agent, AgentServer};
-use whimbrel_control::{AgentAddress, Client, ClientError, Deadlines, PRODUCT, api};
+use whimbrel_control::{Access, AgentAddress, Client, ClientError, Deadlines, PRODUCT, api};
+use whimbrel_identity::{IdentityFolder, Trust};
 
 fn deadlines() -> Deadlines {
     let short = Duration::from_millis(500);
@@ -45,7 +46,15 @@ async fn nobody_there() {
 
 #[tokio::test]
 async fn a_name_that_does_not_exist() {
-    let error = connect(&"no-such-host.invalid".parse().unwrap()).await.unwrap_err();
+    let address: AgentAddress = "no-such-host.invalid".parse().unwrap();
+    let unnamed = connect(&address).await.unwrap_err();
+    assert!(matches!(unnamed, ClientError::NoIdentity { .. }), "not loopback: {unnamed:?}");
+
+    let temp = tempfile::tempdir().unwrap();
+    let folder = IdentityFolder::at(temp.path());
+    folder.ensure().unwrap();
+    let access = Access::beyond(Trust::open(folder).unwrap());
+    let error = Client::connect_as(&address, deadlines(), &access).await.unwrap_err();
     assert!(matches!(error, ClientError::NotThere { .. }), "{error:?}");
 }
 

@@ -32,6 +32,14 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()>
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// Writes a file that nobody but this user reads, whole or not at all.
+///
+/// # Errors
+/// It cannot be written.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, true)
+}
+
 /// The permissions of a file that somebody besides its owner may read or write.
 pub(crate) fn open_to_others(path: &Path) -> io::Result<Option<u32>> {
     let mode = fs::metadata(path)?.permissions().mode() & 0o777;

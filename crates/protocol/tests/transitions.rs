@@ -176,7 +176,8 @@ fn sources() -> Vec<(&'static str, Source)> {
     relinking.handle(Now::default(), SourceEvent::LinkUp).expect("the ordinary way");
     step(&mut relinking, &[]);
     let mut repairing = preparing;
-    step(&mut repairing, &of(&["Differs", "Quiesced"]));
+    // The second quiescing of this migration.
+    step(&mut repairing, &[find("Differs").clone(), SourceEvent::Quiesced(2)]);
     step(&mut repairing, &[]);
     let way = ["LinkUp", "Offer", "Accepted", "LaneUp", "Armed", "RoundTaken", "Harvested"];
     let rest = ["Recorded Switching", "Ready", "Harvested", "Quiesced", "Harvested", "Paused"];
@@ -191,6 +192,7 @@ fn sources() -> Vec<(&'static str, Source)> {
             true
         }
     });
+    assert!(seen.contains(&"repairing") && seen.contains(&"reconnecting"), "{seen:?}");
     phases
 }
 

@@ -188,7 +188,8 @@ impl World {
             }
             SourceAction::Arm => self.arm(),
             SourceAction::StartRound(number) => self.start_round(number),
-            SourceAction::Harvest | SourceAction::Rehearse => self.chore(Chore::Harvest, 500),
+            SourceAction::Harvest => self.chore(Chore::Harvest, 500),
+            SourceAction::Rehearse => self.chore(Chore::Look, 500),
             SourceAction::Quiesce(number) => self.quiesce(number),
             SourceAction::Pause => {
                 self.src.pausing = true;
@@ -260,16 +261,25 @@ impl World {
             Chore::Harvest => {
                 let dirty = self.harvest();
                 self.src.ledger.harvested(&dirty);
-                let took = self.random.micros(5, 500);
-                let (pending, written) = (self.src.ledger.pending(), dirty.count());
-                let throughput = self.src.meter.read(Now(self.now));
-                let harvest = Harvest { pending, written, took, parked: took, throughput };
-                self.tell_source(SourceEvent::Harvested(harvest));
+                self.harvested(&dirty);
+            }
+            Chore::Look => {
+                let dirty = self.src.tracker.peek();
+                self.src.ledger.merge(&dirty);
+                self.harvested(&dirty);
             }
             Chore::Pause => self.parked(),
             Chore::Clear(pages) => self.src.tracker.forget(&pages),
         }
         self.wake_lanes();
+    }
+
+    fn harvested(&mut self, dirty: &PageSet) {
+        let took = self.random.micros(5, 500);
+        let (pending, written) = (self.src.ledger.pending(), dirty.count());
+        let throughput = self.src.meter.read(Now(self.now));
+        let harvest = Harvest { pending, written, took, parked: took, throughput };
+        self.tell_source(SourceEvent::Harvested(harvest));
     }
 
     fn harvest(&mut self) -> PageSet {

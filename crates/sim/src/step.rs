@@ -91,6 +91,8 @@ impl Step {
 pub(crate) enum Chore {
     Arm,
     Harvest,
+    /// What a harvest would find; it stays on record.
+    Look,
     Pause,
     /// Only in a world that breaks law 1: the log is cleared of what was read before.
     Clear(PageSet),

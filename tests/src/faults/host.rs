@@ -216,7 +216,9 @@ impl Host {
         let found = walk(data)
             .into_iter()
             .filter_map(|path| path.strip_prefix(data).ok().map(Path::to_owned));
-        found.filter(|path| !expected.contains(path)).collect()
+        // What migrations came to is told for a long time after; the agent bounds it.
+        let told = |path: &PathBuf| path.starts_with("migrations") && path.extension().is_none();
+        found.filter(|path| !expected.contains(path) && !told(path)).collect()
     }
 }
 

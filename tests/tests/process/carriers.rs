@@ -45,7 +45,7 @@ async fn a_guest_goes_there_and_back_over_each() {
 #[tokio::test]
 async fn what_does_not_go_together_is_refused_and_moves_nothing() {
     let (here, there) = (Agent::start().await, Agent::start().await);
-    here.guest("web", &["--memory", "32MiB", "--dirty-rate", "0"]).await;
+    here.guest("web", &["--memory", "32MiB", "--dirty-rate", "1MiB/s"]).await;
     let elsewhere = "192.0.2.1:7117";
     for (to, way, why) in [
         (

@@ -86,7 +86,7 @@ async fn a_folder_belongs_to_one_agent() {
 #[tokio::test]
 async fn a_limit_holds_a_migration_back_until_it_is_lifted() {
     let (here, there) = (Agent::start().await, Agent::start().await);
-    here.guest("web", &["--memory", "64MiB", "--dirty-rate", "0"]).await;
+    here.guest("web", &["--memory", "64MiB", "--dirty-rate", "1MiB/s"]).await;
     // Minutes at this rate.
     let options = ["--limit", "2Mbit/s", "--weight", "300", "--detach"];
     let words = ["migrate", "web", &there.address];

@@ -42,6 +42,11 @@ impl Guest {
         self.check(who, |parties, who| parties.ask.iter().any(|party| who.is(party)))
     }
 
+    /// Refuses whoever is not the other side of the newest migration of this guest.
+    pub(crate) fn check_newest_party(&self, who: Option<&Who>) -> Result<(), Status> {
+        self.check(who, |parties, who| parties.ask.last().is_some_and(|party| who.is(party)))
+    }
+
     /// Refuses whoever never had the guest, so that no clients can be with them.
     pub(crate) fn check_relay(&self, who: Option<&Who>) -> Result<(), Status> {
         self.check(who, |parties, who| {
@@ -111,10 +116,16 @@ mod tests {
         guest.check_relay(Some(&who("a"))).unwrap();
         guest.check_relay(Some(&who("b"))).unwrap();
         guest.check_party(None).unwrap();
+        guest.check_newest_party(Some(&who("b"))).unwrap();
+        guest.add_party(&who("c"), &[]).unwrap();
+        guest.check_party(Some(&who("b"))).unwrap();
+        guest.check_newest_party(Some(&who("c"))).unwrap();
+        assert!(guest.check_newest_party(Some(&who("b"))).is_err(), "it has had its turn");
+        guest.add_party(&who("b"), &[]).unwrap();
         let refused = guest.check_party(Some(&who("a"))).unwrap_err();
         assert_eq!(refused.code(), tonic::Code::PermissionDenied);
-        assert!(guest.check_relay(Some(&who("c"))).is_err());
-        assert_eq!(guest.relays().unwrap(), ["b", "a"]);
+        assert!(guest.check_relay(Some(&who("d"))).is_err());
+        assert_eq!(guest.relays().unwrap(), ["c", "b", "a"]);
         for more in 0..=REMEMBERED_MAX {
             guest.add_party(&who(&format!("n{more}")), &[]).unwrap();
         }

@@ -94,7 +94,7 @@ impl Policy {
     fn parse(text: &str) -> Result<Self, String> {
         let policy: Self = toml::from_str(text).map_err(|error| {
             let before = error.span().and_then(|span| text.get(..span.start));
-            let line = before.map_or(1, |before| before.lines().count().max(1));
+            let line = 1 + before.map_or(0, |before| before.matches('\n').count());
             format!("line {line}: {}", error.message())
         })?;
         for action in Action::ALL {

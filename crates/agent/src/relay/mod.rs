@@ -17,7 +17,7 @@ pub(crate) mod words;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -146,7 +146,8 @@ impl Core {
         if self.relays.look(guest.uuid).is_none() {
             let listening = match TcpListener::bind(asked).await {
                 Ok(listener) => Ok(listener),
-                Err(_) => TcpListener::bind((self.address.ip(), 0)).await,
+                // Who was served on one host only is not served to a network.
+                Err(_) => TcpListener::bind((served_at(asked, self.address.ip()), 0)).await,
             };
             match listening {
                 Ok(listener) => self.relay(guest, Door(listener)),
@@ -235,4 +236,11 @@ impl Core {
         });
         Ok(Box::pin(said))
     }
+}
+
+/// Where clients are taken that came to `asked` at the source, if not there: on this host alone if
+/// it was so there.
+fn served_at(asked: &str, otherwise: IpAddr) -> IpAddr {
+    let asked = asked.parse::<SocketAddr>().ok().map(|address| address.ip());
+    asked.filter(IpAddr::is_loopback).unwrap_or(otherwise)
 }

@@ -1,10 +1,9 @@
 //! Tickets: signed here, spent by agents.
 
-use std::fs;
 use std::time::Duration;
 
 use whimbrel_control::api;
-use whimbrel_control::identity::Trust;
+use whimbrel_control::identity::{Trust, write_secret};
 
 use crate::args::trust::TicketArgs;
 use crate::exit::{Ending, Exit, Stop};
@@ -15,7 +14,8 @@ pub(crate) fn ticket(args: TicketArgs) -> Ending {
     let trust = args.whose.trust()?;
     let signed = sign_for(&trust, &args.guest, (&args.from, &args.to), args.lifetime)?;
     let path = args.out.display();
-    fs::write(&args.out, signed).map_err(|error| {
+    // Whoever holds it can spend it.
+    write_secret(&args.out, &signed).map_err(|error| {
         Stop::failed(format!("the ticket cannot be written to {path}: {error}"))
     })?;
     let seconds = args.lifetime.as_secs();

@@ -116,6 +116,8 @@ impl Agent for Player {
             protocol_version_min: 1,
             protocol_version_max: 1,
             memory_free_bytes: 3 << 30,
+            memory_limit_bytes: 8 << 30,
+            guests_limit: 8,
             ..api::Host::default()
         }))
     }

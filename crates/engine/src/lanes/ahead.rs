@@ -47,9 +47,11 @@ impl Ahead {
 }
 
 /// Whether the rest of `pages` goes in no more time than a harvest, where `taken` took `elapsed`.
+/// What is taken in less than a harvest says nothing of the rate: it fills the lanes' windows.
 fn is_due(elapsed: Duration, taken: u64, pages: u64, harvest: Duration) -> bool {
     let left = u128::from(pages.saturating_sub(taken));
-    taken > 0 && elapsed.as_nanos() * left <= harvest.as_nanos() * u128::from(taken)
+    let foreseen = || elapsed.as_nanos() * left <= harvest.as_nanos() * u128::from(taken);
+    taken > 0 && (left == 0 || elapsed >= harvest && foreseen())
 }
 
 impl SourceLanes {
@@ -78,6 +80,7 @@ mod tests {
         let ms = Duration::from_millis;
         let at = |taken, harvest| is_due(ms(taken), taken, 1000, ms(harvest));
         assert!(!at(989, 10) && at(990, 10), "a page a millisecond, and ten are left");
+        assert!(!at(900, 950) && at(950, 950), "windows are being filled");
         assert!(!at(0, 1000), "nothing is known of the rate yet");
         assert!(at(1000, 0) && at(1001, 0), "nothing is left");
         assert!(!at(999, 0));

@@ -24,11 +24,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The least of the limits that hold while the guest runs, and while it stands still; those of
-    /// paths hold for a part only.
+    /// The least of the limits that hold while the guest runs, and while it stands still, where
+    /// paths come from these addresses. Those of paths hold together where no path is without.
     #[must_use]
-    pub fn least(&self) -> (Option<ByteRate>, Option<ByteRate>) {
-        let least = |one: Option<ByteRate>| one.into_iter().chain(self.share).min();
+    pub fn least(&self, from: &[Option<IpAddr>]) -> (Option<ByteRate>, Option<ByteRate>) {
+        let of_path = |from: &Option<IpAddr>| from.as_ref().and_then(|from| self.paths.get(from));
+        let of_paths =
+            from.iter().map(|from| of_path(from).map(|rate| rate.0)).sum::<Option<u64>>();
+        let of_paths = of_paths.filter(|_| !from.is_empty()).map(ByteRate);
+        let least = |one: Option<ByteRate>| one.into_iter().chain(self.share).chain(of_paths).min();
         (least(self.rounds), least(self.switchover.or(self.rounds)))
     }
 }
@@ -83,6 +87,8 @@ pub(super) struct Pace {
     switchover: Option<Bucket>,
     share: Option<Bucket>,
     paths: BTreeMap<IpAddr, Bucket>,
+    /// What these were made of.
+    limits: Limits,
 }
 
 /// Which limits hold for a taking.
@@ -96,6 +102,7 @@ pub(super) struct Claim {
 
 impl Pace {
     pub(super) fn set(&mut self, limits: &Limits, now: Instant) {
+        self.limits = limits.clone();
         set(&mut self.rounds, limits.rounds, now);
         set(&mut self.switchover, limits.switchover, now);
         set(&mut self.share, limits.share, now);
@@ -106,8 +113,13 @@ impl Pace {
         }
     }
 
+    /// The limits that hold now.
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     fn buckets(&mut self, claim: Claim) -> impl Iterator<Item = &mut Bucket> {
-        let Self { rounds, switchover, share, paths } = self;
+        let Self { rounds, switchover, share, paths, .. } = self;
         let own = if claim.last && switchover.is_some() { switchover } else { rounds };
         let path = claim.from.and_then(|from| paths.get_mut(&from));
         own.iter_mut().chain(share).chain(path)
@@ -246,9 +258,15 @@ mod tests {
     fn the_least_limit_is_what_a_forecast_counts_on() {
         let rate = |rate| Some(ByteRate(rate));
         let all = Limits { switchover: rate(9), share: rate(5), ..limits(rate(7)) };
-        assert_eq!(all.least(), (rate(5), rate(5)));
+        assert_eq!(all.least(&[None]), (rate(5), rate(5)));
         let own = Limits { share: None, ..all };
-        assert_eq!(own.least(), (rate(7), rate(9)));
-        assert_eq!(Limits::default().least(), (None, None));
+        assert_eq!(own.least(&[None]), (rate(7), rate(9)));
+        assert_eq!(Limits::default().least(&[]), (None, None));
+        let [near, far] = [[10, 0, 0, 1], [10, 0, 1, 1]].map(IpAddr::from);
+        let paths = BTreeMap::from([(near, ByteRate(2)), (far, ByteRate(4))]);
+        let of_paths = Limits { paths, ..own };
+        assert_eq!(of_paths.least(&[Some(near), Some(far)]), (rate(6), rate(6)), "both together");
+        assert_eq!(of_paths.least(&[Some(near)]), (rate(2), rate(2)));
+        assert_eq!(of_paths.least(&[Some(near), None]), (rate(7), rate(9)), "one has none");
     }
 }

@@ -5,7 +5,7 @@
 //! and beginning elsewhere. A path on which a connection failed is left alone for a while, longer
 //! each time, and looked at again before a lane is moved to it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use whimbrel_page::{ByteCount, ByteRate, PageCount};
@@ -140,6 +140,11 @@ impl Paths {
 
     pub(super) fn is_single(&self) -> bool {
         self.known.len() < 2
+    }
+
+    /// The addresses that paths come from.
+    pub(super) fn sources(&self) -> Vec<Option<IpAddr>> {
+        self.known.iter().filter(|known| !known.gone).map(|known| known.path.local).collect()
     }
 
     fn ids(&self) -> impl Iterator<Item = PathId> + use<> {
@@ -288,9 +293,17 @@ impl Paths {
 
     /// How much of a batch a lane on this path may take, where so much is pending: no more than
     /// lands by the time at which all of it can, so that nobody waits for the slowest path at the
-    /// end. The fastest one takes what it gets.
-    pub(super) fn share(&self, id: PathId, pending: ByteCount, batch: PageCount) -> PageCount {
-        let rate = |id: PathId| self.known[id.0].meter.rate.filter(|_| self.known[id.0].is_up());
+    /// end. The fastest one takes what it gets. One without `lanes` takes nothing, however fast it
+    /// was; and where nothing is under way at all, nobody else is about to take what is left.
+    pub(super) fn share(
+        &self,
+        id: PathId,
+        pending: ByteCount,
+        batch: PageCount,
+        lanes: &[usize],
+    ) -> PageCount {
+        let takes = |id: PathId| self.known[id.0].is_up() && lanes[id.0] > 0;
+        let rate = |id: PathId| self.known[id.0].meter.rate.filter(|_| takes(id));
         let rates = || self.ids().filter_map(rate);
         let Some(own) = rate(id).filter(|_| !self.is_single()) else { return batch };
         let (all, fastest) = (rates().sum::<f64>(), rates().fold(0.0, f64::max));
@@ -301,7 +314,8 @@ impl Paths {
         let by = (pending.0 + under_way) as f64 / all;
         let bytes = (own * by) as u64;
         let room = bytes.saturating_sub(self.known[id.0].in_flight);
-        batch.min(PageCount(room / PageCount(1).bytes().0))
+        let least = u64::from(under_way == 0);
+        batch.min(PageCount((room / PageCount(1).bytes().0).max(least)))
     }
 
     /// All of them, where `lanes` are on each.

@@ -166,7 +166,12 @@ impl Sender {
         if state.is_moving(self.lane) || !(fits || flight.batches == 0) {
             return (PageCount::ZERO, None);
         }
-        match state.paths.share(self.path, state.ledger.pending().bytes(), batch) {
+        let pending = state.ledger.pending().bytes();
+        let share = match state.paths.is_single() {
+            true => batch,
+            false => state.paths.share(self.path, pending, batch, &state.spread()),
+        };
+        match share {
             PageCount::ZERO => (PageCount::ZERO, Some(ASK_AGAIN)),
             pages => self.within_limits(state, pages),
         }

@@ -473,7 +473,7 @@ impl State {
         self.lanes.get(&lane).map(|entry| entry.stage)
     }
 
-    fn wake_idle(&self) {
+    pub(super) fn wake_idle(&self) {
         let idle = self.lanes.values().filter(|entry| entry.idle);
         idle.filter_map(|entry| entry.handle.as_ref()).for_each(LaneHandle::wake);
     }

@@ -108,12 +108,19 @@ fn looked(shared: &Weak<Shared>, id: PathId, works: bool) {
 
 impl Shared {
     fn heed(&self, state: &mut State) {
-        if let Some(paths) = self.options.traffic.new_paths() {
+        let paths = self.options.traffic.new_paths();
+        let limits = self.options.traffic.new_limits();
+        let news = limits.is_some() || paths.is_some() && !state.pace.limits().paths.is_empty();
+        if let Some(paths) = paths {
             state.paths.replace(paths);
         }
-        if let Some(limits) = self.options.traffic.new_limits() {
+        if let Some(limits) = limits {
             state.pace.set(&limits, Instant::now());
-            let (rounds, last) = limits.least();
+            // They wait by what held before.
+            state.wake_idle();
+        }
+        if news {
+            let (rounds, last) = state.pace.limits().least(&state.paths.sources());
             self.tell(LaneEvent::Limited { rounds, last });
         }
     }

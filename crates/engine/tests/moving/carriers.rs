@@ -18,7 +18,11 @@ fn credentials() -> (Credentials, Credentials) {
     (near, Credentials { identity: other, peer: one.fingerprint() })
 }
 
-async fn migrate(carriers: (Carrier, Carrier), cuts: Vec<(u64, Cut)>) -> (Ended, Ended) {
+async fn migrate(
+    guest: Scribe,
+    carriers: (Carrier, Carrier),
+    cuts: Vec<(u64, Cut)>,
+) -> (Ended, Ended) {
     let mut there = IncomingOptions::default();
     there.lanes.carrier = carriers.1;
     let (incoming, mut address) = incoming(ScribeFactory::default(), there);
@@ -29,7 +33,7 @@ async fn migrate(carriers: (Carrier, Carrier), cuts: Vec<(u64, Cut)>) -> (Ended,
     wanted.lanes.window = ByteCount::kib(512);
     wanted.lanes.carrier = carriers.0;
     let cancel = incoming.cancel();
-    let source = outgoing(Scribe::filled(PAGES, 0), address, wanted);
+    let source = outgoing(guest, address, wanted);
     let ends = async {
         let ended = source.run().await;
         // A destination that nobody got through to need not wait for anybody.
@@ -50,7 +54,7 @@ async fn a_protected_link_that_is_lost_comes_back() {
         (Carrier::Tls(near), Carrier::Tls(far)),
     ] {
         let cuts = vec![(4 << 20, Cut::Everything), (10 << 20, Cut::Everything)];
-        let (source, destination) = migrate(carriers, cuts).await;
+        let (source, destination) = migrate(Scribe::filled(PAGES, 0), carriers, cuts).await;
         let said = |what: &str| source.report.progress.events.iter().any(|(_, e)| e.contains(what));
         assert!(said("the link is back"), "{:?}", source.report.progress.events);
         assert_moved_whole(source, destination);
@@ -64,7 +68,7 @@ async fn a_guest_is_sent_to_nobody_but_the_one_that_was_told() {
         (Carrier::Signed(near.clone()), Carrier::Signed(stranger.clone())),
         (Carrier::Tls(near), Carrier::Tls(stranger)),
     ] {
-        let (source, destination) = migrate(carriers, Vec::new()).await;
+        let (source, destination) = migrate(Scribe::filled(PAGES, 64), carriers, Vec::new()).await;
         let Outcome::Aborted(failure) = &source.outcome else { panic!("{source:?}") };
         assert!(failure.why.contains("is not who it should be"), "{failure}");
         assert!(matches!(destination.outcome, Outcome::Aborted(_)), "{destination:?}");

@@ -83,7 +83,7 @@ async fn a_pause_that_the_guests_own_cluster_may_not_survive_is_warned_of() {
     for (own, warned) in [(Duration::from_nanos(1), true), (Duration::from_secs(60), false)] {
         let mut wanted = options(Duration::from_secs(1));
         wanted.guest_heartbeat = Some(own);
-        let (source, _) = migrate(Scribe::filled(64, 0), ScribeFactory::default(), wanted).await;
+        let (source, _) = migrate(Scribe::filled(PAGES, 0), ScribeFactory::default(), wanted).await;
         assert!(matches!(source.outcome, Outcome::Completed { .. }), "{source:?}");
         assert_eq!(said(&source, "allow less downtime"), warned, "{own:?}");
         assert_eq!(said(&source, "about to stand still"), warned, "{own:?}");

@@ -279,12 +279,13 @@ impl Quiescing {
         }
     }
 
-    /// A guest that would stand still for too long by that is looked at once more, without a pause.
+    /// A guest that would stand still for too long by that is not paused: pre-copy goes on.
     fn rehearsed(mut self, core: &mut Core, harvest: Harvest) -> Phase {
         let errand = self.rehearsal.map(|asked| asked.errand(core, harvest.took));
         core.forecast.rehearsed(harvest.parked, errand.unwrap_or_default(), harvest.pending);
         if core.forecast.exceeds_by_far(harvest.pending) {
-            return self.back(core).handle(core, SourceEvent::Harvested(harvest));
+            // A look clears nothing: what it found would be counted again by the next harvest.
+            return Phase::Copying(Copying::afresh(core, self.round));
         }
         self.harvested = core.now;
         self.pause(core)

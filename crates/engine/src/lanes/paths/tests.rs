@@ -123,19 +123,24 @@ fn at_the_end_a_slow_path_takes_what_lands_in_time() {
     let mut paths = paths(&[0, 0]);
     let batch = PageCount(64);
     let much = ByteCount::mib(100);
-    assert_eq!(paths.share(PathId(1), ByteCount::ZERO, batch), batch, "nothing is known");
+    assert_eq!(paths.share(PathId(1), ByteCount::ZERO, batch, &[1, 1]), batch, "nothing is known");
     let now = Instant::now();
     deliver(&mut paths, 0, 400, now);
     deliver(&mut paths, 1, 100, now);
-    assert_eq!(paths.share(PathId(0), ByteCount::ZERO, batch), batch, "the fastest takes all");
-    assert_eq!(paths.share(PathId(1), much, batch), batch);
+    assert_eq!(
+        paths.share(PathId(0), ByteCount::ZERO, batch, &[1, 1]),
+        batch,
+        "the fastest takes all"
+    );
+    assert_eq!(paths.share(PathId(1), much, batch, &[1, 1]), batch);
     // A fifth of what is left is its share.
-    assert_eq!(paths.share(PathId(1), PageCount(50).bytes(), batch), PageCount(10));
+    assert_eq!(paths.share(PathId(1), PageCount(50).bytes(), batch, &[1, 1]), PageCount(10));
     paths.sent(PathId(1), PageCount(10).bytes(), now + SECOND);
-    assert_eq!(paths.share(PathId(1), PageCount(40).bytes(), batch), PageCount(0));
+    assert_eq!(paths.share(PathId(1), PageCount(40).bytes(), batch, &[1, 1]), PageCount(0));
+    assert_eq!(paths.share(PathId(1), PageCount(40).bytes(), batch, &[0, 1]), batch, "alone");
     // When the others have failed it is the fastest.
     paths.failed(PathId(0), now);
-    assert_eq!(paths.share(PathId(1), PageCount(50).bytes(), batch), batch);
+    assert_eq!(paths.share(PathId(1), PageCount(50).bytes(), batch, &[1, 1]), batch);
 }
 
 #[test]
