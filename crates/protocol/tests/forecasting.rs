@@ -200,10 +200,11 @@ fn a_rehearsal_that_takes_too_long_is_no_reason_to_pause() {
     assert_eq!(world.source.phase(), "quiescing");
     let slow = Duration::from_millis(500);
     let slow = Harvest { took: slow, parked: slow, ..quiet() };
-    world.tell([SourceEvent::Quiesced(1), SourceEvent::Harvested(slow)]);
-    assert_eq!(world.source.phase(), "pre-copy");
+    world.tell([SourceEvent::Quiesced(1)]);
     world.acts.clear();
-    world.tell([SourceEvent::RoundTaken]);
+    world.tell([SourceEvent::Harvested(slow)]);
+    assert_eq!(world.source.phase(), "pre-copy");
+    assert!(world.has(&SourceAction::Harvest), "a look clears nothing: {:?}", world.acts);
     world.go_on(slow);
     let why = world.gave_up().unwrap_or_else(|| panic!("{:?}", world.acts));
     assert!(why.contains("500 ms for the last harvest"), "{why}");
