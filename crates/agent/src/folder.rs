@@ -210,11 +210,15 @@ pub(crate) fn read_message<M: Message + Default>(path: &Path) -> io::Result<M> {
 /// Whoever reads `path` finds all of the old bytes or all of the new ones.
 pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = create_private(&new)?;
-    file.set_len(0)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let write = || {
+        let mut file = create_private(&new)?;
+        file.set_len(0)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    };
+    // What is not whole is of no use to anybody, on a full disk least of all.
+    write().inspect_err(|_| drop(fs::remove_file(&new)))?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 

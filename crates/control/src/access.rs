@@ -11,8 +11,11 @@ use tokio_rustls::client::TlsStream;
 use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
 use whimbrel_identity::rustls::{self, pki_types};
-use whimbrel_identity::{Fingerprint, Trust, Who, client_config, explain, observing_config};
+use whimbrel_identity::{
+    Fingerprint, Trust, Who, client_config, explain, explain_text, observing_config,
+};
 
+use crate::error::deepest;
 use crate::{AgentAddress, ClientError};
 
 /// What a caller has to show. On this host agents are spoken to in plain words unless they ask
@@ -160,7 +163,8 @@ fn in_words(error: io::Error) -> io::Error {
 /// Who doubts whom, where that is why something failed.
 pub(crate) fn doubt(error: &(dyn Error + 'static)) -> Option<String> {
     let ours = find::<Unproven>(error).map(ToString::to_string);
-    ours.or_else(|| find::<rustls::Error>(error).map(explain))
+    let told = ours.or_else(|| find::<rustls::Error>(error).map(explain));
+    told.or_else(|| explain_text(&deepest(error)))
 }
 
 /// The first cause of this type, also within an I/O error, which hides what it holds.

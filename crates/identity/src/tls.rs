@@ -10,7 +10,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::TLS13;
-use rustls::{AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct};
 use rustls::{DistinguishedName, Error, OtherError, ServerConfig};
 
 use crate::{Fingerprint, Rules, Trust};
@@ -68,7 +68,6 @@ pub fn observing_config() -> (ClientConfig, Arc<OnceLock<Fingerprint>>) {
 /// What an error of a connection means to a person.
 #[must_use]
 pub fn explain(error: &Error) -> String {
-    use AlertDescription as Alert;
     match error {
         Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => why.to_string(),
         Error::InvalidCertificate(CertificateError::Revoked) => "its certificate is revoked".into(),
@@ -78,21 +77,37 @@ pub fn explain(error: &Error) -> String {
         Error::InvalidCertificate(
             CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
         ) => "its certificate is not valid yet: is a clock wrong?".into(),
-        Error::AlertReceived(Alert::CertificateRevoked) => {
-            "it says that our certificate is revoked".into()
+        // An authority of the same name, but another one.
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            "no authority that is trusted here certifies it".into()
         }
-        Error::AlertReceived(Alert::CertificateExpired) => {
-            "it says that our certificate has expired, or is not valid yet".into()
-        }
-        Error::AlertReceived(Alert::CertificateUnknown | Alert::UnknownCA) => {
-            "it does not know our identity: nobody it trusts certifies it, and it is not paired"
-                .into()
-        }
-        Error::AlertReceived(alert) => format!("it ended the connection: {alert:?}"),
+        Error::AlertReceived(alert) => explain_alert(&format!("{alert:?}")),
         Error::NoCertificatesPresented => "no certificate was shown".into(),
         Error::InvalidMessage(_) => "what it says is not TLS".into(),
         other => other.to_string(),
     }
+}
+
+/// What the other side meant that ended a connection with the alert of this name (RFC 8446, 6.2).
+fn explain_alert(name: &str) -> String {
+    match name {
+        "CertificateRevoked" => "it says that our certificate is revoked".into(),
+        "CertificateExpired" => {
+            "it says that our certificate has expired, or is not valid yet".into()
+        }
+        // The second is of an authority of the same name, but another one.
+        "CertificateUnknown" | "UnknownCA" | "DecryptError" => {
+            "it does not know our identity: nobody it trusts certifies it, and it is not paired"
+                .into()
+        }
+        other => format!("it ended the connection: {other}"),
+    }
+}
+
+/// The same where only the text of an error is left: HTTP/2 keeps no more of it.
+#[must_use]
+pub fn explain_text(text: &str) -> Option<String> {
+    text.strip_prefix("received fatal alert: ").map(explain_alert)
 }
 
 /// Signatures of handshakes are those of TLS 1.3, by the provider.
