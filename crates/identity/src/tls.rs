@@ -107,6 +107,9 @@ fn explain_alert(name: &str) -> String {
 /// The same where only the text of an error is left: HTTP/2 keeps no more of it.
 #[must_use]
 pub fn explain_text(text: &str) -> Option<String> {
+    if text.starts_with("peer closed connection without sending TLS close_notify") {
+        return Some("it hung up without a word; its log says why".into());
+    }
     text.strip_prefix("received fatal alert: ").map(explain_alert)
 }
 
