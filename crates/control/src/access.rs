@@ -10,6 +10,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::codegen::{Service, http};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 use whimbrel_identity::rustls::{self, pki_types};
 use whimbrel_identity::{
     Fingerprint, Trust, Who, client_config, explain, explain_text, observing_config,
@@ -164,6 +165,10 @@ fn in_words(error: io::Error) -> io::Error {
 pub(crate) fn doubt(error: &(dyn Error + 'static)) -> Option<String> {
     let ours = find::<Unproven>(error).map(ToString::to_string);
     let told = ours.or_else(|| find::<rustls::Error>(error).map(explain));
+    // A certificate can run out between the handshake and the first call.
+    let not_any_more = |status: &&Status| status.code() == Code::Unauthenticated;
+    let refused = || find::<Status>(error).filter(not_any_more);
+    let told = told.or_else(|| refused().map(|status| status.message().to_owned()));
     told.or_else(|| explain_text(&deepest(error)))
 }
 

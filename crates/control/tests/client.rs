@@ -80,7 +80,7 @@ async fn somebody_who_hangs_up() {
 /// A watch that has nothing to say.
 type Silence = tokio_stream::Pending<Result<api::MigrationStatus, tonic::Status>>;
 
-/// An agent that says who it is and refuses or delays everything else.
+/// An agent that says who it is, if it is anybody, and refuses or delays everything else.
 struct Stub {
     host: api::Host,
 }
@@ -103,7 +103,10 @@ macro_rules! refuse {
                 &self,
                 _: tonic::Request<api::GetHostRequest>,
             ) -> Result<tonic::Response<api::Host>, tonic::Status> {
-                Ok(tonic::Response::new(self.host.clone()))
+                match self.host.product.as_str() {
+                    "" => Err(tonic::Status::unauthenticated("its certificate has expired")),
+                    _ => Ok(tonic::Response::new(self.host.clone())),
+                }
             }
 
             async fn watch_migration(
@@ -184,6 +187,15 @@ async fn another_product_and_another_version() {
     let (address, _server) = serve(PRODUCT, 7);
     let error = connect(&address).await.unwrap_err();
     assert!(matches!(error, ClientError::Version { theirs: 7, .. }), "{error:?}");
+}
+
+/// The handshake passes a moment before a certificate runs out, and the first call comes after.
+#[tokio::test]
+async fn who_is_not_trusted_any_more_is_told_so() {
+    let (address, _server) = serve("", 1);
+    let error = connect(&address).await.unwrap_err();
+    assert!(matches!(error, ClientError::Unproven { .. }), "{error:?}");
+    assert!(error.to_string().contains("its certificate has expired"), "{error}");
 }
 
 #[tokio::test]
