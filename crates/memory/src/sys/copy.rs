@@ -11,7 +11,9 @@ pub(super) use portable::{copy, fetch_add_u64, load_u64, store_u64};
 mod x86_64 {
     use std::arch::asm;
 
-    /// Copies `len` bytes.
+    /// Copies `len` bytes, in words as far as they go: to an address that is a few bytes beyond
+    /// its source's, modulo 4 KiB, which is where allocators put large buffers, AMD's Zen 3
+    /// copies single bytes at a fifth of its speed.
     ///
     /// # Safety
     /// Both ranges are mapped, `to` writable, and they do not overlap.
@@ -19,8 +21,11 @@ mod x86_64 {
         // SAFETY: the caller vouches for the ranges; the ABI promises a clear direction flag.
         unsafe {
             asm!(
+                "rep movsq",
+                "mov ecx, {rest:e}",
                 "rep movsb",
-                inout("rcx") len => _,
+                rest = in(reg) len % 8,
+                inout("rcx") len / 8 => _,
                 inout("rdi") to => _,
                 inout("rsi") from => _,
                 options(nostack, preserves_flags),
