@@ -44,8 +44,8 @@ impl Core {
         })
     }
 
-    /// All that have ended, the newest first, each in a few words.
-    pub(crate) fn ended_migrations(&self) -> api::ListMigrationsResponse {
+    /// Those that have ended since then, the newest first, each in a few words. Blocks.
+    pub(crate) fn ended_migrations(&self, since_ms: u64) -> api::ListMigrationsResponse {
         let few_words = |ended: MigrationStatus| MigrationStatus {
             rounds: Vec::new(),
             lanes: Vec::new(),
@@ -53,7 +53,7 @@ impl Core {
             decisions: Vec::new(),
             ..ended
         };
-        let migrations = self.history.all().into_iter().map(few_words).collect();
+        let migrations = self.history.since(since_ms).into_iter().map(few_words).collect();
         api::ListMigrationsResponse { migrations }
     }
 }

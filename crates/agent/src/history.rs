@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use prost::Message;
 use whimbrel_control::api::MigrationStatus;
@@ -14,6 +14,8 @@ use crate::{folder, os};
 
 /// Migrations that are kept; the oldest go first.
 pub(crate) const KEPT_MAX: usize = 256;
+/// A file's time may be so much earlier than the clock was when it was written.
+const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
 /// One file a migration, by its id.
 #[derive(Debug)]
@@ -57,15 +59,30 @@ impl History {
 
     /// All that are kept, the newest first.
     pub(crate) fn all(&self) -> Vec<MigrationStatus> {
-        self.newest(self.kept_max)
+        self.since(0)
+    }
+
+    /// Those that ended at `ended_since_ms` or later, the newest first. Reads no others.
+    pub(crate) fn since(&self, ended_since_ms: u64) -> Vec<MigrationStatus> {
+        let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ended_since_ms));
+        let Some(since) = since else { return Vec::new() };
+        let mut files = self.files().unwrap_or_default();
+        files.retain(|(written, _)| *written + CLOCK_GRAIN >= since);
+        let mut found = self.read(&files);
+        found.retain(|ended| ended.ended_at_ms >= ended_since_ms);
+        found
     }
 
     /// The newest ones, at most so many.
     pub(crate) fn newest(&self, most: usize) -> Vec<MigrationStatus> {
         let mut files = self.files().unwrap_or_default();
         files.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
-        let found = files.iter().take(most).filter_map(|(_, id)| self.find(id));
-        let mut found: Vec<_> = found.collect();
+        files.truncate(most);
+        self.read(&files)
+    }
+
+    fn read(&self, files: &[(SystemTime, String)]) -> Vec<MigrationStatus> {
+        let mut found: Vec<_> = files.iter().filter_map(|(_, id)| self.find(id)).collect();
         found.sort_by_key(|ended| std::cmp::Reverse(ended.ended_at_ms));
         found
     }
@@ -115,7 +132,7 @@ mod tests {
             // The file system's clock may be coarse: the order of the files is said here.
             let path = history.path(&ended(number).migration_id).unwrap();
             let file = fs::File::options().write(true).open(path).unwrap();
-            let written = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(number as u64);
+            let written = SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64);
             file.set_modified(written).unwrap();
         }
         drop(history);
@@ -123,6 +140,8 @@ mod tests {
         assert_eq!(history.all(), [ended(5), ended(4), ended(3)]);
         assert_eq!(history.find(&ended(4).migration_id), Some(ended(4)));
         assert_eq!(history.find(&ended(1).migration_id), None);
+        assert_eq!(history.since(4), [ended(5), ended(4)]);
+        assert_eq!((history.since(6), history.since(u64::MAX)), (Vec::new(), Vec::new()));
         let settled = MigrationStatus { reason: "settled".to_owned(), ..ended(4) };
         history.keep(&settled).unwrap();
         assert_eq!(history.find(&settled.migration_id), Some(settled));

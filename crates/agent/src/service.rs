@@ -161,9 +161,12 @@ impl Agent for AgentService {
 
     async fn list_migrations(
         &self,
-        _: Request<api::ListMigrationsRequest>,
+        request: Request<api::ListMigrationsRequest>,
     ) -> Answer<api::ListMigrationsResponse> {
-        Ok(Response::new(self.core.ended_migrations()))
+        let (core, since) = (Arc::clone(&self.core), request.into_inner().ended_since_ms);
+        let listed = tokio::task::spawn_blocking(move || core.ended_migrations(since)).await;
+        let failed = |error| Status::internal(format!("the history was not read: {error}"));
+        listed.map(Response::new).map_err(failed)
     }
 
     async fn watch_migration(

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval};
-use whimbrel_control::{Client, ClientError, api};
+use whimbrel_control::api::{self, MigrationStatus, Outcome};
+use whimbrel_control::{Client, ClientError};
 
 use crate::args::Target;
 use crate::exit::{Ending, Exit, Stop};
@@ -79,10 +80,10 @@ async fn as_lines(mut view: HostView, mut looks: Looks) -> Ending {
 async fn ask(mut client: Client, looks: mpsc::Sender<Result<Seen, String>>) {
     let mut ticks = interval(ASK_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut followed = Vec::new();
+    let mut follower = Follower::default();
     loop {
         ticks.tick().await;
-        let seen = look(&mut client, &mut followed).await;
+        let seen = follower.look(&mut client).await;
         let seen = seen.map_err(|error| error.to_string());
         if looks.send(seen).await.is_err() {
             return;
@@ -90,29 +91,122 @@ async fn ask(mut client: Client, looks: mpsc::Sender<Result<Seen, String>>) {
     }
 }
 
-/// One look. `followed` are the migrations that had not ended when they were last looked at.
-async fn look(client: &mut Client, followed: &mut Vec<String>) -> Result<Seen, ClientError> {
-    let host = client.get_host(api::GetHostRequest {}).await?;
-    let listed = client.list_guests(api::ListGuestsRequest { include_gone: false }).await?;
-    let moving = listed.guests.iter().filter(|guest| {
-        guest.state() == api::GuestState::Migrating && !followed.contains(&guest.migration_id)
-    });
-    let moving: Vec<_> = moving.map(|guest| guest.migration_id.clone()).collect();
-    followed.extend(moving);
-    let mut migrations = Vec::new();
-    for migration in std::mem::take(followed) {
-        let request = api::GetMigrationRequest { migration: migration.clone() };
-        match client.get_migration(request).await {
-            Ok(status) => {
-                if status.outcome() == api::Outcome::Unspecified {
-                    followed.push(migration);
-                }
-                migrations.push(status);
+/// Tells of each migration until it has ended, and of the end of each once, also of one that began
+/// and ended between two looks.
+#[derive(Debug, Default)]
+struct Follower {
+    /// Those that had not ended when they were last looked at.
+    followed: Vec<String>,
+    ended: Option<Ended>,
+}
+
+/// What is known to have ended; there is nothing to tell of what had before the first look.
+#[derive(Debug, Default)]
+struct Ended {
+    /// When the last one did, by the agent's clock.
+    last_ms: u64,
+    /// Those of then, with how they ended: a doubt that was settled ends again.
+    known: Vec<(String, Outcome)>,
+}
+
+impl Follower {
+    async fn look(&mut self, client: &mut Client) -> Result<Seen, ClientError> {
+        let host = client.get_host(api::GetHostRequest {}).await?;
+        let listed = client.list_guests(api::ListGuestsRequest { include_gone: false }).await?;
+        let moving = listed.guests.iter().filter(|guest| {
+            let known = self.followed.contains(&guest.migration_id);
+            guest.state() == api::GuestState::Migrating && !known
+        });
+        let moving: Vec<_> = moving.map(|guest| guest.migration_id.clone()).collect();
+        self.followed.extend(moving);
+        let (mut migrations, over) = self.followed(client).await?;
+        migrations.extend(self.ended(client, over).await?);
+        Ok(Seen { host, guests: listed.guests, migrations })
+    }
+
+    /// Those that are under way, and those that are not any more.
+    async fn followed(
+        &mut self,
+        client: &mut Client,
+    ) -> Result<(Vec<MigrationStatus>, Vec<MigrationStatus>), ClientError> {
+        let (mut under_way, mut over) = (Vec::new(), Vec::new());
+        for migration in self.followed.clone() {
+            let request = api::GetMigrationRequest { migration: migration.clone() };
+            match client.get_migration(request).await {
+                Ok(status) if status.outcome() == Outcome::Unspecified => under_way.push(status),
+                Ok(status) => over.push(status),
+                // It is not known any more.
+                Err(ClientError::Refused { .. }) => {}
+                Err(error) => return Err(error),
             }
-            // It is not known any more.
-            Err(ClientError::Refused { .. }) => {}
-            Err(error) => return Err(error),
+        }
+        self.followed = under_way.iter().map(|status| status.migration_id.clone()).collect();
+        Ok((under_way, over))
+    }
+
+    /// All that have ended since the last look; `over` too if the agent could not write it down.
+    async fn ended(
+        &mut self,
+        client: &mut Client,
+        mut over: Vec<MigrationStatus>,
+    ) -> Result<Vec<MigrationStatus>, ClientError> {
+        let since = self.ended.as_ref().map_or(0, |ended| ended.last_ms);
+        let request = api::ListMigrationsRequest { ended_since_ms: since };
+        let mut listed = client.list_migrations(request).await?.migrations;
+        over.retain(|one| !listed.iter().any(|ended| ended.migration_id == one.migration_id));
+        listed.extend(over);
+        let first = self.ended.is_none();
+        let news = self.ended.get_or_insert_default().take(listed);
+        Ok(if first { Vec::new() } else { news })
+    }
+}
+
+impl Ended {
+    /// What is new among those that ended since the last one, oldest first.
+    fn take(&mut self, listed: Vec<MigrationStatus>) -> Vec<MigrationStatus> {
+        let what = |ended: &MigrationStatus| (ended.migration_id.clone(), ended.outcome());
+        let last_ms = listed.iter().map(|ended| ended.ended_at_ms).max().unwrap_or(self.last_ms);
+        let of_then = listed.iter().filter(|ended| ended.ended_at_ms == last_ms).map(what);
+        let of_then: Vec<_> = of_then.collect();
+        let mut news = listed;
+        news.retain(|ended| !self.known.contains(&what(ended)));
+        news.sort_by_key(|ended| ended.ended_at_ms);
+        if !of_then.is_empty() {
+            (self.last_ms, self.known) = (last_ms, of_then);
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(id: &str, at_ms: u64, outcome: Outcome) -> MigrationStatus {
+        MigrationStatus {
+            migration_id: id.into(),
+            ended_at_ms: at_ms,
+            outcome: outcome.into(),
+            ..Default::default()
         }
     }
-    Ok(Seen { host, guests: listed.guests, migrations })
+
+    fn ids(news: Vec<MigrationStatus>) -> Vec<String> {
+        news.into_iter().map(|ended| ended.migration_id).collect()
+    }
+
+    #[test]
+    fn each_end_is_told_once_and_a_doubt_that_is_settled_again() {
+        let mut known = Ended::default();
+        let (a, b) = (ended("a", 5, Outcome::Completed), ended("b", 7, Outcome::InDoubt));
+        assert_eq!(ids(known.take(vec![b.clone(), a])), ["a", "b"]);
+        assert_eq!(known.last_ms, 7);
+        // The agent is asked for those of that millisecond and later.
+        let c = ended("c", 7, Outcome::Aborted);
+        assert_eq!(ids(known.take(vec![c.clone(), b.clone()])), ["c"]);
+        assert!(known.take(vec![c.clone(), b]).is_empty() && known.take(Vec::new()).is_empty());
+        let settled = ended("b", 9, Outcome::Completed);
+        assert_eq!(ids(known.take(vec![settled.clone(), c])), ["b"]);
+        assert!(known.take(vec![settled]).is_empty());
+    }
 }

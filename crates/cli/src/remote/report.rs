@@ -39,7 +39,7 @@ fn default_path(id: &str) -> PathBuf {
 }
 
 async fn list(client: &mut Client) -> Ending {
-    let ended = client.list_migrations(api::ListMigrationsRequest {}).await?.migrations;
+    let ended = client.list_migrations(api::ListMigrationsRequest::default()).await?.migrations;
     if ended.is_empty() {
         say_all(&[Line::plain(format!("no migrations have ended at {}", client.address()))]);
     } else {

@@ -24,7 +24,7 @@ pub(crate) struct Seen {
     pub(crate) host: api::Host,
     /// Those that have gone are not among them.
     pub(crate) guests: Vec<api::Guest>,
-    /// Of the guests that move, and of those that moved when it was last asked.
+    /// Of the guests that move, and those that have ended since it was last asked.
     pub(crate) migrations: Vec<api::MigrationStatus>,
 }
 
@@ -73,6 +73,8 @@ impl HostView {
                     self.tell(format!("{} answers again", self.address));
                 }
                 self.compare(&seen);
+                let told = |id: &str| seen.migrations.iter().any(|one| one.migration_id == id);
+                self.moving.retain(|id, _| told(id));
                 seen.migrations.iter().for_each(|status| self.follow(status));
                 self.chosen = self.chosen.min(seen.guests.len().saturating_sub(1));
                 self.seen = Some(seen);
@@ -144,9 +146,8 @@ impl HostView {
     fn follow(&mut self, status: &api::MigrationStatus) {
         let id = &status.migration_id;
         if status.outcome() != Outcome::Unspecified {
-            if self.moving.remove(id).is_some() {
-                self.tell(ended(status));
-            }
+            self.moving.remove(id);
+            self.tell(ended(status));
             return;
         }
         let context = Context { here: self.address.clone(), downtime_limit: None };
