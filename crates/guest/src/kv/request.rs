@@ -9,7 +9,8 @@ use std::ops::Range;
 /// The longest line of an inline command, or of a count.
 const LINE_MAX: usize = 64 << 10;
 const ARGUMENTS_MAX: i64 = 1 << 20;
-const BULK_MAX: i64 = 512 << 20;
+/// The longest argument of a store of any size.
+pub(crate) const BULK_MAX: u64 = 512 << 20;
 
 /// Where the arguments of a command lie in the bytes it was read from, or their bytes if a line
 /// with quotes does not hold them as they are.
@@ -43,8 +44,9 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Reads on in `bytes`, which begin as they did at the last call if that said `Partial`.
-    pub(crate) fn read(&mut self, bytes: &[u8]) -> Request {
+    /// Reads on in `bytes`, which begin as they did at the last call if that said `Partial`. An
+    /// argument of more than `bulk_max` bytes is refused before any of it has come.
+    pub(crate) fn read(&mut self, bytes: &[u8], bulk_max: u64) -> Request {
         if self.missing == 0 {
             match bytes.first() {
                 None => return Request::Partial,
@@ -62,7 +64,7 @@ impl Reader {
             }
         }
         while self.missing > 0 {
-            match self.bulk(bytes) {
+            match self.bulk(bytes, bulk_max) {
                 Ok(true) => (),
                 Ok(false) => return Request::Partial,
                 Err(wrong) => return wrong,
@@ -73,7 +75,7 @@ impl Reader {
     }
 
     /// One argument; whether all of it is there.
-    fn bulk(&mut self, bytes: &[u8]) -> Result<bool, Request> {
+    fn bulk(&mut self, bytes: &[u8], bulk_max: u64) -> Result<bool, Request> {
         let Some((text, start)) = line(bytes, self.at, "too big bulk count string")? else {
             return Ok(false);
         };
@@ -81,7 +83,8 @@ impl Reader {
         if kind != b'$' {
             return Err(wrong(&format!("expected '$', got '{}'", char::from(kind))));
         }
-        let len = count(text, BULK_MAX).filter(|len| *len >= 0);
+        let max = i64::try_from(bulk_max).unwrap_or(i64::MAX);
+        let len = count(text, max).filter(|len| *len >= 0);
         let len = len.ok_or_else(|| wrong("invalid bulk length"))? as usize;
         if bytes.len() < start + len + 2 {
             return Ok(false);
@@ -228,7 +231,7 @@ mod tests {
         let (mut found, mut reader, mut start, mut end) = (Vec::new(), Reader::default(), 0, 0);
         let mut pieces = pieces.iter().copied().cycle();
         loop {
-            match reader.read(&bytes[start..end]) {
+            match reader.read(&bytes[start..end], BULK_MAX) {
                 Request::Command(Arguments::Here(ranges), len) => {
                     let all = &bytes[start..end];
                     found.push(ranges.iter().map(|range| all[range.clone()].to_vec()).collect());

@@ -118,7 +118,7 @@ impl Session {
     fn step(&mut self, store: &mut Store, reply: &mut Reply, at: usize) -> Option<usize> {
         let bytes = &self.pending[at..];
         let (client, start) = (&mut self.client, reply.bytes.len());
-        let len = match self.reader.read(bytes) {
+        let len = match self.reader.read(bytes, store.bulk_max()) {
             Request::Command(Arguments::Here(ranges), len) => {
                 let words: Vec<&[u8]> = ranges.into_iter().map(|range| &bytes[range]).collect();
                 commands::execute(store, client, reply, &words);

@@ -8,6 +8,7 @@ use super::dict::{Cursor, DICT_COST, Dict, Entry, entry_cost};
 use super::head::{self, NoStore};
 use super::heap::{Full, Heap, cost};
 use super::list::{LIST_COST, List};
+use super::request::BULK_MAX;
 
 /// What a key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,9 @@ const REAP_BUCKETS: u64 = 64;
 /// What any command may need beside what its arguments say: a head, and the entry around it.
 const COMMAND_SPARE: u64 = if DICT_COST > LIST_COST { DICT_COST } else { LIST_COST } + cost(64);
 
+/// What stands beside an argument in its block.
+const BULK_SPARE: u64 = 64;
+
 /// A key that has a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Found {
@@ -109,6 +113,13 @@ impl Store {
 
     pub(crate) fn arena(&self) -> &Arena {
         self.heap.arena()
+    }
+
+    /// No argument is longer: beside the larger ones there would be no room for the value, even in
+    /// an empty store (see [`Store::make_room`]).
+    pub(crate) fn bulk_max(&self) -> u64 {
+        let largest_block = 1 << self.heap.capacity().ilog2();
+        (largest_block / 4 - BULK_SPARE).min(BULK_MAX)
     }
 
     pub(crate) fn hash(&self, bytes: &[u8]) -> u64 {

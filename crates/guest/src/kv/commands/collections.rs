@@ -15,10 +15,24 @@ fn member(store: &Store, dict: Dict, name: &[u8]) -> Option<Entry> {
 }
 
 pub(super) fn hset(call: &mut Call<'_>) -> Outcome {
+    let added = set_fields(call, "hset")?;
+    call.reply.count(added);
+    Ok(())
+}
+
+/// As HSET, from when that took one field only.
+pub(super) fn hmset(call: &mut Call<'_>) -> Outcome {
+    set_fields(call, "hmset")?;
+    call.reply.ok();
+    Ok(())
+}
+
+/// How many fields are new.
+fn set_fields(call: &mut Call<'_>, name: &str) -> Result<u64, Refusal> {
     let rest = call.rest();
     let pairs = rest.chunks_exact(2);
     if !pairs.remainder().is_empty() {
-        return Err(Refusal::wrong_number("hset"));
+        return Err(Refusal::wrong_number(name));
     }
     let (dict, mut added) = (Dict(call.collection(Kind::Hash)?), 0);
     let store = &*call.store;
@@ -32,8 +46,7 @@ pub(super) fn hset(call: &mut Call<'_>) -> Outcome {
         dict.add(&store.heap, store.hash(pair[0]), pair[0])?.set_value(store.arena(), value);
         added += 1;
     }
-    call.reply.count(added);
-    Ok(())
+    Ok(added)
 }
 
 fn field(store: &Store, hash: Option<At>, name: &[u8]) -> Option<Vec<u8>> {

@@ -67,12 +67,13 @@ pub(super) fn config(call: &mut Call<'_>) -> Outcome {
         return Err(Refusal::wrong_number("config|get"));
     }
     let limit = call.store.limit.to_string();
+    let bulk_max = call.store.bulk_max().to_string();
     let settings = [
         ("appendonly", "no"),
         ("databases", "1"),
         ("maxmemory", &limit),
         ("maxmemory-policy", "noeviction"),
-        ("proto-max-bulk-len", "536870912"),
+        ("proto-max-bulk-len", &bulk_max),
         ("save", ""),
         ("timeout", "0"),
     ];

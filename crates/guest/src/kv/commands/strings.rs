@@ -59,10 +59,7 @@ pub(super) fn set(call: &mut Call<'_>) -> Outcome {
         None => 0,
         Some((index, unit, absolute)) => {
             let base = if absolute { 0 } else { call.store.now_ms };
-            let given = call.integer(index)?;
-            let end = if given > 0 { moment(given, unit, base) } else { None };
-            let end = end.ok_or_else(|| Refusal::err("invalid expire time in 'set' command"))?;
-            end.unsigned_abs()
+            end_of_new(call.integer(index)?, unit, base, "set")?
         }
     };
     let old = match options.get {
@@ -83,6 +80,29 @@ pub(super) fn set(call: &mut Call<'_>) -> Outcome {
         (false, true) => call.reply.null(),
         (false, false) => call.reply.ok(),
     }
+    Ok(())
+}
+
+/// When something ends that is set now, in milliseconds of the epoch.
+fn end_of_new(given: i64, unit: Unit, base_ms: u64, name: &str) -> Result<u64, Refusal> {
+    let end = if given > 0 { moment(given, unit, base_ms) } else { None };
+    let wrong = || Refusal::err(&format!("invalid expire time in '{name}' command"));
+    end.map(i64::unsigned_abs).ok_or_else(wrong)
+}
+
+pub(super) fn setex(call: &mut Call<'_>) -> Outcome {
+    set_mortal(call, Unit::Seconds, "setex")
+}
+
+pub(super) fn psetex(call: &mut Call<'_>) -> Outcome {
+    set_mortal(call, Unit::Milliseconds, "psetex")
+}
+
+fn set_mortal(call: &mut Call<'_>, unit: Unit, name: &str) -> Outcome {
+    let end = end_of_new(call.integer(2)?, unit, call.store.now_ms, name)?;
+    let entry = call.store.set(call.key(), call.arguments[3], false)?;
+    call.store.set_end(entry, end);
+    call.reply.ok();
     Ok(())
 }
 
