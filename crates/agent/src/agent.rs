@@ -73,6 +73,23 @@ pub enum AgentError {
         /// The address.
         address: SocketAddr,
     },
+    /// The token for HTTP cannot be read.
+    #[error("the token in {} cannot be read: {source}", path.display())]
+    UnreadableToken {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The token for HTTP is known to others.
+    #[error(
+        "others may read the token in {}: chmod 600 it, and take another one if they may have",
+        path.display()
+    )]
+    OpenToken {
+        /// The file.
+        path: PathBuf,
+    },
     /// The token for HTTP is too short.
     #[error("the token of --http-token is guessed: give it 16 characters or more")]
     ShortToken,

@@ -64,7 +64,7 @@ pub use log::{LogFormat, start_log};
 pub use options::{AgentOptions, Limits, PortRange};
 pub use os::{Device, HostFacts, Overcommit, asked_to_end, host_facts, told_to_end};
 pub use report::report_html;
-pub use web::WebOptions;
+pub use web::{WebOptions, WebRight};
 pub use whimbrel_engine::page::{ByteCount, ByteRate};
 pub use whimbrel_engine::transport::{Network, Subnet, Which};
 

@@ -13,9 +13,7 @@ pub use signals::{asked_to_end, told_to_end};
 use std::fs;
 use std::io::{self, Error, ErrorKind};
 use std::os::fd::OwnedFd;
-#[cfg(test)]
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -215,7 +213,6 @@ pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
 }
 
 /// Whether nobody but the owner may do anything with a file or folder.
-#[cfg(test)]
 pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
 }

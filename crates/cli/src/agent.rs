@@ -2,11 +2,10 @@
 
 use std::future::pending;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use whimbrel_agent::{
-    Agent, AgentError, AgentOptions, ByteCount, Limits, PortRange, WebOptions, asked_to_end,
-    start_log, told_to_end,
+    Agent, AgentError, AgentOptions, ByteCount, Limits, PortRange, WebOptions, WebRight,
+    asked_to_end, start_log, told_to_end,
 };
 use whimbrel_control::AgentAddress;
 
@@ -43,9 +42,9 @@ pub(crate) async fn agent(args: AgentArgs) -> Ending {
 
 fn options(args: AgentArgs) -> Result<AgentOptions, Stop> {
     let defaults = Limits::default();
-    let token = args.shown.http_token.as_deref().map(token).transpose()?;
+    let (token, may) = (args.shown.http_token, args.shown.http_may.map(WebRight::from));
     Ok(AgentOptions {
-        web: args.shown.http.map(|listen| WebOptions { listen, token }),
+        web: args.shown.http.map(|listen| WebOptions { listen, token, may }),
         log: args.shown.log,
         advertise: args.advertise,
         identity: args.callers.identity,
@@ -69,18 +68,12 @@ fn options(args: AgentArgs) -> Result<AgentOptions, Stop> {
     })
 }
 
-/// The token in a file: on a command line everybody would see it.
-fn token(path: &Path) -> Result<String, Stop> {
-    let unreadable =
-        |why| Stop::failed(format!("the token in {} cannot be read: {why}", path.display()));
-    let token = std::fs::read_to_string(path).map_err(unreadable)?;
-    Ok(token.trim().to_owned())
-}
-
 impl From<AgentError> for Stop {
     fn from(error: AgentError) -> Self {
         let exit = match &error {
-            AgentError::NoToken { .. } | AgentError::ShortToken => Exit::Usage,
+            AgentError::NoToken { .. } | AgentError::ShortToken | AgentError::OpenToken { .. } => {
+                Exit::Usage
+            }
             _ => Exit::Failed,
         };
         Self::new(exit, error.to_string())

@@ -43,6 +43,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Limit(args) => asked("", remote::limit(args)),
         Command::Resolve(args) => asked("", remote::resolve(args)),
         Command::Release(args) => asked("", remote::release(args)),
+        Command::Dump(args) => asked("; nothing is written", remote::dump(args)),
         Command::Stop(args) => asked("", remote::stop(args)),
         Command::Probe(args) => asked("", remote::probe(args)),
         Command::Identity(args) => trust::identity(args),

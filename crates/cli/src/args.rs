@@ -18,7 +18,7 @@ use crate::exit;
 use crate::parse::{ListenAddress, Rate, Size, deadlines, duration, guest_name, ports};
 use trust::{CallersArgs, IdentityArgs, PairArgs, Pki, ShowArgs, TicketArgs, UnpairArgs};
 
-pub(crate) use observing::{ReportArgs, ShownArgs, WatchArgs};
+pub(crate) use observing::{DumpArgs, ReportArgs, ShownArgs, WatchArgs};
 pub(crate) use traffic::{LimitArgs, NetworkArgs, TrafficArgs};
 pub(crate) use travel::TravelArgs;
 
@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Resolve(ResolveArgs),
     /// Let go of the clients of a guest that has moved away.
     Release(ReleaseArgs),
+    /// Write all that a key-value guest holds as Redis commands, as `redis-cli --pipe` takes them.
+    Dump(DumpArgs),
     /// End a guest.
     Stop(StopArgs),
     /// Ask an agent whether it is there and what it can take.

@@ -9,6 +9,7 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus, Outcome};
 
+use super::gate::WebRight;
 use crate::agent::Core;
 
 /// How often something is told.
@@ -22,25 +23,30 @@ pub(super) struct Newsroom(Mutex<Option<(Instant, Bytes)>>);
 
 impl Newsroom {
     /// One event, which is as old as an interval at most.
-    async fn event(&self, core: &Arc<Core>) -> Bytes {
+    async fn event(&self, core: &Arc<Core>, may: WebRight) -> Bytes {
         let mut last = self.0.lock().await;
         if let Some((at, event)) = &*last
             && at.elapsed() < TELL_INTERVAL
         {
             return event.clone();
         }
-        let event = Bytes::from(format!("data: {}\n\n", core.news().await));
+        let event = Bytes::from(format!("data: {}\n\n", core.news(may).await));
         *last = Some((Instant::now(), event.clone()));
         event
     }
 
     /// Tells `listener` how the host is until it goes away.
-    pub(super) async fn tell(self: Arc<Self>, core: Arc<Core>, listener: mpsc::Sender<Bytes>) {
+    pub(super) async fn tell(
+        self: Arc<Self>,
+        core: Arc<Core>,
+        may: WebRight,
+        listener: mpsc::Sender<Bytes>,
+    ) {
         let mut ticks = interval(TELL_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let event = self.event(&core).await;
+            let event = self.event(&core, may).await;
             if listener.send(event).await.is_err() {
                 return;
             }
@@ -49,7 +55,7 @@ impl Newsroom {
 }
 
 impl Core {
-    async fn news(self: &Arc<Self>) -> Value {
+    async fn news(self: &Arc<Self>, may: WebRight) -> Value {
         let guests = self.views(false).await;
         let all = self.guests.all();
         let moving = all.iter().filter_map(|guest| guest.running_migration());
@@ -60,6 +66,7 @@ impl Core {
         let ended = ended.unwrap_or_default();
         json!({
             "host": self.host().map(|host| of_host(&host, self)).unwrap_or_default(),
+            "may": may.name(),
             "guests": guests.iter().map(of_guest).collect::<Vec<_>>(),
             "moving": moving,
             "ended": ended.iter().map(of_ended).collect::<Vec<_>>(),

@@ -13,7 +13,7 @@ use hyper::{Method, StatusCode};
 use crate::secret;
 
 /// Why somebody is turned away.
-type Refusal = (StatusCode, &'static str);
+type Refusal = (StatusCode, String);
 
 /// What a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +22,31 @@ pub(super) enum Aim {
     Page,
     /// To know something of this host.
     Read,
-    /// To change something.
-    Change,
+    /// To change something, which takes this right.
+    Change(WebRight),
+}
+
+/// What may be done over HTTP; each right has those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WebRight {
+    /// To look.
+    Look,
+    /// To order moves, and to cancel them.
+    Order,
+    /// To decide about guests in doubt.
+    Manage,
+}
+
+impl WebRight {
+    /// Its name, as a policy file has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Look => "look",
+            Self::Order => "order",
+            Self::Manage => "manage",
+        }
+    }
 }
 
 /// The rules of one agent.
@@ -32,11 +55,22 @@ pub(super) struct Gate {
     token: Option<String>,
     /// A name of this host beside `localhost`.
     name: Option<String>,
+    may: WebRight,
 }
 
 impl Gate {
-    pub(super) fn new(token: Option<String>, name: Option<String>) -> Self {
-        Self { token, name }
+    pub(super) fn new(token: Option<String>, name: Option<String>, may: WebRight) -> Self {
+        Self { token, name, may }
+    }
+
+    /// Whether there is no token to be shown.
+    pub(super) const fn asks_nobody(&self) -> bool {
+        self.token.is_none()
+    }
+
+    /// What whoever comes through may do.
+    pub(super) const fn may(&self) -> WebRight {
+        self.may
     }
 
     /// Whether a request may go on.
@@ -46,25 +80,40 @@ impl Gate {
         method: &Method,
         headers: &HeaderMap,
     ) -> Result<(), Refusal> {
-        let host = text(headers, &HOST).ok_or((StatusCode::BAD_REQUEST, "no Host"))?;
+        let host =
+            text(headers, &HOST).ok_or_else(|| refusal(StatusCode::BAD_REQUEST, "no Host"))?;
         match &self.token {
             Some(_) if aim == Aim::Page => {}
             Some(token) => check_token(token, headers)?,
             // A name that somebody else has pointed here is not ours.
             None if !self.is_ours(host) => {
                 let why = "this agent is asked by its address, or by the name it advertises";
-                return Err((StatusCode::MISDIRECTED_REQUEST, why));
+                return Err(refusal(StatusCode::MISDIRECTED_REQUEST, why));
             }
             None => {}
         }
         let allowed = match aim {
             Aim::Page | Aim::Read => method == Method::GET || method == Method::HEAD,
-            Aim::Change => method == Method::POST,
+            Aim::Change(_) => method == Method::POST,
         };
         if !allowed {
-            return Err((StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way"));
+            return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way"));
         }
-        if aim == Aim::Change { check_origin(host, headers) } else { Ok(()) }
+        let Aim::Change(needed) = aim else { return Ok(()) };
+        check_origin(host, headers)?;
+        self.check_right(needed)
+    }
+
+    fn check_right(&self, needed: WebRight) -> Result<(), Refusal> {
+        if needed <= self.may {
+            return Ok(());
+        }
+        let (may, needed) = (self.may.name(), needed.name());
+        let why = format!(
+            "over HTTP one may {may} here, and this is to {needed}: an agent with \
+             --http-may {needed} allows it, `whimbrel` with an identity does what the policy says"
+        );
+        Err((StatusCode::FORBIDDEN, why))
     }
 
     /// An address cannot be made to mean another host; a name can, unless nobody else gives it.
@@ -80,8 +129,15 @@ fn check_token(token: &str, headers: &HeaderMap) -> Result<(), Refusal> {
     let shown = text(headers, &AUTHORIZATION).and_then(|shown| shown.strip_prefix("Bearer "));
     match shown.is_some_and(|shown| secret::same(token.as_bytes(), shown.as_bytes())) {
         true => Ok(()),
-        false => Err((StatusCode::UNAUTHORIZED, "show the token: Authorization: Bearer TOKEN")),
+        false => {
+            let how = "show the token: Authorization: Bearer TOKEN";
+            Err(refusal(StatusCode::UNAUTHORIZED, how))
+        }
     }
+}
+
+fn refusal(status: StatusCode, why: &str) -> Refusal {
+    (status, why.to_owned())
 }
 
 /// Browsers say which page a request comes from, and ask before they send JSON for another one.
@@ -89,12 +145,15 @@ fn check_origin(host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
     if let Some(origin) = headers.get(ORIGIN) {
         let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
         if origin.is_none_or(|(_, origin)| !origin.eq_ignore_ascii_case(host)) {
-            return Err((StatusCode::FORBIDDEN, "another page may not do this"));
+            return Err(refusal(StatusCode::FORBIDDEN, "another page may not do this"));
         }
     }
     let json =
         text(headers, &CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
-    if json { Ok(()) } else { Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "say it in JSON")) }
+    match json {
+        true => Ok(()),
+        false => Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "say it in JSON")),
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -123,7 +182,7 @@ mod tests {
 
     #[test]
     fn without_a_token_only_names_that_nobody_else_gives_are_answered() {
-        let gate = Gate::new(None, Some("host-a".to_owned()));
+        let gate = Gate::new(None, Some("host-a".to_owned()), WebRight::Look);
         let get = |host| refused(&gate, Aim::Read, &Method::GET, &[(HOST, host)]);
         for ours in ["127.0.0.1:9117", "[::1]:9117", "localhost:9117", "LOCALHOST", "host-a:1"] {
             assert_eq!(get(ours), 0, "{ours}");
@@ -136,7 +195,7 @@ mod tests {
 
     #[test]
     fn with_a_token_nothing_but_the_page_is_had_without_it() {
-        let gate = Gate::new(Some("sesame-sesame-sesame".to_owned()), None);
+        let gate = Gate::new(Some("sesame-sesame-sesame".to_owned()), None, WebRight::Look);
         let host = (HOST, "host-a.example");
         assert_eq!(refused(&gate, Aim::Page, &Method::GET, std::slice::from_ref(&host)), 0);
         assert_eq!(refused(&gate, Aim::Read, &Method::GET, std::slice::from_ref(&host)), 401);
@@ -150,10 +209,15 @@ mod tests {
 
     #[test]
     fn nothing_is_changed_by_a_look_or_from_another_page() {
-        let gate = Gate::new(None, None);
+        let gate = Gate::new(None, None, WebRight::Order);
         let (host, json) = ((HOST, "127.0.0.1:9"), (CONTENT_TYPE, "application/json"));
         let change = |method: &Method, pairs: &[(HeaderName, &str)]| {
-            refused(&gate, Aim::Change, method, &[std::slice::from_ref(&host), pairs].concat())
+            refused(
+                &gate,
+                Aim::Change(WebRight::Order),
+                method,
+                &[std::slice::from_ref(&host), pairs].concat(),
+            )
         };
         assert_eq!(change(&Method::POST, std::slice::from_ref(&json)), 0);
         assert_eq!(change(&Method::POST, &[json.clone(), (ORIGIN, "http://127.0.0.1:9")]), 0);
@@ -161,6 +225,19 @@ mod tests {
         assert_eq!(change(&Method::POST, &[(CONTENT_TYPE, "text/plain")]), 415);
         for page in ["http://127.0.0.1:8", "http://evil.example", "null", "http://127.0.0.1:9.x"] {
             assert_eq!(change(&Method::POST, &[json.clone(), (ORIGIN, page)]), 403, "{page}");
+        }
+    }
+
+    #[test]
+    fn nobody_does_more_than_is_allowed_over_http() {
+        let order = [WebRight::Look, WebRight::Order, WebRight::Manage];
+        for may in order {
+            let gate = Gate::new(None, None, may);
+            let pairs = [(HOST, "127.0.0.1:9"), (CONTENT_TYPE, "application/json")];
+            for needed in order {
+                let status = refused(&gate, Aim::Change(needed), &Method::POST, &pairs);
+                assert_eq!(status, if needed <= may { 0 } else { 403 }, "{may:?} {needed:?}");
+            }
         }
     }
 }

@@ -13,7 +13,9 @@ mod orders;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -36,8 +38,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::agent::{AgentError, Core};
 use crate::metrics;
+use crate::os;
 use crate::report::report_html;
 use events::Newsroom;
+pub use gate::WebRight;
 use gate::{Aim, Gate};
 use orders::Order;
 
@@ -62,9 +66,12 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub struct WebOptions {
     /// Where it listens; port 0 takes any.
     pub listen: SocketAddr,
-    /// What everybody who asks has to show, and may then do what an administrator may; needed where
-    /// the agent asks callers who they are, or others than this host can ask.
-    pub token: Option<String>,
+    /// The file with what everybody who asks has to show, for this user only; needed where the
+    /// agent asks callers who they are, or others than this host can ask.
+    pub token: Option<PathBuf>,
+    /// What may be done there, which no policy says; if this does not either, to look where the
+    /// agent asks callers who they are, and everything where it does not.
+    pub may: Option<WebRight>,
 }
 
 /// A listener that is not served yet.
@@ -83,7 +90,8 @@ impl Web {
         asks: bool,
     ) -> Result<Self, AgentError> {
         let address = options.listen;
-        let token = options.token.clone();
+        let token = options.token.as_deref().map(read_token).transpose()?;
+        let may = options.may.unwrap_or(if asks { WebRight::Look } else { WebRight::Manage });
         match &token {
             None if asks || !is_this_host(address.ip()) => {
                 return Err(AgentError::NoToken { address });
@@ -94,7 +102,7 @@ impl Web {
         let listen = |source| AgentError::ListenHttp { address, source };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
-        Ok(Self { listener, address, gate: Gate::new(token, name.map(str::to_owned)) })
+        Ok(Self { listener, address, gate: Gate::new(token, name.map(str::to_owned), may) })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -127,6 +135,15 @@ impl Web {
             }
         }
     }
+}
+
+/// A token that others read is no secret.
+fn read_token(path: &Path) -> Result<String, AgentError> {
+    let unreadable = |source| AgentError::UnreadableToken { path: path.to_owned(), source };
+    if !os::is_private(path).map_err(unreadable)? {
+        return Err(AgentError::OpenToken { path: path.to_owned() });
+    }
+    Ok(std::fs::read_to_string(path).map_err(unreadable)?.trim().to_owned())
 }
 
 fn is_this_host(ip: IpAddr) -> bool {
@@ -180,29 +197,39 @@ impl<'a> Asked<'a> {
         match self {
             Self::File(..) => Aim::Page,
             Self::Metrics | Self::Events | Self::Report(_) | Self::Map(_) => Aim::Read,
-            Self::Order(_) => Aim::Change,
+            Self::Order(order) => Aim::Change(order.needs()),
         }
     }
 }
 
 impl Room {
+    /// Whoever does not get through the gate soon leaves the place to others.
     async fn speak(self: Arc<Self>, stream: TcpStream) {
+        let admitted = Arc::new(AtomicBool::new(false));
         let answer = |request| {
-            let room = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(room.answer(request).await) }
+            let (room, admitted) = (Arc::clone(&self), Arc::clone(&admitted));
+            async move { Ok::<_, Infallible>(room.answer(request, &admitted).await) }
         };
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_WITHIN)
             .max_buf_size(HEAD_MAX)
             .serve_connection(TokioIo::new(stream), service_fn(answer));
-        if let Err(error) = connection.await {
+        tokio::pin!(connection);
+        let ended = match timeout(self.core.options.deadlines.handshake, &mut connection).await {
+            Err(_) if !admitted.load(Ordering::Relaxed) => {
+                return tracing::debug!("a connection over HTTP has shown no token");
+            }
+            Err(_) => connection.await,
+            Ok(ended) => ended,
+        };
+        if let Err(error) = ended {
             tracing::debug!("a connection over HTTP ended: {error}");
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
-        match self.route(request).await {
+    async fn answer(&self, request: Request<Incoming>, admitted: &AtomicBool) -> Answer {
+        match self.route(request, admitted).await {
             Ok(answer) => answer,
             Err((status, why)) => {
                 let mut answer = text(status, format!("{why}\n"));
@@ -215,13 +242,19 @@ impl Room {
         }
     }
 
-    async fn route(&self, request: Request<Incoming>) -> Result<Answer, Refusal> {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        admitted: &AtomicBool,
+    ) -> Result<Answer, Refusal> {
         let (head, body) = request.into_parts();
         let asked = Asked::of(head.uri.path());
         // Who may ask for nothing is not told what there is.
         let aim = asked.map_or(Aim::Read, Asked::aim);
-        let admitted = self.gate.check(aim, &head.method, &head.headers);
-        admitted.map_err(|(status, why)| (status, why.to_owned()))?;
+        self.gate.check(aim, &head.method, &head.headers)?;
+        if aim != Aim::Page || self.gate.asks_nobody() {
+            admitted.store(true, Ordering::Relaxed);
+        }
         match asked {
             Some(Asked::File(kind, file)) => Ok(with_policy(with_type(kind, file), PAGE_POLICY)),
             Some(Asked::Metrics) => self.metrics().await,
@@ -243,7 +276,8 @@ impl Room {
             (StatusCode::SERVICE_UNAVAILABLE, why)
         })?;
         let (sender, events) = mpsc::channel(1);
-        let telling = Arc::clone(&self.newsroom).tell(Arc::clone(&self.core), sender);
+        let telling = Arc::clone(&self.newsroom);
+        let telling = telling.tell(Arc::clone(&self.core), self.gate.may(), sender);
         tokio::spawn(async move {
             telling.await;
             drop(place);
@@ -267,8 +301,11 @@ impl Room {
     }
 
     /// Where the memory of a guest that moves away is. Nothing looks for that unless it is asked.
+    /// A guest that has just gone is no error: the page has not heard of it yet.
     async fn map(&self, guest: &str) -> Result<Answer, Refusal> {
-        let map = self.core.memory_map(guest).await.map_err(|status| not_found(&status))?;
+        let Ok(map) = self.core.memory_map(guest).await else {
+            return Ok(text(StatusCode::NO_CONTENT, String::new()));
+        };
         let body = serde_json::json!({ "pages_per_cell": map.pages_per_cell, "cells": map.cells });
         Ok(with_type("application/json", body.to_string()))
     }

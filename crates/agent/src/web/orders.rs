@@ -9,11 +9,11 @@ use serde::Deserialize;
 use tonic::{Code, Status};
 use whimbrel_control::api::{self, Policy, resolve_guest_request::Decision};
 
+use super::gate::WebRight;
 use crate::access::Authenticated;
 use crate::agent::Core;
 
-/// Whoever came through the gate of the page: this host asks nobody who they are, or they have
-/// shown its token.
+/// Whoever came through the gate of the page, which has asked for the token and the right.
 const ADMINISTRATOR: Authenticated = Authenticated(None);
 
 /// Something that a page may ask for.
@@ -67,6 +67,14 @@ enum Word {
 }
 
 impl Order {
+    /// What it takes to give it.
+    pub(super) const fn needs(self) -> WebRight {
+        match self {
+            Self::Migrate | Self::Cancel => WebRight::Order,
+            Self::Resolve => WebRight::Manage,
+        }
+    }
+
     /// Carries it out to its end, also if the page goes away. What came of it is a sentence.
     pub(super) async fn carry_out(
         self,

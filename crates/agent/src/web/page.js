@@ -105,11 +105,13 @@ function take(next) {
 
 /** Keeps samples over time: every second one goes when there are many. */
 function remember(one) {
-  const kept = histories.get(one.id) ?? { samples: [], setback: null, every: 1, skipped: 0 };
+  const kept = histories.get(one.id) ?? { samples: [], setback: null };
   histories.set(one.id, kept);
   const last = kept.samples.at(-1);
-  const now = { us: one.elapsed_us, sent: one.bytes_on_wire, pending: one.pages_pending * PAGE,
-    dirty: one.dirty_rate ?? 0, rounds: one.rounds.length, lanes: one.lanes };
+  // What is not known yet is not drawn.
+  const now = { us: one.elapsed_us, sent: one.bytes_on_wire, dirty: one.dirty_rate ?? null,
+    pending: one.rounds.length ? one.pages_pending * PAGE : null,
+    rounds: one.rounds.length, lanes: one.lanes };
   if (last && now.us <= last.us) return;
   if (last && last.rounds > 0 && now.pending > last.pending) kept.setback = setback(one, last, now);
   now.rate = last ? (now.sent - last.sent) / (now.us - last.us) * 1e6 : one.bandwidth ?? 0;
@@ -194,10 +196,16 @@ function drawGuest(line, guest) {
   for (const [control, word] of words) {
     control.setAttribute("aria-label", `${word} ${guest.name}`);
   }
-  move.hidden = guest.state !== "running";
-  stop.hidden = !moving;
-  decide.hidden = !["in doubt", "paused"].includes(guest.state);
+  move.hidden = guest.state !== "running" || !may("order");
+  stop.hidden = !moving || !may("order");
+  decide.hidden = !["in doubt", "paused"].includes(guest.state) || !may("manage");
   look.hidden = !moving || guest.uuid === chosen;
+}
+
+/** Whether this page has a right; each has those before it. */
+function may(right) {
+  const rights = ["look", "order", "manage"];
+  return rights.indexOf(right) <= rights.indexOf(news.may);
 }
 
 function percent(one) {
@@ -273,12 +281,13 @@ function drawMoving() {
   curves($("rates"), kept.samples, [["sent", "rate"], ["dirt", "dirty"]], most, rate(most));
   $("rate-sent").textContent = rate(now.rate);
   const known = one.dirty_rate != null;
-  $("rate-dirty").textContent = known ? rate(now.dirty) : "is known after the first round";
+  $("rate-dirty").textContent = known ? rate(now.dirty) : "(known after the first round)";
   const whole = Math.max(1, ...kept.samples.map((sample) => sample.pending));
   curves($("left"), kept.samples, [["dirt", "pending"]], whole, bytes(whole));
-  $("left-now").textContent = bytes(now.pending);
+  $("left-now").textContent = bytes(one.pages_pending * PAGE);
   drawRounds(one);
   drawLanes(one, now);
+  $("no-events").hidden = one.events.length > 0;
   fill($("events"), one.events, (event) => `${event.us} ${event.said}`, () => element("li", ""),
     (line, event) => line.replaceChildren(element("span", "", time(event.us)), event.said));
 }
@@ -300,9 +309,10 @@ function curves(chart, samples, series, most, label) {
   const point = (sample, of) =>
     `${(sample.us / last * 396 + 2).toFixed(1)},${(146 - sample[of] / most * 126).toFixed(1)}`;
   const lines = series.map(([kind, of]) =>
-    svg("polyline", { class: kind, points: samples.map((sample) => point(sample, of)).join(" ") }));
+    svg("polyline", { class: kind, points: samples
+      .filter((sample) => sample[of] != null).map((sample) => point(sample, of)).join(" ") }));
   chart.replaceChildren(svg("line", { class: "mark", x1: 0, x2: 400, y1: 20, y2: 20 }),
-    svg("text", { x: 4, y: 14 }, label),
+    svg("text", { x: 4, y: 14 }, samples.length > 1 ? label : "no figures yet"),
     svg("text", { x: 396, y: 14, "text-anchor": "end" }, time(last)), ...lines);
 }
 
@@ -318,7 +328,8 @@ function drawRounds(one) {
     return [bar("sent", round.bytes, 0), bar("dirt", dirty(round), step * 0.42),
       svg("text", { x: x + step * 0.4, y: 145, "text-anchor": "middle" }, round.round)];
   });
-  $("rounds").replaceChildren(svg("text", { x: 4, y: 14 }, bytes(most)), ...bars);
+  const label = most > 1 ? bytes(most) : "no figures yet";
+  $("rounds").replaceChildren(svg("text", { x: 4, y: 14 }, label), ...bars);
 }
 
 function drawLanes(one, now) {
@@ -342,7 +353,7 @@ async function lookAtMemory() {
   const one = news?.moving.find((moving) => moving.guest_uuid === chosen);
   if (!one || one.direction === "in" || document.hidden) return;
   const answer = await fetch(`map/${one.guest_uuid}`, { headers: headers() });
-  if (answer.ok) drawMap((await answer.json()).cells);
+  if (answer.status === 200) drawMap((await answer.json()).cells);
 }
 
 function drawMap(cells) {

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Args;
-use whimbrel_agent::LogFormat;
+use clap::{Args, ValueEnum};
+use whimbrel_agent::{LogFormat, WebRight};
 
 use super::Target;
 
@@ -16,12 +16,37 @@ pub(crate) struct ShownArgs {
     /// --http-token has to be given too [default: no HTTP].
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) http: Option<SocketAddr>,
-    /// The file with the token that whoever asks over HTTP has to show.
+    /// The file with the token that whoever asks over HTTP has to show, for your user only.
     #[arg(long, value_name = "FILE", requires = "http")]
     pub(crate) http_token: Option<PathBuf>,
+    /// What may be done over HTTP, whatever the policy says [default: look where the agent asks
+    /// callers who they are, manage where it does not].
+    #[arg(long, value_name = "RIGHT", requires = "http")]
+    pub(crate) http_may: Option<May>,
     /// What the agent and the processes of its guests log: lines of text or JSON objects.
     #[arg(long, default_value_t = LogFormat::Text, value_name = "FORMAT")]
     pub(crate) log: LogFormat,
+}
+
+/// What may be done over HTTP.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum May {
+    /// To look at guests and migrations.
+    Look,
+    /// To move guests and to cancel that, too.
+    Order,
+    /// To decide about guests in doubt, too.
+    Manage,
+}
+
+impl From<May> for WebRight {
+    fn from(may: May) -> Self {
+        match may {
+            May::Look => Self::Look,
+            May::Order => Self::Order,
+            May::Manage => Self::Manage,
+        }
+    }
 }
 
 #[derive(Args, Debug)]
@@ -34,6 +59,17 @@ pub(crate) struct WatchArgs {
     /// Print one JSON object at the end, and nothing else.
     #[arg(long, requires = "guest")]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DumpArgs {
+    /// Its name or uuid.
+    pub(crate) guest: String,
+    /// The file to write, - for standard output [default: NAME.resp].
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 #[derive(Args, Debug)]

@@ -1,6 +1,7 @@
 //! Commands that ask an agent.
 
 mod convert;
+mod dump;
 mod guests;
 mod host;
 mod limits;
@@ -10,6 +11,7 @@ mod report;
 mod viewer;
 
 pub(crate) use convert::{Context, account, check, look as look_of};
+pub(crate) use dump::dump;
 pub(crate) use guests::{at_work, list, release, resolve, run, status, stop};
 pub(crate) use limits::limit;
 pub(crate) use migrations::{cancel, migrate, watch};

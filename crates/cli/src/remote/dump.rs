@@ -1,0 +1,277 @@
+//! `dump`: what a key-value guest holds, as a file of commands that bring it back.
+//!
+//! It is read by a client like any other, key by key while the guest works, also while it moves: a
+//! key is in the file as it was at some moment of the dump. It is **not** a picture of one moment.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis_protocol::resp2::decode::decode;
+use redis_protocol::resp2::types::OwnedFrame as Frame;
+use tempfile::NamedTempFile;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use whimbrel_control::{AgentAddress, api};
+
+use crate::args::DumpArgs;
+use crate::exit::{Ending, Exit, Stop};
+
+/// For a reply, also of a guest that moves.
+const REPLY_WITHIN: Duration = Duration::from_secs(60);
+/// Keys that are asked for at a time, about.
+const KEYS_AT_ONCE: &[u8] = b"200";
+/// Elements of a list that are asked for at a time.
+const ELEMENTS_AT_ONCE: usize = 1000;
+/// Words of one command of the file, and about its bytes: what brings it in needs memory for it in
+/// one piece.
+const WORDS_MAX: usize = 256;
+const BYTES_MAX: usize = 256 << 10;
+/// What is read at a time.
+const PIECE: usize = 64 << 10;
+
+type Bytes = Vec<u8>;
+
+/// Writes all that a guest holds.
+pub(crate) async fn dump(args: DumpArgs) -> Ending {
+    let mut client = args.target.connect().await?;
+    let guest = client.get_guest(api::GetGuestRequest { guest: args.guest }).await?;
+    let address = reach(&guest, &args.target.agent)?;
+    let mut store = Store::connect(&address).await?;
+    let path = args.output.unwrap_or_else(|| PathBuf::from(format!("{}.resp", guest.name)));
+    if path == Path::new("-") {
+        let mut out = BufWriter::new(io::stdout());
+        copy(&mut store, &mut out).await?;
+        return out.flush().map(|()| Exit::Done).map_err(|why| unwritten(&path, &why));
+    }
+    // Nobody takes a part of it for the whole.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = NamedTempFile::new_in(folder.unwrap_or(Path::new(".")));
+    let file = file.map_err(|why| unwritten(&path, &why))?;
+    copy(&mut store, &mut BufWriter::new(file.as_file())).await?;
+    let kept = file.as_file().sync_all().and_then(|()| Ok(file.persist(&path)?));
+    let _: File = kept.map_err(|why| unwritten(&path, &why))?;
+    crate::out::line(path.display());
+    Ok(Exit::Done)
+}
+
+/// Where clients of the guest connect, as seen from here.
+fn reach(guest: &api::Guest, agent: &AgentAddress) -> Result<String, Stop> {
+    let (name, service) = (&guest.name, &guest.service_address);
+    let Ok(address) = service.parse::<SocketAddr>() else {
+        let why = format!("{name} has no clients: only a key-value guest can be dumped");
+        return Err(Stop::new(Exit::Refused, why));
+    };
+    if address.ip().is_unspecified() {
+        let host = agent.host();
+        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        return Ok(format!("{host}:{}", address.port()));
+    }
+    if address.ip().is_loopback() && !agent.is_loopback() {
+        let why = format!("clients of {name} connect at {service} of its own host: dump it there");
+        return Err(Stop::new(Exit::Refused, why));
+    }
+    Ok(service.clone())
+}
+
+fn unwritten(path: &Path, why: &io::Error) -> Stop {
+    Stop::failed(format!("{} cannot be written: {why}", path.display()))
+}
+
+/// All keys there are, each as the commands that make it.
+async fn copy(store: &mut Store, out: &mut impl Write) -> Result<(), Stop> {
+    let mut cursor = b"0".to_vec();
+    loop {
+        let reply = store.ask(&[b"SCAN", &cursor, b"COUNT", KEYS_AT_ONCE]).await?;
+        let Frame::Array(parts) = reply else { return Err(store.strange(&reply)) };
+        let Ok([Frame::BulkString(next), Frame::Array(keys)]) = <[Frame; 2]>::try_from(parts)
+        else {
+            return Err(store.strange(&Frame::Null));
+        };
+        for key in store.words(Frame::Array(keys))? {
+            let commands = store.key(&key).await?;
+            let written = commands.iter().try_for_each(|words| out.write_all(&command(words)));
+            written.map_err(|why| Stop::failed(format!("the dump cannot be written: {why}")))?;
+        }
+        if next == b"0" {
+            return out.flush().map_err(|why| unwritten(Path::new("the dump"), &why));
+        }
+        cursor = next;
+    }
+}
+
+/// A command as a client says it.
+fn command(words: &[impl AsRef<[u8]>]) -> Bytes {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.as_ref().len()).bytes());
+        bytes.extend(word.as_ref());
+        bytes.extend(b"\r\n");
+    }
+    bytes
+}
+
+/// `verb key element…` in as many commands as it takes; elements stay together in groups.
+fn adding(verb: &str, key: &[u8], elements: &[Bytes], group: usize) -> Vec<Vec<Bytes>> {
+    let mut commands = Vec::new();
+    let begin = || vec![verb.as_bytes().to_vec(), key.to_vec()];
+    let (mut words, mut bytes) = (begin(), 0);
+    for elements in elements.chunks(group) {
+        if words.len() > 2 && (words.len() + group > WORDS_MAX || bytes > BYTES_MAX) {
+            commands.push(std::mem::replace(&mut words, begin()));
+            bytes = 0;
+        }
+        bytes += elements.iter().map(Vec::len).sum::<usize>();
+        words.extend_from_slice(elements);
+    }
+    if words.len() > 2 {
+        commands.push(words);
+    }
+    commands
+}
+
+/// A client's connection to the store.
+struct Store {
+    address: String,
+    stream: TcpStream,
+    heard: Bytes,
+}
+
+impl Store {
+    async fn connect(address: &str) -> Result<Self, Stop> {
+        let lost = |why: String| Stop::new(Exit::Unreachable, format!("{address}: {why}"));
+        let stream = timeout(REPLY_WITHIN, TcpStream::connect(address)).await;
+        let stream = stream.map_err(|why| lost(why.to_string()))?;
+        let stream = stream.map_err(|why| lost(why.to_string()))?;
+        Ok(Self { address: address.to_owned(), stream, heard: Bytes::new() })
+    }
+
+    /// The commands that make a key what it is; none if it is gone meanwhile.
+    async fn key(&mut self, key: &[u8]) -> Result<Vec<Vec<Bytes>>, Stop> {
+        let kind = self.ask(&[b"TYPE", key]).await?;
+        let Frame::SimpleString(kind) = kind else { return Err(self.strange(&kind)) };
+        // Whoever brings it in may have the key.
+        let mut commands = vec![vec![b"DEL".to_vec(), key.to_vec()]];
+        commands.extend(match kind.as_slice() {
+            b"string" => match self.ask(&[b"GET", key]).await? {
+                Frame::BulkString(value) => vec![vec![b"SET".to_vec(), key.to_vec(), value]],
+                Frame::Null => return Ok(Vec::new()),
+                reply => return Err(self.strange(&reply)),
+            },
+            b"list" => self.list(key).await?,
+            b"hash" => adding("HSET", key, &self.all(&[b"HGETALL", key]).await?, 2),
+            b"set" => adding("SADD", key, &self.all(&[b"SMEMBERS", key]).await?, 1),
+            b"none" => return Ok(Vec::new()),
+            _ => return Err(self.strange(&Frame::SimpleString(kind))),
+        });
+        match self.ask(&[b"PTTL", key]).await? {
+            Frame::Integer(-1) => {}
+            Frame::Integer(left @ 0..) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let end = now.as_millis().saturating_add(left.unsigned_abs().into()).to_string();
+                commands.push(vec![b"PEXPIREAT".to_vec(), key.to_vec(), end.into_bytes()]);
+            }
+            _ => return Ok(Vec::new()),
+        }
+        Ok(commands)
+    }
+
+    async fn list(&mut self, key: &[u8]) -> Result<Vec<Vec<Bytes>>, Stop> {
+        let mut commands = Vec::new();
+        let mut from = 0;
+        loop {
+            let (first, last) = (from.to_string(), (from + ELEMENTS_AT_ONCE - 1).to_string());
+            let words = [b"LRANGE", key, first.as_bytes(), last.as_bytes()];
+            let elements = self.all(&words).await?;
+            commands.extend(adding("RPUSH", key, &elements, 1));
+            if elements.len() < ELEMENTS_AT_ONCE {
+                return Ok(commands);
+            }
+            from += ELEMENTS_AT_ONCE;
+        }
+    }
+
+    /// The words that a command is answered with.
+    async fn all(&mut self, words: &[&[u8]]) -> Result<Vec<Bytes>, Stop> {
+        let reply = self.ask(words).await?;
+        self.words(reply)
+    }
+
+    fn words(&self, reply: Frame) -> Result<Vec<Bytes>, Stop> {
+        let Frame::Array(parts) = reply else { return Err(self.strange(&reply)) };
+        let word = |part| match part {
+            Frame::BulkString(word) => Ok(word),
+            other => Err(self.strange(&other)),
+        };
+        parts.into_iter().map(word).collect()
+    }
+
+    async fn ask(&mut self, words: &[&[u8]]) -> Result<Frame, Stop> {
+        let lost = |why: &dyn std::fmt::Display| {
+            Stop::new(Exit::Unreachable, format!("the store is lost: {why}"))
+        };
+        self.stream.write_all(&command(words)).await.map_err(|why| lost(&why))?;
+        loop {
+            let decoded = decode(&self.heard);
+            let decoded = decoded.map_err(|why| lost(&why))?;
+            if let Some((reply, len)) = decoded {
+                self.heard.drain(..len);
+                return Ok(reply);
+            }
+            // As much again as there is: what is large is looked at a few times only.
+            let wanted = self.heard.len() + self.heard.len().max(1);
+            while self.heard.len() < wanted {
+                self.heard.reserve(PIECE);
+                let read = timeout(REPLY_WITHIN, self.stream.read_buf(&mut self.heard)).await;
+                match read.map_err(|why| lost(&why))?.map_err(|why| lost(&why))? {
+                    0 => return Err(lost(&"it has closed the connection")),
+                    _ if self.heard.ends_with(b"\r\n") => break,
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn strange(&self, reply: &Frame) -> Stop {
+        let said = match reply {
+            Frame::Error(why) => why.clone(),
+            other => format!("it answers as no store does: {other:?}"),
+        };
+        Stop::failed(format!("{}: {said}", self.address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_collections_are_several_commands() {
+        let elements: Vec<Bytes> = (0..1000).map(|n: u32| n.to_string().into_bytes()).collect();
+        let commands = adding("HSET", b"k", &elements, 2);
+        assert!(commands.len() > 1 && commands.iter().all(|words| words.len() <= WORDS_MAX));
+        assert!(commands.iter().all(|words| words.len() % 2 == 0 && words[1] == b"k"));
+        let together: Vec<_> = commands.iter().flat_map(|words| &words[2..]).cloned().collect();
+        assert_eq!(together, elements);
+        let large = vec![vec![0; BYTES_MAX]; 3];
+        assert_eq!(adding("RPUSH", b"k", &large, 1).len(), 2);
+        assert!(adding("RPUSH", b"k", &[], 1).is_empty());
+        assert_eq!(command(&[b"GET", b"a\r\n".as_slice()]), b"*2\r\n$3\r\nGET\r\n$3\r\na\r\n\r\n");
+    }
+
+    #[test]
+    fn a_store_is_reached_where_its_host_is() {
+        let at = |service: &str, agent: &str| {
+            let guest = api::Guest { service_address: service.into(), ..Default::default() };
+            reach(&guest, &agent.parse().expect("an address")).map_err(|stop| stop.exit)
+        };
+        assert_eq!(at("0.0.0.0:6379", "host-b:7117"), Ok("host-b:6379".into()));
+        assert_eq!(at("[::]:6379", "[fd00::1]:7117"), Ok("[fd00::1]:6379".into()));
+        assert_eq!(at("127.0.0.1:6379", "127.0.0.1:7117"), Ok("127.0.0.1:6379".into()));
+        assert_eq!(at("127.0.0.1:6379", "host-b:7117"), Err(Exit::Refused));
+        assert_eq!(at("", "127.0.0.1:7117"), Err(Exit::Refused));
+    }
+}
