@@ -4,6 +4,7 @@
 //! and it is **not** part of the product: nothing depends on it.
 #![forbid(unsafe_code)]
 
+pub mod browser;
 pub mod demo;
 pub mod faults;
 pub mod house;

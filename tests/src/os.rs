@@ -47,6 +47,16 @@ impl Pid {
     }
 }
 
+/// Writes a file that everybody, or nobody but this user, may read.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn write(path: &Path, text: &str, private: bool) {
+    fs::write(path, text).expect("written");
+    let mode = if private { 0o600 } else { 0o644 };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
+}
+
 /// Asks a process to end, as Ctrl-C does.
 pub fn interrupt(pid: Pid) {
     // An error says that it has ended already.

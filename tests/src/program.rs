@@ -30,10 +30,11 @@ pub fn whimbrel() -> &'static Path {
     BUILT.get_or_init(build)
 }
 
-/// Builds it beside this test, in the test's own profile.
+/// Builds it in the profile of this test, or of the program of this package that this is.
 fn build() -> PathBuf {
     let test = std::env::current_exe().expect("a test is a program");
-    let folder = test.ancestors().nth(2).expect("target/PROFILE/deps/TEST");
+    let folder = test.parent().expect("target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM");
+    let folder = if folder.ends_with("deps") { folder.parent().expect("it") } else { folder };
     let mut cargo = Blocking::new(env!("CARGO"));
     cargo.args(["build", "--quiet", "--package", "whimbrel-cli", "--bin", "whimbrel"]);
     if folder.ends_with("release") {

@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Server};
 use tonic::{Request, Response, Status};
 use whimbrel_control::api;
@@ -122,9 +123,10 @@ macro_rules! usher {
 
             async fn relay(
                 &self,
-                _: Request<tonic::Streaming<api::RelayFrame>>,
+                request: Request<tonic::Streaming<api::RelayFrame>>,
             ) -> Answer<Self::RelayStream> {
-                Err(Status::unimplemented("clients are not led this way"))
+                let frames = request.into_inner().map_while(Result::ok);
+                self.agent().await.relay(frames).await
             }
 
             async fn prepare_incoming(

@@ -1,5 +1,8 @@
 //! The key-value guest as clients meet it that we did not write, at rest and on the move.
 
+mod breaking;
+mod dumping;
+mod library;
 mod load;
 mod moving;
 mod surface;

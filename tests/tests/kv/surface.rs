@@ -63,6 +63,23 @@ MSET k1 v1 k2 v2
 MSET k1 v1 k2
 MSET
 MGET k1 none k2
+HMSET hm a 1 b 2
+HGET hm b
+HMSET hm a
+HMSET hm a 1 b
+HMSET k1 a 1
+DEL hm
+SETEX e 100 v
+TTL e
+SETEX e 0 v
+SETEX e x v
+SETEX e 100
+PSETEX e 100000 w
+GET e
+TTL e
+PSETEX e -1 w
+SETEX k1 100 v
+PERSIST k1
 SETNX k1 x
 SETNX k3 x
 GETSET k3 y
@@ -309,6 +326,33 @@ async fn wrong_words_are_refused_and_end_the_connection_as_in_redis() {
     for _ in 0..4 {
         assert_eq!(ours.reply().await, theirs.reply().await);
     }
+    assert!(ours.is_closed().await && theirs.is_closed().await);
+}
+
+#[tokio::test]
+async fn what_can_never_fit_is_refused_before_it_has_come() {
+    let Some(server) = Server::start().await else { return };
+    let agent = Agent::start().await;
+    let address = store(&agent, "16MiB").await;
+    let mut ours = Connection::to(&address).await;
+    let setting = ours.command(&[b"CONFIG", b"GET", b"proto-max-bulk-len"]).await;
+    let Reply::Many('*', setting) = setting else { panic!("{setting:?}") };
+    let Reply::Bulk('$', most) = &setting[1] else { panic!("{setting:?}") };
+    let mut theirs = Connection::to(&server.address).await;
+    let same = theirs.command(&[b"CONFIG", b"SET", b"proto-max-bulk-len", most]).await;
+    assert_eq!(same, Reply::Line('+', "OK".into()));
+    let most: usize = std::str::from_utf8(most).expect("ASCII").parse().expect("a number");
+    for connection in [&mut ours, &mut theirs] {
+        let largest = connection.command(&[b"SET", b"a", &vec![b'v'; most]]).await;
+        assert_eq!(largest, Reply::Line('+', "OK".into()));
+        assert_eq!(
+            connection.command(&[b"STRLEN", b"a"]).await,
+            Reply::Line(':', most.to_string())
+        );
+        let more = format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n", most + 1);
+        connection.say(more.as_bytes()).await;
+    }
+    assert_eq!(ours.reply().await, theirs.reply().await);
     assert!(ours.is_closed().await && theirs.is_closed().await);
 }
 

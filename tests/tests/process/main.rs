@@ -5,6 +5,7 @@ mod bad_peers;
 mod carriers;
 mod demo;
 mod flood;
+mod guide;
 mod hosts;
 mod identities;
 mod no_room;

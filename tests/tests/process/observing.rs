@@ -1,9 +1,9 @@
 //! What people and their tools see of migrations: metrics, logs and reports.
 
 use serde_json::Value;
-use whimbrel_tests::http;
 use whimbrel_tests::program::{Agent, How, run};
 use whimbrel_tests::prometheus::{self, Samples};
+use whimbrel_tests::{http, os};
 
 const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
 
@@ -120,7 +120,13 @@ async fn http_is_off_and_elsewhere_only_with_a_token() {
     assert!(refused.err.contains("--http-token"), "{refused:?}");
 
     let token = folder.path().join("token");
-    std::fs::write(&token, "open-sesame-open-sesame\n").expect("a token");
+    os::write(&token, "open-sesame-open-sesame\n", false);
+    let shown = [&open[..], &["--http-token", token.to_str().expect("UTF-8")]].concat();
+    let refused = run(&shown).await.ended(2);
+    assert!(refused.err.contains("others may read the token") && refused.err.contains("chmod 600"));
+    os::write(&token, "short\n", true);
+    assert!(run(&shown).await.ended(2).err.contains("16 characters"));
+    os::write(&token, "open-sesame-open-sesame\n", true);
     let agent = observed(&["--http-token", token.to_str().expect("UTF-8")]).await;
     let address = agent.http.as_deref().expect("HTTP");
     assert_eq!(http::get(address, "/metrics").await.status, 401);

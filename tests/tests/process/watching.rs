@@ -1,6 +1,7 @@
 //! `whimbrel watch` on a real terminal.
 
-use whimbrel_tests::program::{Agent, whimbrel};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use whimbrel_tests::program::{Agent, command, whimbrel};
 use whimbrel_tests::tmux::Terminal;
 use whimbrel_tests::{os, skipped};
 
@@ -80,4 +81,35 @@ async fn the_terminal_is_given_back_and_has_no_colours_unless_wanted() {
     let pid = std::fs::read_to_string(file).expect("a pid");
     os::terminate(os::Pid::new(pid.trim().parse().expect("a number")));
     assert_given_back(&terminal, 130);
+}
+
+#[tokio::test]
+async fn without_a_terminal_a_host_is_told_in_lines_and_nothing_is_missed() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    here.guest("web", &["--memory", "16MiB", "--dirty-rate", "1MiB/s"]).await;
+    let _ = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0);
+    let mut child = command(&["watch", "--agent", &there.address]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let head = lines.next_line().await.expect("a line").expect("a line");
+    assert!(head.starts_with("NAME"), "{head}");
+    // There and back between two looks, of which the second one sees the guest as the first did.
+    os::stop(os::Pid::of(&child));
+    let _ = there.ask(&["migrate", "web", &here.address, "--json"]).await.ended(0);
+    let _ = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0);
+    there.until("web", |guest| guest["state"] == "running").await;
+    os::go_on(os::Pid::of(&child));
+    for begins in ["web has moved to", "web has come from"] {
+        loop {
+            let line = lines.next_line().await.expect("a line").expect("it goes on");
+            assert!(!line.contains('\x1b'), "{line:?}");
+            // What had ended before somebody looked is no news.
+            let (came, moved) =
+                (line.starts_with("web has come"), line.starts_with("web has moved"));
+            if came || moved {
+                assert!(line.starts_with(begins), "{line}");
+                break;
+            }
+        }
+    }
+    child.kill().await.expect("it was alive");
 }
