@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod carried;
+pub mod plain_quic;
 pub mod plot;
 pub mod reading;
 pub mod working;

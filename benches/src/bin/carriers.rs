@@ -6,8 +6,9 @@
 use anyhow::ensure;
 use whimbrel_agent::bench::moving::{self, Migrated, Way};
 use whimbrel_agent::bench::wire::Wire;
-use whimbrel_agent::bench::{Sample, memory};
+use whimbrel_agent::bench::{Sample, memory, plain};
 use whimbrel_benches::carried;
+use whimbrel_benches::plain_quic::{self, Packets};
 
 fn main() -> anyhow::Result<()> {
     let numbers = std::env::args().skip(1).map(|text| text.parse::<usize>());
@@ -19,11 +20,15 @@ fn main() -> anyhow::Result<()> {
     let content = memory::random(mib << 20);
     let guest = moving::filled((mib << 20) as u64)?;
     let mut rows: Vec<Vec<(Sample, Migrated)>> = Wire::ALL.map(|_| Vec::new()).into();
+    let mut plain = PLAIN.map(|_| Vec::new());
     for _ in 0..repeats {
         for (wire, row) in Wire::ALL.into_iter().zip(&mut rows) {
             let mover = carried::run(&content, lanes, wire)?;
             let way = Way { lanes: lanes as u16, wire, ..Way::default() };
             row.push((mover, moving::migrate(&guest, way)?));
+        }
+        for ((_, _, run), row) in PLAIN.iter().zip(&mut plain) {
+            row.push(run(&content, lanes)?);
         }
     }
     println!("{mib} MiB, idle and random, {lanes} lanes, {repeats} repeats, medians");
@@ -32,7 +37,33 @@ fn main() -> anyhow::Result<()> {
     for (wire, row) in Wire::ALL.into_iter().zip(&rows) {
         line(wire, row, &rows[0]);
     }
+    println!("plain mover  MiB/s   CPU s a GiB   the carrier's mover beside it");
+    for ((name, wire, _), row) in PLAIN.iter().zip(&plain) {
+        let carrier = Wire::ALL.iter().zip(&rows).find(|(of, _)| *of == wire);
+        plain_line(name, row, carrier.expect("it is one of all").1);
+    }
     Ok(())
+}
+
+type Plain = fn(&[u8], usize) -> anyhow::Result<Sample>;
+
+/// Movers without anything of ours, and the carrier whose mover stands beside each: TCP, and QUIC
+/// as it comes and with large packets.
+const PLAIN: [(&str, Wire, Plain); 3] = [
+    ("tcp", Wire::Tcp, |from, lanes| Ok(plain::run(from, lanes)?)),
+    ("quinn", Wire::Quic, |from, lanes| plain_quic::run(from, lanes, Packets::Default)),
+    ("quinn 64k", Wire::Quic, |from, lanes| plain_quic::run(from, lanes, Packets::Large)),
+];
+
+fn plain_line(name: &str, row: &[Sample], carrier: &[(Sample, Migrated)]) {
+    let beside =
+        |(plain, (mover, _)): (&Sample, &(Sample, Migrated))| mover.mib_per_s() / plain.mib_per_s();
+    println!(
+        "{name:10} {:7.0} {:13.2} {:31.2}",
+        median(row.iter().map(|plain| plain.mib_per_s())),
+        median(row.iter().map(|plain| plain.cpu_s_per_gib())),
+        median(row.iter().zip(carrier).map(beside)),
+    );
 }
 
 fn line(wire: Wire, row: &[(Sample, Migrated)], tcp: &[(Sample, Migrated)]) {

@@ -5,17 +5,18 @@
 //!                                                        with each other's certificate
 //! ```
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tonic::{Code, Status};
 use whimbrel_control::AgentAddress;
 use whimbrel_control::api::{self, Carrier, Encrypt, Transport};
-use whimbrel_engine::{Carrier as Engines, Credentials, Fingerprint, Identity};
+use whimbrel_engine::{Carrier as Engines, Credentials, Fingerprint, Identity, Quic};
 
 /// Whether an agent at this address is one of this host.
 pub(crate) fn is_here(agent: &AgentAddress) -> bool {
-    let ip: Option<std::net::IpAddr> = agent.host().parse().ok();
+    let ip: Option<IpAddr> = agent.host().parse().ok();
     agent.host() == "localhost" || ip.is_some_and(|ip| ip.is_loopback())
 }
 
@@ -31,8 +32,15 @@ pub(crate) fn choose(asked: &api::MigrationOptions, here: bool) -> Result<Carrie
             refuse("transport tls encrypts; choose tcp to send memory signed and in clear")
         }
         (Transport::Tls, _) => Ok(Carrier::Tls),
+        (Transport::Quic, Encrypt::Off) => {
+            refuse("transport quic encrypts; choose tcp to send memory signed and in clear")
+        }
+        (Transport::Quic, _) if asked.dscp.is_some() || asked.priority.is_some() => {
+            refuse("QUIC marks each packet by itself; choose tcp or tls, or no DSCP and priority")
+        }
+        (Transport::Quic, _) => Ok(Carrier::Quic),
         (Transport::Unix, _) if !here => {
-            refuse("a Unix socket connects two agents of one host; choose tcp or tls")
+            refuse("a Unix socket connects two agents of one host; choose tcp, tls or quic")
         }
         (Transport::Unix, Encrypt::Unspecified) => Ok(Carrier::Local),
         (Transport::Unix, _) => refuse(
@@ -56,9 +64,32 @@ pub(crate) fn accept(carrier: Carrier, here: bool) -> Result<(), Status> {
     }
 }
 
+/// Whether a session so carried may have an end at this address; `trusted` tells whether that is
+/// on a link that this host trusts, and `distrust` says what to do where it is not. It is the
+/// addresses of lanes that count: agents that meet on one host may send their guests elsewhere.
+pub(crate) fn carries(
+    carrier: Carrier,
+    ip: IpAddr,
+    trusted: impl FnOnce() -> Result<bool, Status>,
+    distrust: impl FnOnce() -> String,
+) -> Result<(), Status> {
+    // wire.md P13. Within a host there is no link.
+    if ip.to_canonical().is_loopback() {
+        return Ok(());
+    }
+    match carrier {
+        Carrier::Unspecified | Carrier::Tcp => Err(Status::failed_precondition(format!(
+            "the guest's way is by {ip}, beyond this host, and nothing goes there in clear: move \
+             it with --encrypt on"
+        ))),
+        Carrier::Signed if !trusted()? => Err(Status::failed_precondition(distrust())),
+        Carrier::Signed | Carrier::Tls | Carrier::Quic | Carrier::Local => Ok(()),
+    }
+}
+
 /// Whether both guest processes show certificates.
 pub(crate) fn is_certified(carrier: Carrier) -> bool {
-    matches!(carrier, Carrier::Signed | Carrier::Tls)
+    matches!(carrier, Carrier::Signed | Carrier::Tls | Carrier::Quic)
 }
 
 /// Why a source's guest process makes no certificate.
@@ -93,6 +124,7 @@ pub(crate) fn engines(
         Carrier::Unspecified | Carrier::Tcp => Engines::Tcp,
         Carrier::Signed => Engines::Signed(credentials()?),
         Carrier::Tls => Engines::Tls(credentials()?),
+        Carrier::Quic => Engines::Quic(Quic::new(credentials()?)),
         Carrier::Local => Engines::Local(at()),
     })
 }
@@ -132,6 +164,8 @@ mod tests {
             (T::Tcp, E::Off, Carrier::Signed, Carrier::Signed),
             (T::Tls, E::Unspecified, Carrier::Tls, Carrier::Tls),
             (T::Tls, E::On, Carrier::Tls, Carrier::Tls),
+            (T::Quic, E::Unspecified, Carrier::Quic, Carrier::Quic),
+            (T::Quic, E::On, Carrier::Quic, Carrier::Quic),
         ] {
             assert_eq!(chosen(transport, encrypt, true), Ok(here), "{transport:?} {encrypt:?}");
             assert_eq!(chosen(transport, encrypt, false), Ok(there), "{transport:?} {encrypt:?}");
@@ -139,13 +173,21 @@ mod tests {
         }
         assert_eq!(chosen(T::Unix, E::Unspecified, true), Ok(Carrier::Local));
         for (transport, encrypt, here, why) in [
-            (T::Unix, E::Unspecified, false, "one host; choose tcp or tls"),
+            (T::Unix, E::Unspecified, false, "one host; choose tcp"),
             (T::Unix, E::On, true, "leave encryption unsaid"),
             (T::Tls, E::Off, true, "choose tcp"),
+            (T::Quic, E::Off, true, "choose tcp"),
         ] {
             let refused = chosen(transport, encrypt, here).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
+        let marked = api::MigrationOptions {
+            transport: T::Quic.into(),
+            dscp: Some(8),
+            ..Default::default()
+        };
+        let refused = choose(&marked, false).unwrap_err();
+        assert!(refused.message().contains("no DSCP"), "{refused}");
         for carrier in [Carrier::Unspecified, Carrier::Tcp, Carrier::Local] {
             accept(carrier, true).unwrap();
             let refused = accept(carrier, false).unwrap_err();
@@ -154,9 +196,33 @@ mod tests {
     }
 
     #[test]
+    fn the_addresses_of_lanes_decide_what_protects_them() {
+        use Carrier as C;
+        let (here, there) = (IpAddr::from([127, 0, 0, 1]), IpAddr::from([10, 1, 0, 7]));
+        let judge = |carrier, ip, trusted| {
+            let judged = carries(carrier, ip, || Ok(trusted), || "distrusted".to_owned());
+            judged.map_err(|status| status.message().to_owned())
+        };
+        for carrier in [C::Unspecified, C::Tcp, C::Signed, C::Tls, C::Quic] {
+            judge(carrier, here, false).unwrap();
+        }
+        for (carrier, trusted, why) in [
+            (C::Unspecified, true, "10.1.0.7, beyond this host"),
+            (C::Tcp, true, "--encrypt on"),
+            (C::Signed, false, "distrusted"),
+        ] {
+            let refused = judge(carrier, there, trusted).unwrap_err();
+            assert!(refused.contains(why), "{refused}");
+        }
+        judge(C::Signed, there, true).unwrap();
+        judge(C::Tls, there, false).unwrap();
+        judge(C::Quic, there, false).unwrap();
+    }
+
+    #[test]
     fn a_session_is_protected_with_both_certificates_or_not_at_all() {
         let no_path = || -> PathBuf { panic!("no path is needed") };
-        for carrier in [Carrier::Signed, Carrier::Tls] {
+        for carrier in [Carrier::Signed, Carrier::Tls, Carrier::Quic] {
             let own = identity(carrier).unwrap();
             let peer = told(Some(&Arc::new(Identity::generate().unwrap())));
             assert_eq!((told(own.as_ref()).len(), peer.len()), (32, 32));

@@ -43,6 +43,8 @@ pub(crate) struct Migration {
     token: OnceLock<Vec<u8>>,
     /// Where the destination's process listens, and where in each of its migration networks.
     ways: Mutex<(String, Vec<api::Endpoint>)>,
+    /// How it travels, once that is known.
+    carrier: OnceLock<api::Carrier>,
     /// How fast it may go.
     pub(crate) pace: Pace,
     /// Whose order it is, where they proved who they are.
@@ -63,6 +65,7 @@ impl Migration {
             token: OnceLock::new(),
             begun_by: OnceLock::new(),
             ways: Mutex::default(),
+            carrier: OnceLock::new(),
             pace: Pace::default(),
         })
     }
@@ -90,6 +93,15 @@ impl Migration {
     /// The token, unless another agent than this one has begun it.
     pub(crate) fn token(&self) -> Option<Vec<u8>> {
         self.token.get().cloned()
+    }
+
+    pub(crate) fn set_carrier(&self, carrier: api::Carrier) {
+        self.carrier.get_or_init(|| carrier);
+    }
+
+    /// How it travels; nobody knows that of one which another agent than this one has begun.
+    pub(crate) fn carrier(&self) -> api::Carrier {
+        self.carrier.get().copied().unwrap_or_default()
     }
 
     pub(crate) fn set_ways(&self, address: &str, endpoints: &[api::Endpoint]) {

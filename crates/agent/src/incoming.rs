@@ -7,6 +7,7 @@ use tracing::Instrument;
 use whimbrel_control::AgentAddress;
 use whimbrel_control::api::{self, Direction, MigrationStatus};
 use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS};
+use whimbrel_engine::transport::Endpoint;
 use whimbrel_engine::{Failure, Fault};
 
 use crate::access::{Action, Authenticated, Caller};
@@ -33,10 +34,12 @@ impl Core {
         carriers::accept(request.carrier(), caller.remote.ip().is_loopback())?;
         let uuid = convert::parse_uuid(&request.guest_uuid)
             .ok_or_else(|| Status::invalid_argument("the guest has no uuid"))?;
-        self.may_send(&who, uuid, &request.ticket)?;
+        self.may_send(&who, uuid, &request)?;
         check_fit(&request)?;
         let peer = peer_address(&request, &caller)?;
+        let endpoints = self.listens_at(request.carrier(), &caller)?;
         let (guest, migration) = self.expect(uuid, &request, &peer)?;
+        migration.set_carrier(request.carrier());
         let asked = process::ReceiveRequest {
             migration_id: migration.id.clone(),
             peer: peer.clone(),
@@ -45,7 +48,21 @@ impl Core {
             ..Default::default()
         };
         let (span, relays) = (migration.span(), request.relays);
-        self.await_guest(guest, migration, asked, caller, who, relays).instrument(span).await
+        let awaited = self.await_guest(guest, migration, asked, caller, who, (relays, endpoints));
+        awaited.instrument(span).await
+    }
+
+    /// This host's addresses in its migration networks, at which a guest so carried may come in.
+    /// Where there are none it comes to where the other agent called.
+    fn listens_at(&self, carrier: api::Carrier, caller: &Caller) -> Result<Vec<Endpoint>, Status> {
+        let endpoints = match carrier {
+            api::Carrier::Local => return Ok(Vec::new()),
+            _ => networks::endpoints(&self.options.networks)?,
+        };
+        let called = endpoints.is_empty().then(|| caller.local.ip());
+        let mut ips = endpoints.iter().map(|it| it.address.ip()).chain(called);
+        ips.try_for_each(|ip| self.guard.carries(carrier, ip))?;
+        Ok(endpoints)
     }
 
     async fn await_guest(
@@ -55,10 +72,10 @@ impl Core {
         asked: process::ReceiveRequest,
         caller: Caller,
         who: Authenticated,
-        relays: Vec<String>,
+        (relays, endpoints): (Vec<String>, Vec<Endpoint>),
     ) -> Result<api::PrepareIncomingResponse, Status> {
         let peer = asked.peer.clone();
-        let listening = self.listen(&guest, asked, &caller, &who, &relays);
+        let listening = self.listen(&guest, asked, &caller, &who, (&relays, &endpoints));
         let (listening, endpoints) = match listening.await {
             Ok(listening) => listening,
             Err(status) => {
@@ -84,12 +101,17 @@ impl Core {
     }
 
     /// Refuses a source that may not send guests here, unless a ticket allows it this one.
-    fn may_send(&self, who: &Authenticated, uuid: GuestUuid, ticket: &[u8]) -> Result<(), Status> {
-        let guard = &self.guard;
+    fn may_send(
+        &self,
+        who: &Authenticated,
+        uuid: GuestUuid,
+        request: &api::PrepareIncomingRequest,
+    ) -> Result<(), Status> {
+        let (guard, ticket) = (&self.guard, &request.ticket);
         match &who.0 {
             Some(source) if !ticket.is_empty() && !guard.may(source, Action::Send)? => {
                 let warrant = guard.warrant(ticket)?;
-                guard.spend_incoming(&warrant, uuid, source)
+                guard.spend_incoming(&warrant, uuid, source, request.carrier())
             }
             _ => guard.require(who, Action::Send),
         }
@@ -138,12 +160,8 @@ impl Core {
         asked: process::ReceiveRequest,
         caller: &Caller,
         who: &Authenticated,
-        relays: &[String],
+        (relays, endpoints): (&[String], &[Endpoint]),
     ) -> Result<(process::ReceiveResponse, Vec<api::Endpoint>), Status> {
-        let endpoints = match asked.carrier() {
-            api::Carrier::Local => Vec::new(),
-            _ => networks::endpoints(&self.options.networks)?,
-        };
         self.start_process(guest).await?;
         if let Some(source) = &who.0 {
             guest.add_party(source, relays)?;

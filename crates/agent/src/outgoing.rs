@@ -15,7 +15,7 @@ use tracing::Instrument;
 use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
 use whimbrel_control::{AgentAddress, Client, ClientError};
 use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
-use whimbrel_engine::transport::Path;
+use whimbrel_engine::transport::{Endpoint, Path};
 use whimbrel_engine::{Failure, Fault};
 
 use crate::access::{Action, Authenticated, Warrant};
@@ -99,7 +99,13 @@ impl Core {
     }
 
     /// Whether the guest may go to whoever answers there: a ticket says so, or the policy.
-    fn may_receive(&self, guest: &Guest, order: &Order, peer: &Client) -> Result<(), Status> {
+    fn may_receive(
+        &self,
+        guest: &Guest,
+        order: &Order,
+        peer: &Client,
+        carrier: api::Carrier,
+    ) -> Result<(), Status> {
         let Some(destination) = peer.who() else {
             let why = "a ticket is for hosts that prove who they are; use --tls on both";
             let refuse = || Status::failed_precondition(why);
@@ -107,7 +113,9 @@ impl Core {
         };
         let allowed = self.guard.may(destination, Action::Receive)?;
         match &order.warrant {
-            Some(warrant) => self.guard.spend_outgoing(warrant, guest.uuid, destination)?,
+            Some(warrant) => {
+                self.guard.spend_outgoing(warrant, guest.uuid, destination, carrier)?;
+            }
             None if allowed => {}
             None if order.ticket.is_empty() => {
                 let why = self.guard.refusal(destination, Action::Receive);
@@ -115,7 +123,7 @@ impl Core {
             }
             None => {
                 let warrant = self.guard.warrant(&order.ticket)?;
-                self.guard.spend_outgoing(&warrant, guest.uuid, destination)?;
+                self.guard.spend_outgoing(&warrant, guest.uuid, destination, carrier)?;
             }
         }
         guest.add_party(destination, &[])
@@ -172,19 +180,17 @@ impl Core {
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
             return Err(Status::invalid_argument(format!("{destination} is this host itself")));
         }
-        let carrier = carriers::choose(&options, carriers::is_here(destination))?;
-        let ours = match carrier {
-            api::Carrier::Local => Vec::new(),
-            _ => networks::endpoints(&self.options.networks)?,
-        };
-        self.may_receive(guest, order, &peer)?;
+        let (carrier, ours) = self.leaves_by(&options, destination)?;
+        migration.set_carrier(carrier);
+        self.may_receive(guest, order, &peer, carrier)?;
         let announcement = self.announcement(guest, migration, order)?;
         let announcement = carried_by(carrier, &mut link, announcement).await?;
         let expected = peer.prepare_incoming(announcement).await;
         let expected = expected.map_err(|error| of_peer(destination, &error))?;
         migration.set_token(&expected.token);
         migration.set_ways(&expected.address, &expected.endpoints);
-        let paths = match networks::paths(&ours, &expected) {
+        let paths = networks::paths(&ours, &expected);
+        let paths = match paths.and_then(|paths| self.goes_by(carrier, &expected.address, paths)) {
             Ok(paths) => paths,
             Err(status) => {
                 self.take_back(migration, destination).await;
@@ -213,6 +219,46 @@ impl Core {
         }
         tracing::info!(guest = %guest.config.name, peer = %destination, "the guest is on its way");
         Ok(())
+    }
+
+    /// What carries a guest there, and this host's addresses in its migration networks, from which
+    /// it may go so. Agents that meet on one host may have networks that lead beyond it.
+    fn leaves_by(
+        &self,
+        options: &api::MigrationOptions,
+        destination: &AgentAddress,
+    ) -> Result<(api::Carrier, Vec<Endpoint>), Status> {
+        let ours = match options.transport() {
+            api::Transport::Unix => Vec::new(),
+            _ => networks::endpoints(&self.options.networks)?,
+        };
+        let inside = ours.iter().all(|it| it.address.ip().is_loopback());
+        let carrier = carriers::choose(options, carriers::is_here(destination) && inside)?;
+        ours.iter().try_for_each(|it| self.guard.carries(carrier, it.address.ip()))?;
+        Ok((carrier, ours))
+    }
+
+    /// Refuses paths over which nothing may go so; without any it is the address where the other
+    /// side listens.
+    fn goes_by(
+        &self,
+        carrier: api::Carrier,
+        address: &str,
+        paths: Vec<Path>,
+    ) -> Result<Vec<Path>, Status> {
+        if carrier != api::Carrier::Local && paths.is_empty() {
+            let unusable = |_| Status::internal("the destination names no address");
+            let address: SocketAddr = address.parse().map_err(unusable)?;
+            self.guard.carries(carrier, address.ip())?;
+        }
+        paths.iter().try_for_each(|path| self.may_go(carrier, path))?;
+        Ok(paths)
+    }
+
+    /// Whether a session so carried may take this path.
+    pub(crate) fn may_go(&self, carrier: api::Carrier, path: &Path) -> Result<(), Status> {
+        let mut ends = path.local.into_iter().chain([path.remote.ip()]);
+        ends.try_for_each(|ip| self.guard.carries(carrier, ip))
     }
 
     /// How long both processes of a migration over this way wait for each other.

@@ -84,7 +84,9 @@ impl Core {
             endpoints: theirs.endpoints,
             ..Default::default()
         };
-        Ok(networks::to_process(&networks::paths(&ours, &expected)?))
+        let mut paths = networks::paths(&ours, &expected)?;
+        paths.retain(|path| self.may_go(migration.carrier(), path).is_ok());
+        Ok(networks::to_process(&paths))
     }
 
     /// Where a guest that is expected here can come to by now.
@@ -105,7 +107,8 @@ impl Core {
         let mut fresh = networks::endpoints(&self.options.networks).unwrap_or_default();
         fresh.retain(|endpoint| {
             let at = |known: &api::Endpoint| networks::is_at(known, endpoint.address.ip());
-            !known.iter().any(at)
+            let ip = endpoint.address.ip();
+            !known.iter().any(at) && self.guard.carries(migration.carrier(), ip).is_ok()
         });
         if migration.is_running() && !known.is_empty() && !fresh.is_empty() {
             let guest = self.guests.find(&migration.status().guest_uuid)?;

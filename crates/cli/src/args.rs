@@ -20,7 +20,7 @@ use trust::{CallersArgs, IdentityArgs, PairArgs, Pki, ShowArgs, TicketArgs, Unpa
 
 pub(crate) use observing::{DumpArgs, ReportArgs, ShownArgs, WatchArgs};
 pub(crate) use traffic::{LimitArgs, NetworkArgs, TrafficArgs};
-pub(crate) use travel::TravelArgs;
+pub(crate) use travel::{Encrypt, TravelArgs};
 
 /// Moves running guests from one host to another while they keep running.
 #[derive(Debug, Parser)]

@@ -41,6 +41,9 @@ pub enum TicketError {
     /// Its time is over.
     #[error("the ticket ended {0} s ago: sign a new one")]
     Late(u64),
+    /// The guest's memory would travel in clear.
+    #[error("the ticket moves its guest encrypted only: sign one with --encrypt off")]
+    Encrypted,
     /// It is good for longer than tickets may be.
     #[error("the ticket is good for {0} s, and here tickets may be for at most {1} s")]
     Long(u64, u64),
@@ -58,7 +61,7 @@ pub struct Clock {
 }
 
 impl api::Ticket {
-    /// One that allows this move from now on.
+    /// One that allows this move from now on, encrypted.
     ///
     /// # Errors
     /// The operating system has no random numbers.
@@ -79,6 +82,7 @@ impl api::Ticket {
             not_before_s: now_s,
             not_after_s: now_s.saturating_add(lifetime.as_secs()),
             nonce,
+            unencrypted: false,
         })
     }
 
@@ -135,6 +139,14 @@ impl api::Ticket {
         }
         Ok(())
     }
+
+    /// Whether it allows memory to travel in clear, if it is to.
+    ///
+    /// # Errors
+    /// [`TicketError::Encrypted`].
+    pub const fn check_protection(&self, in_clear: bool) -> Result<(), TicketError> {
+        if in_clear && !self.unencrypted { Err(TicketError::Encrypted) } else { Ok(()) }
+    }
 }
 
 /// Reads a signed ticket, and says who signed it.
@@ -178,6 +190,7 @@ mod tests {
             not_before_s: 1_000,
             not_after_s: 1_300,
             nonce: vec![7; NONCE_BYTES],
+            unencrypted: false,
         }
     }
 
@@ -234,6 +247,9 @@ mod tests {
         let destination = Who { certified: Some("host-b".to_owned()), ..source.clone() };
         let ticket = api::Ticket { source: source.subject(), ..ticket() };
         ticket.check_move("g", &source, &destination).unwrap();
+        ticket.check_protection(false).unwrap();
+        assert_eq!(ticket.check_protection(true), Err(TicketError::Encrypted));
+        api::Ticket { unencrypted: true, ..ticket.clone() }.check_protection(true).unwrap();
         let other = Err(TicketError::Guest("g".to_owned()));
         assert_eq!(ticket.check_move("h", &source, &destination), other);
         let other = Err(TicketError::Destination("host-b".to_owned()));

@@ -39,5 +39,5 @@ pub use whimbrel_protocol as protocol;
 pub use whimbrel_protocol::{Failure, Fault, Outcome, Verify};
 pub use whimbrel_transport as transport;
 pub use whimbrel_transport::{
-    Carrier, Congestion, Credentials, Fingerprint, Identity, NoFingerprint, Tuning,
+    Carrier, Congestion, Credentials, Fingerprint, Identity, NoFingerprint, Quic, Tuning,
 };

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::net::TcpStream;
 
 use crate::tls::{self, Mode};
-use crate::{Credentials, Stream};
+use crate::{Credentials, Quic, Stream};
 
 /// How control connections and lanes of one session travel. Both ends are told by their own
 /// people, on a way they trust; nothing about it is agreed on the wire (wire.md P3).
@@ -19,6 +19,8 @@ pub enum Carrier {
     Signed(Credentials),
     /// Everything through TLS.
     Tls(Credentials),
+    /// QUIC over UDP, which encrypts everything: a connection a path, a stream a lane.
+    Quic(Quic),
     /// A local socket at this path, in clear. The system lets nobody in but this user's processes.
     Local(PathBuf),
 }
@@ -39,34 +41,29 @@ pub enum Purpose {
 const TLS_HANDSHAKE: u8 = 22;
 
 impl Carrier {
-    /// What a connection for this purpose is protected by, and by whose certificates.
-    fn protection(&self, purpose: Purpose) -> Option<(&Credentials, Mode)> {
-        match (self, purpose) {
-            (Self::Tcp | Self::Local(_), _) | (Self::Signed(_), Purpose::Bulk) => None,
-            (Self::Signed(credentials), Purpose::Control) => Some((credentials, Mode::Signed)),
-            (Self::Tls(credentials), _) => Some((credentials, Mode::Encrypted)),
-        }
-    }
-
     /// Whether the records of lanes carry MACs.
     #[must_use]
     pub const fn signs_lanes(&self) -> bool {
         matches!(self, Self::Signed(_))
     }
 
-    /// Protects a connection that this side has opened.
+    /// Protects a TCP connection that this side has opened.
     pub(crate) async fn call(&self, stream: TcpStream, purpose: Purpose) -> io::Result<Stream> {
-        Ok(match self.protection(purpose) {
-            None => stream.into(),
-            Some((credentials, mode)) => tls::call(stream, credentials, mode).await?.into(),
-        })
+        let (credentials, mode) = match (self, purpose) {
+            (Self::Tcp, _) | (Self::Signed(_), Purpose::Bulk) => return Ok(stream.into()),
+            (Self::Signed(credentials), Purpose::Control) => (credentials, Mode::Signed),
+            (Self::Tls(credentials), _) => (credentials, Mode::Encrypted),
+            (Self::Quic(_) | Self::Local(_), _) => return Err(not_over_tcp()),
+        };
+        Ok(tls::call(stream, credentials, mode).await?.into())
     }
 
-    /// Protects a connection that came, and says for which purposes it may be used. Of a stranger
-    /// nothing but a handshake is read (wire.md P5).
+    /// Protects a TCP connection that came, and says for which purposes it may be used. Of a
+    /// stranger nothing but a handshake is read (wire.md P5).
     pub(crate) async fn answer(&self, stream: TcpStream) -> io::Result<(Stream, &[Purpose])> {
         Ok(match self {
-            Self::Tcp | Self::Local(_) => (stream.into(), ANY),
+            Self::Tcp => (stream.into(), ANY),
+            Self::Quic(_) | Self::Local(_) => return Err(not_over_tcp()),
             Self::Tls(credentials) => {
                 (tls::answer(stream, credentials, Mode::Encrypted).await?.into(), ANY)
             }
@@ -79,6 +76,11 @@ impl Carrier {
             },
         })
     }
+}
+
+/// Neither side calls or listens by TCP then.
+fn not_over_tcp() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "this session does not travel over TCP")
 }
 
 async fn begins_with_tls(stream: &TcpStream) -> io::Result<bool> {

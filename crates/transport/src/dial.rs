@@ -116,6 +116,9 @@ pub async fn connect(
             .map(Stream::from)
             .map_err(|why| DialError::NotLocal { path: at.display().to_string(), why });
     }
+    if let Carrier::Quic(quic) = carrier {
+        return quic.call(path, tuning, purpose, within).await;
+    }
     let stream = dial(path, tuning, within).await?;
     match timeout(within, carrier.call(stream, purpose)).await {
         Ok(called) => called.map_err(|error| DialError::Stranger(path.remote, error)),
@@ -126,21 +129,31 @@ pub async fn connect(
 fn prepare(path: &Path, tuning: &Tuning) -> io::Result<TcpSocket> {
     let new = if path.remote.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
     let socket = new()?;
+    bind(path, &SockRef::from(&socket), |local| socket.bind(local))?;
+    tuning.apply_buffers(&SockRef::from(&socket))?;
+    tuning.apply(&SockRef::from(&socket), path.remote.ip())?;
+    Ok(socket)
+}
+
+/// Has a socket go the way of `path`.
+pub(crate) fn bind(
+    path: &Path,
+    socket: &SockRef<'_>,
+    bind: impl FnOnce(SocketAddr) -> io::Result<()>,
+) -> io::Result<()> {
     if let Some(name) = &path.interface {
-        system::bind_interface(&SockRef::from(&socket), name).map_err(|error| {
+        system::bind_interface(socket, name).map_err(|error| {
             let why = format!("this host cannot connect through {name}: {error}");
             io::Error::new(error.kind(), why)
         })?;
     }
     if let Some(local) = path.local {
-        socket.bind(SocketAddr::new(local, 0)).map_err(|error| {
+        bind(SocketAddr::new(local, 0)).map_err(|error| {
             let why = format!("this host cannot connect from {local}: {error}");
             io::Error::new(error.kind(), why)
         })?;
     }
-    tuning.apply_buffers(&SockRef::from(&socket))?;
-    tuning.apply(&SockRef::from(&socket), path.remote.ip())?;
-    Ok(socket)
+    Ok(())
 }
 
 /// Says `hello` and reads an answer of a fixed size. No more than that is read.

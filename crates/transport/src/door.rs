@@ -14,12 +14,13 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::carrier::ANY;
 use crate::os::LocalListener;
+use crate::quic::{self, Link};
 use crate::{Carrier, Lane, LaneError, Purpose, Stream, Tuning};
 
 /// A kind of connection: its first bytes, and how many it says before it is answered.
@@ -127,7 +128,11 @@ impl DoorKey {
         let listener = Listener::open(address, &self.porter.options)?;
         let address = listener.address()?;
         let closed = || io::Error::new(io::ErrorKind::NotConnected, "the door is closed");
-        let task = tokio::spawn(self.porter.clone().run(listener));
+        let porter = self.porter.clone();
+        let task = match listener {
+            Listener::Sockets(listener) => tokio::spawn(porter.run(listener)),
+            Listener::Quic(listener) => tokio::spawn(porter.run_quic(listener)),
+        };
         match listening.as_mut() {
             Some(tasks) => tasks.push(task),
             None => {
@@ -209,13 +214,20 @@ impl Drop for Door {
 
 /// What callers come through, before anything is known of them.
 enum Listener {
+    Sockets(Sockets),
+    Quic(quic::Listener),
+}
+
+/// Where each connection is a socket of its own.
+enum Sockets {
     Tcp(TcpListener),
     Local(LocalListener),
 }
 
+/// A connection, and whether what is said on it is still to be protected.
 enum Accepted {
-    Tcp(TcpStream, SocketAddr),
-    Local(Stream),
+    Bare(TcpStream),
+    Ready(Stream),
 }
 
 /// The address of whoever has none but is of this host.
@@ -223,26 +235,34 @@ const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 impl Listener {
     fn open(address: SocketAddr, options: &DoorOptions) -> io::Result<Self> {
-        match &options.carrier {
-            Carrier::Local(path) => LocalListener::bind(path).map(Self::Local),
-            _ => listen_on(address, &options.tuning).map(Self::Tcp),
-        }
+        Ok(match &options.carrier {
+            Carrier::Local(path) => Self::Sockets(Sockets::Local(LocalListener::bind(path)?)),
+            Carrier::Quic(quic) => {
+                Self::Quic(quic::Listener::open(address, quic.credentials(), options)?)
+            }
+            Carrier::Tcp | Carrier::Signed(_) | Carrier::Tls(_) => {
+                Self::Sockets(Sockets::Tcp(listen_on(address, &options.tuning)?))
+            }
+        })
     }
 
     fn address(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr(),
-            Self::Local(_) => Ok(HERE),
+            Self::Sockets(Sockets::Tcp(listener)) => listener.local_addr(),
+            Self::Sockets(Sockets::Local(_)) => Ok(HERE),
+            Self::Quic(listener) => listener.address(),
         }
     }
+}
 
-    async fn accept(&self) -> io::Result<Accepted> {
+impl Sockets {
+    async fn accept(&self) -> io::Result<(Accepted, SocketAddr)> {
         Ok(match self {
             Self::Tcp(listener) => {
                 let (stream, from) = listener.accept().await?;
-                Accepted::Tcp(stream, from)
+                (Accepted::Bare(stream), from)
             }
-            Self::Local(listener) => Accepted::Local(listener.accept().await?.into()),
+            Self::Local(listener) => (Accepted::Ready(listener.accept().await?.into()), HERE),
         })
     }
 }
@@ -266,30 +286,69 @@ struct Porter {
 }
 
 impl Porter {
-    async fn run(self: Arc<Self>, listener: Listener) {
+    async fn run(self: Arc<Self>, listener: Sockets) {
         loop {
-            let permit = self.room.clone().acquire_owned().await.expect("never closed");
-            let Ok(accepted) = listener.accept().await else {
+            let place = self.place().await;
+            let Ok((accepted, from)) = listener.accept().await else {
                 // Out of file descriptors, most likely: it passes when somebody leaves, and
                 // nothing tells when.
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             };
-            let porter = self.clone();
-            tokio::spawn(async move {
-                if let Some(caller) = porter.hear(accepted).await {
-                    // An error means that the door was dropped meanwhile.
-                    let _ = porter.tell.send(caller).await;
-                }
-                drop(permit);
-            });
+            tokio::spawn(self.clone().receive(accepted, from, place));
         }
     }
 
-    async fn protect(&self, accepted: Accepted) -> io::Result<(Stream, &[Purpose])> {
+    /// Connections end with this task as far as nobody has come through them.
+    async fn run_quic(self: Arc<Self>, listener: quic::Listener) {
+        let mut links = JoinSet::new();
+        loop {
+            let crowded = || self.room.available_permits() <= self.options.greeting_max / 2;
+            let Some(link) = listener.accept(crowded).await else { return };
+            let place = self.place().await;
+            while links.try_join_next().is_some() {}
+            links.spawn(self.clone().follow(link, place));
+        }
+    }
+
+    /// Shakes hands, and then hears out every stream. Whoever is let in holds no place between
+    /// them: how many streams it may have is bounded by itself.
+    async fn follow(self: Arc<Self>, link: Link, place: OwnedSemaphorePermit) {
+        let from = link.from();
+        let within = self.options.greeting_within;
+        let Ok(Ok(streams)) = timeout(within, link.established()).await else { return };
+        drop(place);
+        while let Ok(stream) = streams.next().await {
+            let (accepted, place) = (Accepted::Ready(stream.into()), self.place().await);
+            tokio::spawn(self.clone().receive(accepted, from, place));
+        }
+    }
+
+    async fn place(&self) -> OwnedSemaphorePermit {
+        self.room.clone().acquire_owned().await.expect("never closed")
+    }
+
+    async fn receive(
+        self: Arc<Self>,
+        accepted: Accepted,
+        from: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) {
+        if let Some(caller) = self.hear(accepted, from).await {
+            // An error means that the door was dropped meanwhile.
+            let _ = self.tell.send(caller).await;
+        }
+        drop(place);
+    }
+
+    async fn protect(
+        &self,
+        accepted: Accepted,
+        from: SocketAddr,
+    ) -> io::Result<(Stream, &[Purpose])> {
         match accepted {
-            Accepted::Local(stream) => Ok((stream, ANY)),
-            Accepted::Tcp(stream, from) => {
+            Accepted::Ready(stream) => Ok((stream, ANY)),
+            Accepted::Bare(stream) => {
                 self.options.tuning.apply(&SockRef::from(&stream), from.ip())?;
                 self.options.carrier.answer(stream).await
             }
@@ -297,15 +356,12 @@ impl Porter {
     }
 
     /// `None` is for those who are not what this door is for: they are hung up on.
-    async fn hear(&self, accepted: Accepted) -> Option<Caller> {
-        let from = match &accepted {
-            Accepted::Tcp(_, from) => *from,
-            Accepted::Local(_) => HERE,
-        };
+    async fn hear(&self, accepted: Accepted, from: SocketAddr) -> Option<Caller> {
         // wire.md B5: a fixed number of bytes, and a deadline for all of them.
         let greeting = async {
-            let (mut stream, purposes) = self.protect(accepted).await.ok()?;
+            let (mut stream, purposes) = self.protect(accepted, from).await.ok()?;
             let mut magic = [0; 8];
+            // wire.md P12: one that has ended is ended here too.
             stream.read_exact(&mut magic).await.ok()?;
             let ours = |kind: &Kind| kind.magic == magic && purposes.contains(&kind.purpose);
             let kind = self.kinds.iter().position(ours)?;

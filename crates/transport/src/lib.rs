@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!   connect ─────────► Stream ─┬─► ControlSender, ControlReceiver    async, small frames
-//!   Door ───► Caller ► Stream ─┴─► Lane: a socket's, TLS's, signed   one thread a lane, bulk bytes
+//!   Door ───► Caller ► Stream ─┴─► Lane: a socket's, TLS's, signed,  one thread a lane, bulk bytes
+//!                                  QUIC's
 //!                                  lane_pair() : Lane                the same without a network
 //!
 //!   Carrier: how all of them travel, and who is on the other side
@@ -24,6 +25,7 @@ mod networks;
 mod os;
 mod pair;
 mod probe;
+mod quic;
 mod signed;
 mod socket;
 mod stream;
@@ -39,6 +41,7 @@ pub use lane::{Lane, LaneError, LaneHandle, Woken};
 pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, paths};
 pub use pair::{PairLane, lane_pair};
 pub use probe::{Answerer, Answering, Measured, ProbeToken, Throughput, measure};
+pub use quic::Quic;
 pub use signed::{End, LaneSecret};
 pub use socket::SocketLane;
 pub use stream::Stream;

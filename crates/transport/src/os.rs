@@ -129,6 +129,12 @@ pub(crate) fn mtu(interface: &str) -> Option<u32> {
     told.trim().parse().ok()
 }
 
+/// The largest packet, in bytes, that the system lets out towards where a socket is connected to.
+pub(crate) fn mtu_towards(socket: &impl AsFd, v4: bool) -> io::Result<u32> {
+    use rustix::net::sockopt;
+    Ok(if v4 { sockopt::ip_mtu(socket)? } else { sockopt::ipv6_mtu(socket)? })
+}
+
 /// Has every packet travel whole or not at all, whatever the system believes of the way.
 pub(crate) fn forbid_fragments(socket: &UdpSocket, v4: bool) -> io::Result<()> {
     use rustix::net::sockopt;

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
 use crate::os::LocalStream;
+use crate::quic::QuicStream;
 use crate::tls::{TlsLane, lane_secret};
 use crate::{Lane, LaneSecret, SocketLane};
 
@@ -23,6 +24,7 @@ enum Wire {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Local(LocalStream),
+    Quic(Box<QuicStream>),
 }
 
 impl From<TcpStream> for Stream {
@@ -43,6 +45,12 @@ impl From<LocalStream> for Stream {
     }
 }
 
+impl From<QuicStream> for Stream {
+    fn from(stream: QuicStream) -> Self {
+        Self(Wire::Quic(Box::new(stream)))
+    }
+}
+
 impl Stream {
     /// The secret that both ends share, for lanes that travel in clear; there is none where the
     /// connection itself is in clear.
@@ -52,7 +60,8 @@ impl Stream {
     pub fn lane_secret(&self) -> io::Result<Option<LaneSecret>> {
         match &self.0 {
             Wire::Tls(stream) => lane_secret(stream).map(Some),
-            Wire::Tcp(_) | Wire::Local(_) => Ok(None),
+            // Lanes of QUIC never travel in clear.
+            Wire::Tcp(_) | Wire::Local(_) | Wire::Quic(_) => Ok(None),
         }
     }
 
@@ -69,6 +78,7 @@ impl Stream {
                 let socket = SocketLane::new(stream.into_std()?, stall)?;
                 Ok(Box::new(TlsLane::new(socket, connection, stall)))
             }
+            Wire::Quic(stream) => Ok(Box::new(stream.into_lane(stall))),
         }
     }
 }
@@ -93,6 +103,7 @@ macro_rules! inside {
             Wire::Tcp($inner) => $does,
             Wire::Tls($inner) => $does,
             Wire::Local($inner) => $does,
+            Wire::Quic($inner) => $does,
         }
     };
 }

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::thread;
 use std::time::Duration;
 
-use carried::{carried, local, signed, tls};
+use carried::{carried, local, quic, signed, tls};
 use whimbrel_page::ByteCount;
 use whimbrel_transport::{Carrier, Lane, LaneError, Woken, lane_pair};
 
@@ -30,12 +30,13 @@ fn tcp(stall: Duration) -> Pair {
 }
 
 /// Every kind of lane there is: a new carrier is held to the suite by a line here.
-const KINDS: [(&str, Make); 5] = [
+const KINDS: [(&str, Make); 6] = [
     ("pair", pair),
     ("tcp", tcp),
     ("tls", |stall| carried(tls(), stall)),
     ("signed", |stall| carried(signed(), stall)),
     ("local", |stall| carried(local(), stall)),
+    ("quic", |stall| carried(quic(), stall)),
 ];
 
 /// Runs a test over every kind.

@@ -2,10 +2,10 @@
 
 mod carried;
 
-use carried::{CONTROL, Ends, LANE, PATIENT, credentials, door, hello, reach, signed, tls};
+use carried::{CONTROL, Ends, LANE, PATIENT, credentials, door, hello, quic, reach, signed, tls};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use whimbrel_transport::{Carrier, DialError, Door, Kind, Path, Stream, Tuning, connect};
+use whimbrel_transport::{Carrier, DialError, Door, Kind, Path, Quic, Stream, Tuning, connect};
 
 /// The peer hung up, perhaps with an alert of TLS: nothing was answered.
 async fn hung_up(mut stream: Stream) {
@@ -47,13 +47,20 @@ async fn reach_to(address: std::net::SocketAddr, carrier: &Carrier, kind: Kind) 
 /// wire.md P4: another key, whichever side has it.
 #[tokio::test]
 async fn only_the_certificates_that_were_told_are_accepted() {
-    for (make, kind) in [(tls as fn() -> Ends, LANE), (tls, CONTROL), (signed, CONTROL)] {
+    for (make, kind) in [
+        (tls as fn() -> Ends, LANE),
+        (tls, CONTROL),
+        (signed, CONTROL),
+        (quic, LANE),
+        (quic, CONTROL),
+    ] {
         let (right, there) = make();
         let mut door = door(there);
         // It knows whom it calls, and is somebody else.
         let known = match &right {
             Carrier::Tls(credentials) | Carrier::Signed(credentials) => credentials.clone(),
-            _ => unreachable!("both have certificates"),
+            Carrier::Quic(quic) => quic.credentials().clone(),
+            _ => unreachable!("all have certificates"),
         };
         let (mut other, _) = credentials();
         other.peer = known.peer;
@@ -63,6 +70,7 @@ async fn only_the_certificates_that_were_told_are_accepted() {
         for wrong in [other, misled] {
             let wrong = match &right {
                 Carrier::Tls(_) => Carrier::Tls(wrong),
+                Carrier::Quic(_) => Carrier::Quic(Quic::new(wrong)),
                 _ => Carrier::Signed(wrong),
             };
             refused(&mut door, &wrong, kind).await;

@@ -28,7 +28,7 @@ const PURE: [(&str, &[&str]); 2] = [
 
 /// Foreign crates that belong to some crates only: the operating system to those with a room
 /// for it, untyped errors to the ones behind binaries, each format to one place.
-const HOLDERS: [(&str, &[&str]); 13] = [
+const HOLDERS: [(&str, &[&str]); 14] = [
     ("libc", &["memory", "transport", "agent"]),
     ("rustix", &["memory", "transport", "agent"]),
     ("nix", &[]),
@@ -42,6 +42,7 @@ const HOLDERS: [(&str, &[&str]); 13] = [
     ("tonic", &["control", "agent", "cli"]),
     ("userfaultfd", &[]),
     ("if-addrs", &["transport"]),
+    ("quinn", &["transport"]),
 ];
 
 /// One line of a manifest that names another package.

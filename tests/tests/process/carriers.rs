@@ -6,12 +6,13 @@ use whimbrel_tests::program::{Agent, run};
 const MIB: u64 = 1 << 20;
 
 /// What is asked for on the command line, and what the account says of it.
-const WAYS: [(&[&str], &str); 6] = [
+const WAYS: [(&[&str], &str); 7] = [
     (&[], "tcp"),
     (&["--transport", "tcp", "--encrypt", "on"], "tls"),
     (&["--encrypt", "off"], "tcp-signed"),
     (&["--transport", "tls"], "tls"),
     (&["--transport", "unix"], "unix"),
+    (&["--transport", "quic"], "quic"),
     (&["--transport", "tls", "--encrypt", "on"], "tls"),
 ];
 
@@ -31,7 +32,7 @@ async fn the_demo_completes_over_each() {
 async fn a_guest_goes_there_and_back_over_each() {
     let (here, there) = (Agent::start().await, Agent::start().await);
     here.guest("web", &["--memory", "32MiB", "--dirty-rate", "20MiB/s"]).await;
-    for (way, name) in [WAYS[2], WAYS[3], WAYS[4]] {
+    for (way, name) in [WAYS[2], WAYS[3], WAYS[4], WAYS[5]] {
         for (from, to) in [(&here, &there), (&there, &here)] {
             let words = ["migrate", "web", &to.address, "--json"];
             let moved = from.ask(&[words.as_slice(), way].concat()).await.ended(0).json();
@@ -53,6 +54,8 @@ async fn what_does_not_go_together_is_refused_and_moves_nothing() {
             ["--transport", "tls", "--encrypt", "off"].as_slice(),
             "choose tcp",
         ),
+        (&there.address, &["--transport", "quic", "--encrypt", "off"], "choose tcp"),
+        (&there.address, &["--transport", "quic", "--dscp", "8"], "no DSCP"),
         (&there.address, &["--transport", "unix", "--encrypt", "on"], "leave encryption unsaid"),
         (elsewhere, &["--transport", "unix"], "two agents of one host"),
     ] {

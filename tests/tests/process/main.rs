@@ -8,6 +8,7 @@ mod flood;
 mod guide;
 mod hosts;
 mod identities;
+mod links;
 mod no_room;
 mod observing;
 mod page;

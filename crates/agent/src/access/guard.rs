@@ -1,11 +1,12 @@
 //! Who calls, and what they may do: trust, policy and tickets of one agent.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
 use tonic::Status;
-use whimbrel_control::{Access, AgentAddress};
+use whimbrel_control::{Access, AgentAddress, api};
 use whimbrel_identity::{IdentityFolder, Rules, Trust, Who, server_config};
 
 use super::caller::{Authenticated, Caller};
@@ -14,6 +15,7 @@ use super::policy::{Action, PolicyFile};
 use super::spent::Spent;
 use super::warrant::now_s;
 use crate::agent::AgentError;
+use crate::carriers;
 use crate::deadlines::Deadlines;
 use crate::options::AgentOptions;
 
@@ -107,6 +109,14 @@ impl Guard {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses an address over which a session travels that must not: one beyond this host where
+    /// nothing protects it, one on a link that is not trusted where it is signed only.
+    pub(crate) fn carries(&self, carrier: api::Carrier, ip: IpAddr) -> Result<(), Status> {
+        let trusted = self.policy.trusts(ip);
+        let trusted = || trusted.map_err(|error| Status::unavailable(error.to_string()));
+        carriers::carries(carrier, ip, trusted, || self.policy.distrust(ip))
     }
 
     pub(crate) fn refusal(&self, who: &Who, action: Action) -> String {

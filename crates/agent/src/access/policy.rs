@@ -6,6 +6,7 @@
 //! order = ["ops"]                  # may order moves, also by a ticket; and look
 //! manage = ["SHA256:…"]            # may start, stop and resolve guests; and order and look
 //! look = ["monitor"]               # may look
+//! trusted-links = ["10.1.0.0/24"]  # networks on which memory may travel in clear, signed
 //! ```
 //!
 //! An identity is written as the name that an authority certifies, the name by which it was
@@ -13,11 +14,13 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Deserialize;
+use whimbrel_engine::transport::{NoSubnet, Subnet};
 use whimbrel_identity::{Fingerprint, Who, is_name};
 
 /// The file is looked at again after so long, when somebody asks.
@@ -88,6 +91,22 @@ struct Policy {
     manage: Vec<String>,
     send: Vec<String>,
     receive: Vec<String>,
+    #[serde(rename = "trusted-links")]
+    trusted_links: Vec<Link>,
+}
+
+/// A network that this host trusts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+struct Link(Subnet);
+
+impl TryFrom<String> for Link {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let subnet = text.parse().map_err(|error: NoSubnet| format!("`{text}`: {error}"));
+        subnet.map(Self)
+    }
 }
 
 impl Policy {
@@ -128,6 +147,10 @@ impl Policy {
     fn allows(&self, who: &Who, action: Action) -> bool {
         let named = |action: &Action| self.of(*action).iter().any(|entry| who.goes_by(entry));
         who.own || action.follows_from().iter().any(named)
+    }
+
+    fn trusts(&self, ip: IpAddr) -> bool {
+        self.trusted_links.iter().any(|Link(subnet)| subnet.contains(ip.to_canonical()))
     }
 
     /// The line that would allow it.
@@ -190,6 +213,22 @@ impl PolicyFile {
     /// Whether somebody may do something.
     pub(super) fn allows(&self, who: &Who, action: Action) -> Result<bool, PolicyError> {
         Ok(self.now()?.allows(who, action))
+    }
+
+    /// Whether an address is on a link on which memory may travel in clear.
+    pub(super) fn trusts(&self, ip: IpAddr) -> Result<bool, PolicyError> {
+        Ok(self.now()?.trusts(ip))
+    }
+
+    /// Why memory may not travel in clear by an address, and what would change that.
+    pub(super) fn distrust(&self, ip: IpAddr) -> String {
+        format!(
+            "{ip} is on no link that this host trusts, and memory travels encrypted there: leave \
+             out --encrypt off, or write the network under `trusted-links` in {}, as \
+             `trusted-links = [\"{ip}/{}\"]`",
+            self.path.display(),
+            if ip.is_ipv4() { 24 } else { 64 }
+        )
     }
 
     /// Why somebody may not do something, and what would change that.
@@ -266,9 +305,26 @@ mod tests {
             ("look = ['a b']", "`look` has `a b`"),
             ("send = ['SHA256:short']", "`send` has `SHA256:short`"),
             ("look", "line 1"),
+            ("trusted-links = ['10.1.0.0/33']", "line 1: `10.1.0.0/33`: it is no subnet"),
+            ("trusted-links = ['eth0']", "10.1.0.0/24"),
         ] {
             let error = Policy::parse(text).unwrap_err();
             assert!(error.contains(why), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn links_are_trusted_by_their_networks_and_none_by_default() {
+        let policy = Policy::parse("trusted-links = ['10.1.0.0/24', 'fd00:1::/64']").unwrap();
+        for (ip, trusted) in [
+            ("10.1.0.7", true),
+            ("::ffff:10.1.0.7", true),
+            ("10.1.1.7", false),
+            ("fd00:1::7", true),
+            ("fd00:2::7", false),
+        ] {
+            assert_eq!(policy.trusts(ip.parse().unwrap()), trusted, "{ip}");
+            assert!(!Policy::default().trusts(ip.parse().unwrap()));
         }
     }
 

@@ -41,10 +41,11 @@ impl Guard {
         warrant: &Warrant,
         guest: GuestUuid,
         destination: &Who,
+        carrier: api::Carrier,
     ) -> Result<(), Status> {
         let own = self.own()?;
         let fits = warrant.ticket.check_move(&guest.to_string(), &own, destination);
-        fits.map_err(refused)?;
+        fits.and_then(|()| warrant.check_protection(carrier)).map_err(refused)?;
         self.spend(warrant)
     }
 
@@ -54,10 +55,11 @@ impl Guard {
         warrant: &Warrant,
         guest: GuestUuid,
         source: &Who,
+        carrier: api::Carrier,
     ) -> Result<(), Status> {
         let own = self.own()?;
         let fits = warrant.ticket.check_move(&guest.to_string(), source, &own);
-        fits.map_err(refused)?;
+        fits.and_then(|()| warrant.check_protection(carrier)).map_err(refused)?;
         self.spend(warrant)
     }
 
@@ -91,6 +93,10 @@ impl Warrant {
     fn nonce(&self) -> Result<Nonce, Status> {
         let nonce = self.ticket.nonce.as_slice().try_into();
         nonce.map_err(|_| refused(TicketError::NoTicket))
+    }
+
+    fn check_protection(&self, carrier: api::Carrier) -> Result<(), TicketError> {
+        self.ticket.check_protection(carrier == api::Carrier::Signed)
     }
 
     /// Whether it is for this guest.

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use whimbrel_engine::{Carrier, Credentials, Identity};
+use whimbrel_engine::{Carrier, Credentials, Identity, Quic};
 
 /// A way from one side to the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,13 +15,15 @@ pub enum Wire {
     Signed,
     /// TLS.
     Tls,
+    /// QUIC.
+    Quic,
     /// A local socket.
     Local,
 }
 
 impl Wire {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Tcp, Self::Signed, Self::Tls, Self::Local];
+    pub const ALL: [Self; 5] = [Self::Tcp, Self::Signed, Self::Tls, Self::Quic, Self::Local];
 
     /// The word for it.
     #[must_use]
@@ -30,6 +32,7 @@ impl Wire {
             Self::Tcp => "tcp",
             Self::Signed => "tcp-signed",
             Self::Tls => "tls",
+            Self::Quic => "quic",
             Self::Local => "unix",
         }
     }
@@ -46,6 +49,7 @@ impl Wire {
             Self::Tcp => (Carrier::Tcp, Carrier::Tcp),
             Self::Signed => (Carrier::Signed(near), Carrier::Signed(far)),
             Self::Tls => (Carrier::Tls(near), Carrier::Tls(far)),
+            Self::Quic => (Carrier::Quic(Quic::new(near)), Carrier::Quic(Quic::new(far))),
             Self::Local => {
                 let name = format!("whimbrel-bench-{}", far.identity.fingerprint());
                 let path = std::env::temp_dir().join(&name[..40]);

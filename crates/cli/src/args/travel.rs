@@ -18,6 +18,7 @@ pub(crate) struct TravelArgs {
 pub(crate) enum Transport {
     Tcp,
     Tls,
+    Quic,
     Unix,
 }
 
@@ -32,6 +33,7 @@ impl From<Transport> for api::Transport {
         match transport {
             Transport::Tcp => Self::Tcp,
             Transport::Tls => Self::Tls,
+            Transport::Quic => Self::Quic,
             Transport::Unix => Self::Unix,
         }
     }

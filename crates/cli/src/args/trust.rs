@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use whimbrel_control::AgentAddress;
 use whimbrel_control::identity::Fingerprint;
 
+use crate::args::Encrypt;
 use crate::parse::{duration, identity_name};
 
 /// Whose identity is shown.
@@ -130,6 +131,10 @@ pub(crate) struct TicketArgs {
     /// How long the ticket is good, from now.
     #[arg(long = "for", default_value = "300s", value_name = "TIME", value_parser = duration)]
     pub(crate) lifetime: Duration,
+    /// Off allows memory to travel in clear and signed, where both hosts' policies trust the links
+    /// [default: on].
+    #[arg(long, value_enum, value_name = "WHETHER")]
+    pub(crate) encrypt: Option<Encrypt>,
     /// The file for the ticket.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,

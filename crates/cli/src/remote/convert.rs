@@ -98,6 +98,7 @@ const fn transport(carrier: api::Carrier) -> Option<&'static str> {
         api::Carrier::Signed => Some("tcp-signed"),
         api::Carrier::Tls => Some("tls"),
         api::Carrier::Local => Some("unix"),
+        api::Carrier::Quic => Some("quic"),
     }
 }
 

@@ -8,7 +8,7 @@ use whimbrel_control::{Client, api};
 
 use super::host::watch_host;
 use super::{Context, Viewer, account, connect_as};
-use crate::args::{CancelArgs, MigrateArgs, WatchArgs};
+use crate::args::{CancelArgs, Encrypt, MigrateArgs, WatchArgs};
 use crate::exit::{Ending, Exit, Stop};
 use crate::plan;
 use crate::trust::sign_for;
@@ -69,7 +69,8 @@ async fn ticket(client: &mut Client, args: &MigrateArgs) -> Result<Option<Vec<u8
     // Who may not even look signs nothing that counts.
     let Ok(guest) = asked else { return Ok(None) };
     let trust = whose.trust()?;
-    sign_for(&trust, &guest.uuid, (&source, &destination), TICKET_FOR).map(Some)
+    let unencrypted = args.movement.travel.encrypt == Some(Encrypt::Off);
+    sign_for(&trust, &guest.uuid, (&source, &destination), TICKET_FOR, unencrypted).map(Some)
 }
 
 fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use whimbrel_control::api;
 use whimbrel_control::identity::{Trust, write_secret};
 
+use crate::args::Encrypt;
 use crate::args::trust::TicketArgs;
 use crate::exit::{Ending, Exit, Stop};
 use crate::out;
@@ -12,7 +13,9 @@ use crate::out;
 /// Signs a ticket for somebody else to spend.
 pub(crate) fn ticket(args: TicketArgs) -> Ending {
     let trust = args.whose.trust()?;
-    let signed = sign_for(&trust, &args.guest, (&args.from, &args.to), args.lifetime)?;
+    let unencrypted = args.encrypt == Some(Encrypt::Off);
+    let ways = (args.from.as_str(), args.to.as_str());
+    let signed = sign_for(&trust, &args.guest, ways, args.lifetime, unencrypted)?;
     let path = args.out.display();
     // Whoever holds it can spend it.
     write_secret(&args.out, &signed).map_err(|error| {
@@ -26,15 +29,18 @@ pub(crate) fn ticket(args: TicketArgs) -> Ending {
     Ok(Exit::Done)
 }
 
-/// Signs a ticket for one move between two identities.
+/// Signs a ticket for one move between two identities. `unencrypted` allows memory to travel in
+/// clear, signed.
 pub(crate) fn sign_for(
     trust: &Trust,
     guest_uuid: &str,
     (source, destination): (&str, &str),
     lifetime: Duration,
+    unencrypted: bool,
 ) -> Result<Vec<u8>, Stop> {
     let failed = |error: &dyn std::fmt::Display| Stop::failed(format!("no ticket: {error}"));
     let rules = trust.rules().map_err(|error| failed(&error))?;
     let ticket = api::Ticket::new(guest_uuid, (source, destination), lifetime);
+    let ticket = ticket.map(|ticket| api::Ticket { unencrypted, ..ticket });
     ticket.and_then(|ticket| ticket.sign(&rules)).map_err(|error| failed(&error))
 }

@@ -20,6 +20,8 @@ pub(crate) enum Mode {
     Encrypted,
     /// The control connection is encrypted, and every record of a lane carries a MAC.
     Signed,
+    /// QUIC, which encrypts everything by itself.
+    Quic,
 }
 
 impl Mode {
@@ -27,6 +29,7 @@ impl Mode {
         match self {
             Self::Encrypted => b"whimbrel/1+tls",
             Self::Signed => b"whimbrel/1+mac",
+            Self::Quic => b"whimbrel/1+quic",
         }
     }
 }
@@ -45,7 +48,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { cipher_suites, kx_groups, ..ring::default_provider() })
 }
 
-pub(super) fn client(credentials: &Credentials, mode: Mode) -> io::Result<Arc<ClientConfig>> {
+pub(crate) fn client(credentials: &Credentials, mode: Mode) -> io::Result<Arc<ClientConfig>> {
     let provider = provider();
     let (chain, key) = credentials.identity.chain();
     let pinned = Arc::new(Pinned::new(credentials.peer, &provider));
@@ -59,7 +62,7 @@ pub(super) fn client(credentials: &Credentials, mode: Mode) -> io::Result<Arc<Cl
     Ok(Arc::new(config))
 }
 
-pub(super) fn server(credentials: &Credentials, mode: Mode) -> io::Result<Arc<ServerConfig>> {
+pub(crate) fn server(credentials: &Credentials, mode: Mode) -> io::Result<Arc<ServerConfig>> {
     let provider = provider();
     let (chain, key) = credentials.identity.chain();
     let pinned = Arc::new(Pinned::new(credentials.peer, &provider));

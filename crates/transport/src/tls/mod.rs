@@ -20,8 +20,7 @@ use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
-pub(crate) use config::Mode;
-use config::{client, server};
+pub(crate) use config::{Mode, client, server};
 pub(crate) use lane::TlsLane;
 
 use crate::identity::NAME;

@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use whimbrel_page::ByteCount;
 use whimbrel_transport::{
     Caller, Carrier, Credentials, DialError, Door, DoorOptions, End, Identity, Kind, Lane, Path,
-    Purpose, Stream, Tuning, connect,
+    Purpose, Quic, Stream, Tuning, connect,
 };
 
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -38,6 +38,11 @@ pub(crate) fn tls() -> Ends {
 pub(crate) fn signed() -> Ends {
     let (near, far) = credentials();
     (Carrier::Signed(near), Carrier::Signed(far))
+}
+
+pub(crate) fn quic() -> Ends {
+    let (near, far) = credentials();
+    (Carrier::Quic(Quic::new(near)), Carrier::Quic(Quic::new(far)))
 }
 
 pub(crate) fn local() -> Ends {
