@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use bytes::Bytes;
-use whimbrel_page::{ByteCount, LeafSum, PageCount, RegionId, Root};
+use whimbrel_page::{ByteCount, ByteRate, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
     Accepted, BatchSeq, Convergence, GuestUuid, Harvest, LaneClosed, LaneId, LaneMark, Message,
     Now, Policy, Resumed, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject,
@@ -60,6 +60,8 @@ struct World<'a> {
     lanes: u16,
     /// What the lanes have carried so far.
     throughput: Throughput,
+    /// How often limits were said.
+    limits: usize,
     reached: Reached,
 }
 
@@ -95,6 +97,7 @@ impl<'a> World<'a> {
             law,
             lanes: 0,
             throughput: Throughput::default(),
+            limits: 0,
             reached: Reached::new(),
         }
     }
@@ -132,14 +135,25 @@ impl<'a> World<'a> {
             }
             _ if !self.open.is_empty() => {
                 let at = self.input.choose_index(self.open.len())?;
-                // A step that never finishes, or an answer that is lost.
-                if matches!(self.open[at], Open::Peer(_)) {
-                    self.open.remove(at);
+                // An answer that is lost.
+                match self.open[at] {
+                    Open::Peer(_) => drop(self.open.remove(at)),
+                    Open::Host(_) => self.limit(),
                 }
             }
-            _ => {}
+            _ => self.limit(),
         }
         Ok(())
+    }
+
+    /// Somebody says what the lanes may carry. It takes no bytes of the input: those that were
+    /// found before this was possible keep their meaning.
+    fn limit(&mut self) {
+        let limits =
+            [None, Some(4096), Some(1 << 20), Some(1 << 32)].map(|rate| rate.map(ByteRate));
+        self.limits += 1;
+        let (rounds, last) = (limits[self.limits % 4], limits[self.limits / 4 % 4]);
+        self.tell(SourceEvent::Limited { rounds, last });
     }
 
     fn trouble(&mut self) -> Result<SourceEvent> {
@@ -234,10 +248,12 @@ impl<'a> World<'a> {
                 SourceEvent::RoundTaken
             }
             SourceAction::Harvest | SourceAction::Rehearse => {
+                let looks = action == SourceAction::Rehearse;
                 let pending = PageCount(u64::from(input.arbitrary::<u8>()?) * 8);
                 let (took, throughput) = (Duration::from_millis(1), self.throughput);
                 let (written, parked) = (pending, took);
-                SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput })
+                let harvest = Harvest { pending, written, took, parked, throughput };
+                if looks { SourceEvent::Looked(harvest) } else { SourceEvent::Harvested(harvest) }
             }
             SourceAction::Quiesce(number) => SourceEvent::Quiesced(number),
             SourceAction::Pause => {

@@ -1,12 +1,15 @@
 //! Where a guest process keeps what it may do with its guest.
 
 use std::io;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
 
 use whimbrel_protocol::{Failure, Fault, Record};
+
+use crate::lanes::in_this_span;
 
 /// Keeps the newest [`Record`] of one guest across the death of this process.
 ///
@@ -55,49 +58,64 @@ impl Journal for VolatileJournal {
 /// One journal for a migration's driver, which writes notes, and its hands, which write what has
 /// to be waited for. The machine never has both under way at once.
 #[derive(Clone)]
-pub(crate) struct SharedJournal(Arc<Mutex<Option<Box<dyn Journal>>>>);
+pub(crate) struct SharedJournal {
+    journal: Arc<Mutex<Option<Box<dyn Journal>>>>,
+    /// The way to who writes notes, if there is anybody.
+    clerk: Option<Sender<Errand>>,
+}
+
+/// A note to be written, and who waits for that.
+struct Errand {
+    record: Record,
+    /// A note that was given up before it was begun must not follow what was written since.
+    wanted: Arc<AtomicBool>,
+    tell: SyncSender<Result<(), Failure>>,
+}
 
 impl SharedJournal {
     pub(crate) fn new(journal: Box<dyn Journal>) -> Self {
-        Self(Arc::new(Mutex::new(Some(journal))))
+        let journal = Arc::new(Mutex::new(Some(journal)));
+        let (clerk, errands) = channel::<Errand>();
+        let desk = Self { journal: Arc::clone(&journal), clerk: None };
+        let body = move || {
+            errands.iter().for_each(|errand| desk.run(&errand));
+        };
+        // Notes are written while the guest stands still: their thread is there before.
+        let started = thread::Builder::new().name("whimbrel-note".into()).spawn(in_this_span(body));
+        if let Err(error) = &started {
+            tracing::error!("nobody can write notes: no thread could be started: {error}");
+        }
+        Self { journal, clerk: started.ok().map(|_| clerk) }
     }
 
-    /// Writes a record the way its standing demands.
+    /// Writes a record that is waited for.
     pub(crate) fn write(&self, record: &Record) -> Result<(), Failure> {
-        self.put(record, record.standing.is_note())
+        let mut guard = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        put(&mut guard, record, false)
     }
 
-    /// Writes a record as a note, whatever its standing.
-    pub(crate) fn note(&self, record: &Record) -> Result<(), Failure> {
-        self.put(record, true)
-    }
-
-    /// As [`SharedJournal::note`], on a thread of its own: a disk that hangs in the write does not
-    /// keep those who have to go on whatever becomes of it.
+    /// Writes a record as a note, whatever its standing. A disk that hangs in the write does not
+    /// keep those who have to go on whatever becomes of it; what it has begun may still be written.
     pub(crate) fn note_within(&self, record: Record, within: Duration) -> Result<(), Failure> {
         let (tell, told) = sync_channel(1);
-        let (journal, standing) = (self.clone(), record.standing);
-        let body = move || {
-            // Nobody waits for it any more where it has taken too long.
-            let _ = tell.send(journal.note(&record));
+        let (standing, wanted) = (record.standing, Arc::new(AtomicBool::new(true)));
+        let errand = Errand { record, wanted: Arc::clone(&wanted), tell };
+        let given = self.clerk.as_ref().and_then(|clerk| clerk.send(errand).ok());
+        let why = match given.map(|()| told.recv_timeout(within)) {
+            Some(Ok(noted)) => return noted,
+            Some(Err(_)) => format!("within {within:?}: the disk hangs"),
+            None => "as there is no thread for it".to_owned(),
         };
-        let started = thread::Builder::new().name("whimbrel-note".into()).spawn(body);
-        let noted = started.ok().and_then(|_| told.recv_timeout(within).ok());
-        noted.unwrap_or_else(|| {
-            let why = format!("{standing:?} could not be noted within {within:?}: the disk hangs");
-            Err(Failure::new(Fault::Journal, why))
-        })
+        wanted.store(false, Ordering::Release);
+        Err(Failure::new(Fault::Journal, format!("{standing:?} could not be noted {why}")))
     }
 
-    fn put(&self, record: &Record, as_note: bool) -> Result<(), Failure> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let journal = guard.as_mut().expect("the journal is taken back last");
-        let written = if as_note { journal.note(record) } else { journal.record(record) };
-        written.map_err(|error| {
-            let standing = record.standing;
-            let why = format!("{standing:?} could not be recorded: {error}; free space for it");
-            Failure::new(Fault::Journal, why)
-        })
+    fn run(&self, errand: &Errand) {
+        let mut guard = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if errand.wanted.load(Ordering::Acquire) {
+            // Nobody waits for it any more where it has taken too long.
+            let _ = errand.tell.send(put(&mut guard, &errand.record, true));
+        }
     }
 
     /// Another handle on the journal, for where a writer has not ended yet.
@@ -106,14 +124,14 @@ impl SharedJournal {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut dyn Journal) -> io::Result<T>) -> io::Result<T> {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut guard = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         act(&mut **guard.as_mut().expect("a journal that is lent is not taken back"))
     }
 
     /// Takes the journal back, when everybody who writes has ended; where one hangs in a write, as
     /// another handle.
     pub(crate) fn take_back(&self) -> Box<dyn Journal> {
-        let taken = match self.0.try_lock() {
+        let taken = match self.journal.try_lock() {
             Ok(mut guard) => guard.take(),
             Err(TryLockError::Poisoned(guard)) => guard.into_inner().take(),
             Err(TryLockError::WouldBlock) => return self.lend(),
@@ -134,4 +152,18 @@ impl Journal for SharedJournal {
     fn read(&self) -> io::Result<Option<Record>> {
         self.with(|journal| journal.read())
     }
+}
+
+fn put(
+    journal: &mut Option<Box<dyn Journal>>,
+    record: &Record,
+    as_note: bool,
+) -> Result<(), Failure> {
+    let journal = journal.as_mut().expect("the journal is taken back last");
+    let written = if as_note { journal.note(record) } else { journal.record(record) };
+    written.map_err(|error| {
+        let standing = record.standing;
+        let why = format!("{standing:?} could not be recorded: {error}; free space for it");
+        Failure::new(Fault::Journal, why)
+    })
 }

@@ -81,7 +81,7 @@ impl World {
                 _ if self.has(&SourceAction::Quiesce(1)) => SourceEvent::Quiesced(1),
                 _ if self.has(&SourceAction::Quiesce(2)) => SourceEvent::Quiesced(2),
                 _ if self.has(&SourceAction::Harvest) => SourceEvent::Harvested(harvest),
-                _ if self.has(&SourceAction::Rehearse) => SourceEvent::Harvested(harvest),
+                _ if self.has(&SourceAction::Rehearse) => SourceEvent::Looked(harvest),
                 _ => SourceEvent::RoundTaken,
             };
             self.forget_asked();
@@ -202,7 +202,7 @@ fn a_rehearsal_that_takes_too_long_is_no_reason_to_pause() {
     let slow = Harvest { took: slow, parked: slow, ..quiet() };
     world.tell([SourceEvent::Quiesced(1)]);
     world.acts.clear();
-    world.tell([SourceEvent::Harvested(slow)]);
+    world.tell([SourceEvent::Looked(slow)]);
     assert_eq!(world.source.phase(), "pre-copy");
     assert!(world.has(&SourceAction::Harvest), "a look clears nothing: {:?}", world.acts);
     world.go_on(slow);
@@ -211,9 +211,10 @@ fn a_rehearsal_that_takes_too_long_is_no_reason_to_pause() {
     assert!(!world.has(&SourceAction::Pause));
 }
 
-/// What came while there was no link was quick, however late it is looked at.
+/// What was harvested while there was no link says nothing of the guest by now (museum M23), and
+/// that it was looked at late nothing of the ways between threads.
 #[test]
-fn an_outage_is_no_errand() {
+fn after_an_outage_the_guest_is_harvested_once_more() {
     let mut world = World::idle(Policy::Wait, ByteCount::ZERO);
     world.tell([SourceEvent::RoundTaken, SourceEvent::LinkLost("cut".into())]);
     world.now = world.now.after(Duration::from_millis(2));
@@ -221,16 +222,19 @@ fn an_outage_is_no_errand() {
     world.now = world.now.after(Duration::from_secs(9));
     let (landed, lanes) = (Vec::new(), Vec::new());
     let resumed = SourceEvent::Message(Message::Resumed(Resumed { landed, lanes }));
+    world.forget_asked();
     world.tell([SourceEvent::LinkUp, resumed]);
+    assert_eq!(world.count(&SourceAction::Harvest), 1, "{:?}", world.acts);
+    assert!(!world.acts.iter().any(|act| matches!(act, SourceAction::StartRound(1..))));
+    world.now = world.now.after(Duration::from_millis(2));
+    world.tell([SourceEvent::Harvested(quiet())]);
     let forecast = world.source.forecast();
     // The harvest, and four errands of a millisecond.
     assert_eq!(forecast.downtime(PageCount::ZERO), Some(Duration::from_millis(5)));
-    // 10 MiB in the four seconds before it.
-    assert_eq!(forecast.dirty_rate().map(|rate| (rate.0 * 4) >> 20), Some(9));
 }
 
 /// The lanes were slow to come to rest, so that they were asked a second time; then both answers
-/// come. There is one look before the pause, and what is held while the link is away is that look.
+/// come. There is one look before the pause, and where it comes too late for that it is no harvest.
 #[test]
 fn lanes_that_come_to_rest_late_do_not_count_for_the_next_time() {
     let mut world = World::idle(Policy::Wait, ByteCount::ZERO);
@@ -247,6 +251,15 @@ fn lanes_that_come_to_rest_late_do_not_count_for_the_next_time() {
     assert!(!world.has(&SourceAction::Rehearse), "something may be in flight");
     world.tell([SourceEvent::Quiesced(2), SourceEvent::Quiesced(2)]);
     assert_eq!(world.count(&SourceAction::Rehearse), 1);
-    world.tell([SourceEvent::LinkLost("cut".into()), SourceEvent::Harvested(quiet())]);
+    world.forget_asked();
+    world.tell([SourceEvent::Message(Message::Pong(0))]);
+    world.later(Duration::from_secs(300));
+    world.tell([SourceEvent::Message(Message::Pong(0))]);
+    world.later(Duration::from_secs(300));
+    assert_eq!(world.source.phase(), "pre-copy");
+    assert_eq!(world.count(&SourceAction::Harvest), 1);
+    world.tell([SourceEvent::Looked(quiet())]);
+    assert_eq!(world.count(&SourceAction::Quiesce(3)), 0, "a look clears nothing");
+    world.tell([SourceEvent::LinkLost("cut".into()), SourceEvent::Looked(quiet())]);
     assert_eq!(world.source.phase(), "reconnecting");
 }

@@ -143,10 +143,12 @@ impl World {
                 SourceEvent::RoundTaken
             }
             SourceAction::Harvest | SourceAction::Rehearse => {
+                let looks = action == SourceAction::Rehearse;
                 let pending = PageCount(self.dirty.pop_front().unwrap_or(0));
                 let (took, throughput) = (Duration::from_millis(1), self.throughput);
                 let (written, parked) = (pending, took);
-                SourceEvent::Harvested(Harvest { pending, written, took, parked, throughput })
+                let harvest = Harvest { pending, written, took, parked, throughput };
+                if looks { SourceEvent::Looked(harvest) } else { SourceEvent::Harvested(harvest) }
             }
             SourceAction::Quiesce(number) => SourceEvent::Quiesced(number),
             SourceAction::Pause => {

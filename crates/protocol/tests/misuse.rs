@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PAGE_SIZE, PageCount, Root};
 use whimbrel_protocol::{
-    Accepted, Destination, DestinationAction, DestinationEvent, DestinationOptions, Epoch, Fault,
-    GuestUuid, Hello, LaneId, Message, Now, Offer, Outcome, Plan, Prepare, Resumed, SessionId,
-    Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term, Token,
+    Accepted, BatchSeq, Destination, DestinationAction, DestinationEvent, DestinationOptions,
+    Epoch, Fault, GuestUuid, Hello, LaneClosed, LaneId, LaneMark, Message, Now, Offer, Outcome,
+    Plan, Prepare, Resumed, SessionId, Source, SourceAction, SourceEvent, SourceOptions, Standing,
+    Subject, Term, Token,
 };
 
 const TOKEN: Token = Token(7);
@@ -174,6 +175,10 @@ fn sums_are_asked_for_once_after_each_mismatch() {
 
 /// A source whose plan is being looked at.
 fn planning() -> Source {
+    planning_with(LANES)
+}
+
+fn planning_with(lanes: u16) -> Source {
     let subject = Subject {
         guest: GuestUuid(1),
         name: "g".into(),
@@ -184,7 +189,7 @@ fn planning() -> Source {
         term: Term::default(),
         host: 5,
     };
-    let options = SourceOptions { lanes: LANES, ..SourceOptions::default() };
+    let options = SourceOptions { lanes, ..SourceOptions::default() };
     let mut source = Source::new(Now::default(), subject, TOKEN, options);
     acts(&mut source, SourceEvent::LinkUp);
     let offer = Offer {
@@ -192,7 +197,7 @@ fn planning() -> Source {
         version_min: 1,
         version_max: 1,
         features: Vec::new(),
-        lanes_max: 4,
+        lanes_max: lanes.max(4),
         batch_bytes_max: 1 << 18,
     };
     acts(&mut source, SourceEvent::Message(Message::Offer(offer)));
@@ -200,7 +205,11 @@ fn planning() -> Source {
 }
 
 fn acts(source: &mut Source, event: SourceEvent) -> Vec<SourceAction> {
-    source.handle(Now::default(), event).expect("an allowed event");
+    acts_at(source, Now::default(), event)
+}
+
+fn acts_at(source: &mut Source, now: Now, event: SourceEvent) -> Vec<SourceAction> {
+    source.handle(now, event).expect("an allowed event");
     std::iter::from_fn(|| source.poll()).collect()
 }
 
@@ -228,4 +237,54 @@ fn more_lanes_than_were_agreed_on_are_not_opened() {
     let resumed = Resumed { landed: Vec::new(), lanes: tickets(LANES + 1) };
     let actions = acts(&mut source, SourceEvent::Message(Message::Resumed(resumed)));
     assert!(refuses(&actions), "wire.md S17: {actions:?}");
+}
+
+/// A network that is away for half a minute: each lane that cannot be opened costs a ticket, of
+/// which a session has 1024.
+#[test]
+fn a_network_that_is_away_does_not_use_the_tickets_up() {
+    const MANY: u16 = 64;
+    let mut source = planning_with(MANY);
+    let accepted = Accepted { lanes: tickets(MANY), resume_token: RESUME };
+    let accepted = SourceEvent::Message(Message::Accepted(accepted));
+    let (mut given, mut now) = (MANY, Now::default());
+    let mut opened = Vec::new();
+    let mut open = lanes_of(&acts(&mut source, accepted));
+    while !source.ended() && now.0 < Duration::from_secs(25) {
+        opened.extend(open.clone());
+        for lane in std::mem::take(&mut open) {
+            let failed = SourceEvent::LaneFailed(lane, "no way".into());
+            open.extend(lanes_of(&acts_at(&mut source, now, failed)));
+            let mark = LaneMark { lane, batch: BatchSeq(0), sum: LeafSum::ZERO };
+            let replacement = Some((LaneId(given), Token(given.into())));
+            given += 1;
+            let closed = Message::LaneClosed(LaneClosed { mark, replacement });
+            open.extend(lanes_of(&acts_at(&mut source, now, SourceEvent::Message(closed))));
+        }
+        now = source.deadline().expect("it waits").max(now);
+        acts_at(&mut source, now, SourceEvent::Message(Message::Pong(0)));
+        open.extend(lanes_of(&acts_at(&mut source, now, SourceEvent::Tick)));
+    }
+    assert!(!source.ended(), "the network may come back yet");
+    let tries = opened.len() - usize::from(MANY);
+    assert!((10..100).contains(&tries), "{tries} tickets were tried in half a minute");
+    // It is back: the next lane comes up, and all the others at once.
+    while open.is_empty() {
+        now = source.deadline().expect("it waits").max(now);
+        acts_at(&mut source, now, SourceEvent::Message(Message::Pong(0)));
+        open.extend(lanes_of(&acts_at(&mut source, now, SourceEvent::Tick)));
+    }
+    assert_eq!(open.len(), 1);
+    acts_at(&mut source, now, SourceEvent::LaneUp(open[0]));
+    now = now.after(Duration::from_secs(1));
+    let rest = lanes_of(&acts_at(&mut source, now, SourceEvent::Tick));
+    assert_eq!(rest.len(), usize::from(MANY) - 1);
+}
+
+fn lanes_of(actions: &[SourceAction]) -> Vec<LaneId> {
+    let lane = |action: &SourceAction| match action {
+        SourceAction::OpenLane((lane, _)) => Some(*lane),
+        _ => None,
+    };
+    actions.iter().filter_map(lane).collect()
 }

@@ -121,6 +121,7 @@ fn source_events() -> Vec<SourceEvent> {
         SourceEvent::Armed,
         SourceEvent::RoundTaken,
         SourceEvent::Harvested(Harvest::default()),
+        SourceEvent::Looked(Harvest::default()),
         SourceEvent::Quiesced(1),
         SourceEvent::Quiesced(9),
         SourceEvent::Paused { pending: PageCount(1), state: Bytes::new() },
@@ -164,7 +165,7 @@ fn sources() -> Vec<(&'static str, Source)> {
     step(&mut machine, &of(&["Armed", "RoundTaken", "Harvested", "Recorded Switching", "Ready"]));
     let copying = machine.clone();
     step(&mut machine, &of(&["Harvested"]));
-    step(&mut machine, &of(&["Quiesced", "Harvested"]));
+    step(&mut machine, &of(&["Quiesced", "Looked"]));
     step(&mut machine, &of(&["Paused"]));
     step(&mut machine, &of(&["Flushed"]));
     let preparing = machine.clone();
@@ -180,7 +181,7 @@ fn sources() -> Vec<(&'static str, Source)> {
     step(&mut repairing, &[find("Differs").clone(), SourceEvent::Quiesced(2)]);
     step(&mut repairing, &[]);
     let way = ["LinkUp", "Offer", "Accepted", "LaneUp", "Armed", "RoundTaken", "Harvested"];
-    let rest = ["Recorded Switching", "Ready", "Harvested", "Quiesced", "Harvested", "Paused"];
+    let rest = ["Recorded Switching", "Ready", "Harvested", "Quiesced", "Looked", "Paused"];
     for event in of(&way).into_iter().chain(of(&rest)) {
         verifying.handle(Now::default(), event).expect("the ordinary way");
     }

@@ -71,10 +71,14 @@ fn rehearsed(takes_ms: u64) -> SourceEvent {
 }
 
 fn harvested() -> SourceEvent {
+    SourceEvent::Harvested(harvest())
+}
+
+fn harvest() -> Harvest {
     let took = Duration::from_millis(1);
     let throughput =
         Throughput { landed: ByteCount::mib(512), busy: took * 512, ..Throughput::default() };
-    SourceEvent::Harvested(Harvest { took, parked: took, throughput, ..Harvest::default() })
+    Harvest { took, parked: took, throughput, ..Harvest::default() }
 }
 
 /// The ordinary way to a pause, with a rehearsal that fits the downtime limit.
@@ -86,7 +90,7 @@ fn paused(source: &mut Source) -> Vec<SourceAction> {
     tell(source, [SourceEvent::Recorded(Standing::Switching), ready, harvested()]);
     let state = Bytes::new();
     let parked = SourceEvent::Paused { pending: PageCount(1), state };
-    let events = [SourceEvent::Quiesced(1), harvested(), parked];
+    let events = [SourceEvent::Quiesced(1), SourceEvent::Looked(harvest()), parked];
     tell(source, events)
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use whimbrel_page::Run;
-use whimbrel_protocol::{DestinationEvent, LaneId};
+use whimbrel_page::{ByteRate, PageCount, Run};
+use whimbrel_protocol::{DestinationEvent, LaneId, SourceEvent};
 
 use crate::lander::Greeting;
 use crate::links::Deaf;
@@ -83,8 +83,16 @@ impl World {
                 self.storm = true;
                 self.after(time, Step::Mend(fault));
             }
+            Fault::Limit(rounds, last) => self.limit(rounds, last),
             of_a_host => self.fault_of_host(of_a_host),
         }
+    }
+
+    fn limit(&mut self, rounds: u64, last: u64) {
+        let rate = |pages| (pages > 0).then(|| ByteRate(PageCount(pages).bytes().0));
+        let (rounds, last) = (rate(rounds), rate(last));
+        self.src.limits = (rounds, last);
+        self.tell_source(SourceEvent::Limited { rounds, last });
     }
 
     fn fault_of_host(&mut self, fault: Fault) {

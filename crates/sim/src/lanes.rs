@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use whimbrel_page::{ByteCount, Disposition, LeafSum};
+use whimbrel_page::{ByteCount, ByteRate, Disposition, LeafSum};
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::{AckFault, Take};
 use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, LaneTicket, Now, SourceEvent};
@@ -188,13 +188,39 @@ impl World {
         if full && self.broken != Some(Broken::IgnoreWindow) {
             return;
         }
+        if let Some(wait) = self.held_up() {
+            self.saw(Seen::Paced);
+            self.lane(id).awake = true;
+            return self.after(wait, Step::Work(id));
+        }
         let budget = self.plan.batch;
         let lane = self.lanes.get_mut(&id).expect("as asked for");
-        if self.src.ledger.take(id, budget, &mut lane.take).0 > 0 {
+        let taken = self.src.ledger.take(id, budget, &mut lane.take);
+        if taken.0 > 0 {
             lane.worker = Worker::Copying;
             lane.awake = true;
             let delay = self.random.micros(1, 500);
             self.after(delay, Step::Work(id));
+            self.pace(taken.bytes());
+        }
+    }
+
+    fn limit_now(&self) -> Option<ByteRate> {
+        let (rounds, last) = self.src.limits;
+        if self.takes_last_pages() { last } else { rounds }
+    }
+
+    /// How long a lane has to wait before it takes anything.
+    fn held_up(&self) -> Option<Duration> {
+        let wait = self.src.paced.saturating_sub(self.now);
+        self.limit_now().filter(|_| !wait.is_zero()).map(|_| wait)
+    }
+
+    /// The next taking has to wait as long as this one takes at the limit.
+    fn pace(&mut self, taken: ByteCount) {
+        if let Some(rate) = self.limit_now() {
+            let takes = Duration::from_secs_f64(taken.0 as f64 / rate.0 as f64);
+            self.src.paced = self.src.paced.max(self.now) + takes;
         }
     }
 

@@ -34,6 +34,7 @@ mod ending;
 pub mod exhaustive;
 mod faults;
 mod guest;
+mod harvest;
 mod journal;
 mod lander;
 mod lanes;

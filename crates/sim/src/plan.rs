@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) batch: PageCount,
     /// Batches a lane has under way.
     pub(crate) window: usize,
+    /// The harvest for the next round begins when so many pages of a round are left.
+    pub(crate) ahead: Option<u64>,
     /// How long a durable write takes at most, in microseconds.
     pub(crate) fsync: u64,
     pub(crate) subject: Subject,
@@ -86,6 +88,7 @@ impl Plan {
             source: source_options(random),
             destination: destination_options(0),
             faults: faults::faults(random),
+            ahead: random.pick(&[None, Some(0), Some(1), Some(3), Some(10)]),
             layout,
         }
     }
@@ -103,6 +106,7 @@ impl Plan {
         (plan.link_delay, plan.lane_delay) = ((100, 300), (100, 400));
         (plan.batch, plan.window, plan.fsync) = (PageCount(2), 2, 2_000);
         (plan.write_back, plan.locks, plan.attempts, plan.slow_lane) = (30, true, 1, None);
+        plan.ahead = Some(2);
         plan.source.lanes = 2;
         plan.source.convergence.policy = Policy::SwitchOver;
         plan.source.convergence.downtime_max = Duration::from_millis(50);

@@ -55,11 +55,17 @@ pub enum Seen {
     ThirdHost,
     /// A destination of an attempt that was over still had something to do.
     Leftover,
+    /// The lanes took the last pages of a round while the harvest for the next one was made.
+    HarvestedAhead,
+    /// A harvest that was made ahead was too old to be used.
+    HarvestedAgain,
+    /// A lane had to wait because of a limit.
+    Paced,
 }
 
 impl Seen {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 28] = [
         Self::Overtaken,
         Self::TornCopy,
         Self::TornLanding,
@@ -85,6 +91,9 @@ impl Seen {
         Self::SameHostAgain,
         Self::ThirdHost,
         Self::Leftover,
+        Self::HarvestedAhead,
+        Self::HarvestedAgain,
+        Self::Paced,
     ];
 }
 

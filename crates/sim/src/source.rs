@@ -3,15 +3,16 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use whimbrel_page::{CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, PageSet, Root, Run};
+use whimbrel_page::{ByteRate, CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, Root, Run};
 use whimbrel_protocol::ledger::{LedgerEvent, Pass};
 use whimbrel_protocol::{
-    Failure, Fault, Harvest, Ledger, Message, Meter, Now, Outcome, Process, RoundNumber, Source,
+    Failure, Fault, Ledger, Message, Meter, Now, Outcome, Process, RoundNumber, Source,
     SourceAction, SourceEvent, Standing, Sums, Term,
 };
 
 use crate::breach::Law;
 use crate::broken::Broken;
+use crate::harvest::Ahead;
 use crate::journal::Journal;
 use crate::locks::AGAIN;
 use crate::memory::{Memory, Tracker, leaf_of};
@@ -50,6 +51,13 @@ pub(crate) struct SourceHost {
     pub(crate) granted: Option<Term>,
     /// The root that was said last, and in which attempt to hand over.
     pub(crate) said: (Term, Root),
+    pub(crate) ahead: Ahead,
+    /// What the lanes may carry together: while the guest runs, and of the last pages.
+    pub(crate) limits: (Option<ByteRate>, Option<ByteRate>),
+    /// When they may carry more.
+    pub(crate) paced: Duration,
+    /// When the hand has done all it was given.
+    hand: Duration,
     /// When the last event that was told arrives.
     pub(crate) inbox: Duration,
     /// Until when the process stands still.
@@ -97,6 +105,10 @@ impl SourceHost {
             outcome: None,
             granted: None,
             said: (Term::default(), Root::default()),
+            ahead: Ahead::default(),
+            limits: (None, None),
+            paced: Duration::ZERO,
+            hand: Duration::ZERO,
             inbox: Duration::ZERO,
             frozen: Duration::ZERO,
             slow_until: Duration::ZERO,
@@ -232,10 +244,12 @@ impl World {
         self.chore(Chore::Arm, 2_000);
     }
 
-    fn chore(&mut self, chore: Chore, micros: u64) {
+    /// One thread does them all, one after the other.
+    pub(crate) fn chore(&mut self, chore: Chore, micros: u64) {
         let (life, delay) = (self.src.life, self.random.micros(5, micros));
-        let at = (self.now + delay).max(self.src.slow_until);
-        self.at(at, Step::Done(life, chore));
+        let begun = self.src.hand.max(self.now);
+        self.src.hand = (begun + delay).max(self.src.slow_until);
+        self.at(self.src.hand, Step::Done(life, chore));
     }
 
     pub(crate) fn chore_done(&mut self, chore: Chore) {
@@ -258,44 +272,20 @@ impl World {
                 self.src.ledger.merge(dirty.as_ref().unwrap_or(&self.truth.touched));
                 self.tell_source(SourceEvent::Armed);
             }
-            Chore::Harvest => {
-                let dirty = self.harvest();
-                self.src.ledger.harvested(&dirty);
-                self.harvested(&dirty);
-            }
-            Chore::Look => {
-                let dirty = self.src.tracker.peek();
-                self.src.ledger.merge(&dirty);
-                self.harvested(&dirty);
-            }
+            Chore::HarvestAhead => self.harvested_ahead(),
+            Chore::Harvest => self.harvest_for_round(),
+            Chore::Look => self.look(),
             Chore::Pause => self.parked(),
             Chore::Clear(pages) => self.src.tracker.forget(&pages),
         }
         self.wake_lanes();
     }
 
-    fn harvested(&mut self, dirty: &PageSet) {
-        let took = self.random.micros(5, 500);
-        let (pending, written) = (self.src.ledger.pending(), dirty.count());
-        let throughput = self.src.meter.read(Now(self.now));
-        let harvest = Harvest { pending, written, took, parked: took, throughput };
-        self.tell_source(SourceEvent::Harvested(harvest));
-    }
-
-    fn harvest(&mut self) -> PageSet {
-        if self.broken != Some(Broken::ClearAfterReading) {
-            return self.src.tracker.harvest();
-        }
-        let read = self.src.tracker.peek();
-        let (life, delay) = (self.src.life, self.random.micros(5, 5_000));
-        self.after(delay, Step::Done(life, Chore::Clear(read.clone())));
-        read
-    }
-
     fn parked(&mut self) {
         if !std::mem::take(&mut self.src.pausing) {
             return;
         }
+        self.src.ahead.forget();
         self.src.running = false;
         self.src.parked = Some(self.now);
         self.release_at_source();
@@ -323,13 +313,15 @@ impl World {
     fn start_round(&mut self, number: u32) {
         self.src.round = RoundNumber(number);
         self.src.watched = Watched::Round;
-        self.src.ledger.start_round(RoundNumber(number), Pass::Once);
+        let pages = self.src.ledger.start_round(RoundNumber(number), Pass::Once);
+        self.harvest_ahead_of(pages);
         self.wake_lanes();
         self.poll_ledger();
     }
 
     fn quiesce(&mut self, number: u32) {
         self.src.watched = Watched::Quiet(number);
+        self.src.ahead.end_round();
         self.src.ledger.end_round();
         self.src.ledger.await_drained(PageCount::ZERO);
         self.poll_ledger();
@@ -337,6 +329,7 @@ impl World {
 
     fn flush(&mut self, number: u32) {
         self.src.watched = Watched::Flush(number);
+        self.src.ahead.end_round();
         let round = self.src.round.next();
         self.src.round = round;
         self.src.ledger.start_round(round, Pass::UntilEmpty);
@@ -344,7 +337,13 @@ impl World {
         self.poll_ledger();
     }
 
+    /// Whether the pages that are taken now are the last ones, or will be.
+    pub(crate) const fn takes_last_pages(&self) -> bool {
+        matches!(self.src.watched, Watched::Flush(_))
+    }
+
     pub(crate) fn poll_ledger(&mut self) {
+        self.look_ahead();
         while let Some(event) = self.src.ledger.poll() {
             match (event, self.src.watched) {
                 (LedgerEvent::RoundTaken(_), Watched::Round) => {

@@ -90,6 +90,8 @@ impl Step {
 #[derive(Clone, Debug)]
 pub(crate) enum Chore {
     Arm,
+    /// Harvest while the lanes take the last pages of a round.
+    HarvestAhead,
     Harvest,
     /// What a harvest would find; it stays on record.
     Look,

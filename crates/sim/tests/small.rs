@@ -25,6 +25,8 @@ fn faults() -> Vec<Fault> {
         Fault::Garble,
         Fault::NoRun,
         Fault::Storm(A_WHILE),
+        Fault::Limit(300, 0),
+        Fault::Limit(0, 50),
     ];
     for side in [Side::Source, Side::Destination] {
         faults.extend([Fault::BreakLane(0, side), Fault::BreakLane(1, side)]);

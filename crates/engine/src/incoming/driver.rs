@@ -379,7 +379,7 @@ impl Driver {
         if !standing.is_note() {
             return self.job(Job::Record(record));
         }
-        match self.journal.write(&record) {
+        match self.journal.note_within(record, self.options.step_timeout) {
             Ok(()) => self.tell(DestinationEvent::Recorded(standing)),
             Err(failure) => self.tell(DestinationEvent::Failed(failure)),
         }

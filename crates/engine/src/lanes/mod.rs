@@ -18,6 +18,7 @@ mod map;
 mod options;
 mod pace;
 mod paths;
+mod quiet;
 mod sender;
 mod source;
 mod spread;

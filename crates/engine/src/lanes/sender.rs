@@ -133,7 +133,7 @@ impl Sender {
             state.paths.landed(self.path, landed, self.heard);
         }
         let flight = state.ledger.flight(self.lane);
-        if state.is_moving(self.lane) && flight.batches == 0 {
+        if state.leaves(self.lane, flight.batches) {
             return Err(SendError::Moved);
         }
         // Which limits hold is remembered for what is not sent in the end.
@@ -169,7 +169,10 @@ impl Sender {
         let pending = state.ledger.pending().bytes();
         let share = match state.paths.is_single() {
             true => batch,
-            false => state.paths.share(self.path, pending, batch, &state.spread()),
+            false => {
+                state.count_spread();
+                state.paths.share(self.path, pending, batch, &state.spread)
+            }
         };
         match share {
             PageCount::ZERO => (PageCount::ZERO, Some(ASK_AGAIN)),

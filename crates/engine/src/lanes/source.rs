@@ -13,7 +13,7 @@ use tracing::Instrument;
 use whimbrel_memory::GuestMemory;
 use whimbrel_page::{ByteCount, ByteRate, PageCount, PageSet, Root};
 use whimbrel_protocol::batch::{Ack, LaneHello};
-use whimbrel_protocol::ledger::{AckFault, LedgerEvent, Pass, RoundTally, Take};
+use whimbrel_protocol::ledger::{AckFault, Pass, RoundTally, Take};
 use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, RoundNumber, Throughput};
 use whimbrel_transport::{Lane, LaneHandle, LaneSecret, pin_beside};
 
@@ -70,13 +70,16 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) ledger: Ledger,
     meter: Meter,
-    /// The number of the last quiescing.
-    quiesce: u32,
+    /// The number of the last quiescing, and whether nothing is in flight since, untold.
+    pub(super) quiesce: u32,
+    pub(super) drained: bool,
     pub(super) paths: Paths,
     pub(super) pace: Pace,
     pub(super) lanes: BTreeMap<LaneId, Entry>,
     pub(super) ahead: Ahead,
     pub(super) stopped: bool,
+    /// How many lanes are on each path, as [`State::count_spread`] found it last.
+    pub(super) spread: Vec<usize>,
     /// The last pages are sent, or about to be: no lane moves.
     pub(super) last: bool,
     /// Of the control connection, where lanes are signed.
@@ -89,6 +92,8 @@ pub(super) struct Entry {
     pub(super) path: Option<PathId>,
     /// Takes nothing more and ends when all it sent has landed: another one begins elsewhere.
     pub(super) moving: bool,
+    /// Moves, and has taken its last look at the ledger.
+    pub(super) leaving: bool,
     carried: Arc<Carried>,
     opening: Option<AbortHandle>,
     pub(super) handle: Option<LaneHandle>,
@@ -238,23 +243,12 @@ impl SourceLanes {
 
     /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
     pub(crate) fn start_round(&self, number: u32, pass: Pass) {
-        self.command(|State { ledger, ahead, last, .. }| {
+        self.command(|State { ledger, ahead, last, drained, .. }| {
+            *drained = false;
             *last = pass == Pass::UntilEmpty;
             let pages = ledger.start_round(RoundNumber(number), pass);
             if *last { ahead.end() } else { ahead.begin(pages) }
         });
-    }
-
-    /// Stops the lanes from taking; [`LaneEvent::Quiesced`] tells when nothing is in flight. The
-    /// next round lets them take again, and an event that was not told by then is not told.
-    pub(crate) fn quiesce(&self, number: u32) {
-        let mut state = self.shared.lock();
-        (state.last, state.quiesce) = (true, number);
-        state.ahead.end();
-        state.ledger.end_round();
-        state.ledger.await_drained(PageCount::ZERO);
-        self.shared.announce(&mut state);
-        state.wake_idle();
     }
 
     /// The root of the destination once everything that was sent has landed, and the last batch
@@ -355,20 +349,6 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Tells the driver what has come about in the ledger.
-    pub(super) fn announce(&self, state: &mut State) {
-        let RoundTally { number, pages, .. } = state.ledger.tally();
-        if state.ahead.due(pages) {
-            self.tell(LaneEvent::RoundEnding(number));
-        }
-        while let Some(event) = state.ledger.poll() {
-            self.tell(match event {
-                LedgerEvent::RoundTaken(tally) => LaneEvent::RoundTaken(tally),
-                LedgerEvent::Drained => LaneEvent::Quiesced(state.quiesce),
-            });
-        }
-    }
-
     /// A moment on the clock of these lanes.
     pub(super) fn at(&self, moment: Instant) -> Now {
         Now(moment.saturating_duration_since(self.began))
@@ -427,6 +407,8 @@ impl State {
             ledger,
             meter,
             quiesce: 0,
+            drained: false,
+            spread: Vec::new(),
             paths,
             pace,
             lanes,

@@ -69,8 +69,9 @@ impl SourceLanes {
                 looked(&shared, id, works);
             });
         }
-        let lanes = state.spread();
-        let from = if state.last { None } else { state.paths.surplus(&lanes, now) };
+        state.count_spread();
+        let State { paths, spread, last, .. } = &mut *state;
+        let from = if *last { None } else { paths.surplus(spread, now) };
         if let Some(lane) = from.and_then(|from| state.one_on(from)) {
             state.begin_move(lane);
         }
@@ -78,8 +79,9 @@ impl SourceLanes {
 
     /// Every path there is or was.
     pub(crate) fn path_reports(&self) -> Vec<PathReport> {
-        let state = self.shared.lock();
-        state.paths.reports(&state.spread())
+        let mut state = self.shared.lock();
+        state.count_spread();
+        state.paths.reports(&state.spread)
     }
 }
 
@@ -129,8 +131,8 @@ impl Shared {
     pub(super) fn first_path(&self, state: &mut State, address: SocketAddr) -> PathId {
         self.heed(state);
         state.paths.or_to(address);
-        let lanes = state.spread();
-        state.paths.choose(&lanes, &[]).expect("paths are taken away, but not the last one")
+        state.count_spread();
+        state.paths.choose(&state.spread, &[]).expect("paths are taken away, but not the last one")
     }
 
     /// The lane behind a connection that stands.
@@ -169,8 +171,8 @@ impl Shared {
             tried.push(path);
             let mut state = self.lock();
             self.path_failed(&mut state, path, &error.to_string());
-            let lanes = state.spread();
-            path = state.paths.choose(&lanes, &tried).ok_or_else(|| error.to_string())?;
+            state.count_spread();
+            path = state.paths.choose(&state.spread, &tried).ok_or_else(|| error.to_string())?;
             if let Some(entry) = state.lanes.get_mut(&hello.lane) {
                 entry.path = Some(path);
             }
@@ -194,13 +196,15 @@ impl Shared {
 }
 
 impl State {
-    /// How many lanes are on each path, or about to be.
-    pub(super) fn spread(&self) -> Vec<usize> {
-        let mut lanes = vec![0; self.paths.count()];
-        let living = self.lanes.values().filter(|entry| !entry.moving);
+    /// Counts how many lanes are on each path, or about to be. Every taking asks for it where there
+    /// are several paths: it allocates nothing.
+    pub(super) fn count_spread(&mut self) {
+        let Self { spread, paths, lanes, .. } = self;
+        spread.clear();
+        spread.resize(paths.count(), 0);
+        let living = lanes.values().filter(|entry| !entry.moving);
         let living = living.filter(|entry| matches!(entry.stage, Stage::Opening | Stage::Running));
-        living.filter_map(|entry| entry.path).for_each(|path| lanes[path.place()] += 1);
-        lanes
+        living.filter_map(|entry| entry.path).for_each(|path| spread[path.place()] += 1);
     }
 
     fn one_on(&self, path: PathId) -> Option<LaneId> {
@@ -208,7 +212,7 @@ impl State {
         on.filter(|(_, entry)| entry.stage == Stage::Running).map(|(lane, _)| *lane).next_back()
     }
 
-    fn begin_move(&mut self, lane: LaneId) {
+    pub(super) fn begin_move(&mut self, lane: LaneId) {
         let Some(entry) = self.lanes.get_mut(&lane) else { return };
         entry.moving = true;
         entry.handle.iter().for_each(LaneHandle::wake);

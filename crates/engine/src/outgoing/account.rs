@@ -201,6 +201,7 @@ impl Account {
                     round.waited += over.map_or(Duration::ZERO, |over| over.elapsed());
                 }
             }
+            SourceEvent::Looked(look) => self.dirty = look.pending,
             SourceEvent::Verified => self.verified = Some(Instant::now()),
             SourceEvent::Message(Message::Digested(_, took)) if self.flushed.is_some() => {
                 self.verified_there = *took;

@@ -355,8 +355,8 @@ impl Driver {
         if !standing.is_note() {
             return self.job(Job::Record(record));
         }
-        // A note is one write that is not waited for, and it stands in the blackout: no detour.
-        match self.journal.write(&record) {
+        // It stands in the blackout. Where it does not come about, the grant is not said.
+        match self.journal.note_within(record, self.options.source.pause_budget) {
             Ok(()) => self.tell(SourceEvent::Recorded(standing)),
             Err(failure) => self.tell(SourceEvent::Failed(failure)),
         }

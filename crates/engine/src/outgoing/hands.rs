@@ -55,6 +55,9 @@ pub(super) struct PauseTimes {
 /// Between attempts to get back what the other side may still hold; nothing tells when it lets go.
 const REACQUIRE_AGAIN: Duration = Duration::from_millis(5);
 
+/// A harvest that was made ahead is used for so long at least: threads take their time.
+const AHEAD_FRESH: Duration = Duration::from_millis(10);
+
 /// Jobs that may wait. The machine waits for the answer to most of them, so that a few kinds are
 /// under way at most.
 const JOBS_MAX: usize = 64;
@@ -112,9 +115,8 @@ pub(super) struct Work {
     pub(super) lanes: SourceLanes,
     pub(super) journal: SharedJournal,
     pub(super) dirty: PageSet,
-    /// A harvest that was made and not told yet: how long the parked guest's would have taken, and
-    /// when it was there.
-    pub(super) ahead: Option<(Duration, Instant)>,
+    /// A harvest that was made and not told yet.
+    pub(super) ahead: Option<Ahead>,
     pub(super) parked: bool,
     /// Whether the guest has let go of its outside resources.
     pub(super) released: bool,
@@ -131,6 +133,23 @@ pub(super) struct Work {
     pub(super) scrub: Option<Scrub>,
     pub(super) scrub_share: CoreShare,
     pub(super) happened: Sender<Happened>,
+}
+
+/// A harvest that was made before anybody asked for it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ahead {
+    /// How long the parked guest's would have taken.
+    parked: Duration,
+    began: Instant,
+    there: Instant,
+}
+
+impl Ahead {
+    /// Whether it tells of the guest at that time: it is no older than the next one would be by the
+    /// time it is there.
+    fn is_fresh(self, asked: Instant) -> bool {
+        asked <= self.there + AHEAD_FRESH.max(self.there - self.began)
+    }
 }
 
 /// What a comparison of sums has found so far; the sums come in several messages.
@@ -167,10 +186,7 @@ impl Work {
         }
         let done = match job {
             Job::Arm => self.arm().map(Some),
-            Job::HarvestAhead => self.fetch().map(|parked| {
-                self.ahead = Some((parked, Instant::now()));
-                None
-            }),
+            Job::HarvestAhead => self.harvest_ahead().map(|()| None),
             Job::Harvest(asked) => self.harvest(asked).map(Some),
             Job::Rehearse => self.look().map(Some),
             Job::Pause => self.pause().map(Some),
@@ -220,12 +236,28 @@ impl Work {
         Ok(parked)
     }
 
+    fn harvest_ahead(&mut self) -> Result<(), Failure> {
+        let began = Instant::now();
+        let parked = self.fetch()?;
+        self.ahead = Some(Ahead { parked, began, there: Instant::now() });
+        Ok(())
+    }
+
     /// The lanes do not wait for a harvest that was made while they were at work, or for no more
-    /// than the rest of it.
+    /// than the rest of it. Where they were held up since, the guest was not: what it wrote then
+    /// belongs to the same harvest (museum M23).
     fn harvest(&mut self, asked: Instant) -> Result<SourceEvent, Failure> {
         let began = Instant::now();
         let (parked, took) = match self.ahead.take() {
-            Some((parked, there)) => (parked, there.saturating_duration_since(asked)),
+            Some(ahead) if ahead.is_fresh(asked) => {
+                (ahead.parked, ahead.there.saturating_duration_since(asked))
+            }
+            Some(_) => {
+                let before = self.dirty.clone();
+                let parked = self.fetch()?;
+                self.dirty.union_with(&before);
+                (parked, began.elapsed())
+            }
             None => (self.fetch()?, began.elapsed()),
         };
         let (pending, written) = (self.lanes.pending(), self.dirty.count());
@@ -241,7 +273,7 @@ impl Work {
         let pending = self.lanes.merge(&self.dirty);
         let took = began.elapsed();
         let (written, throughput) = (self.dirty.count(), self.lanes.throughput());
-        Ok(SourceEvent::Harvested(Harvest { pending, written, took, parked: took, throughput }))
+        Ok(SourceEvent::Looked(Harvest { pending, written, took, parked: took, throughput }))
     }
 
     fn pause(&mut self) -> Result<SourceEvent, Failure> {
@@ -357,3 +389,6 @@ pub(super) fn memory(error: impl std::fmt::Display) -> Failure {
 fn guest(error: GuestError) -> Failure {
     Failure::new(Fault::Guest, error.to_string())
 }
+
+#[cfg(test)]
+mod tests;

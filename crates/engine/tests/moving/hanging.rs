@@ -156,8 +156,8 @@ async fn a_guest_that_hangs_in_its_pause_stays_and_runs_when_it_answers() {
     assert_eq!(standing(&source), Some(Standing::Owner));
 }
 
-/// A journal whose disk hangs when the source takes its guest back.
-struct HangingDisk(VolatileJournal, Arc<Mutex<Receiver<()>>>);
+/// A journal whose disk hangs under one kind of note.
+struct HangingDisk(VolatileJournal, Standing, Arc<Mutex<Receiver<()>>>);
 
 impl Journal for HangingDisk {
     fn record(&mut self, record: &Record) -> io::Result<()> {
@@ -165,8 +165,8 @@ impl Journal for HangingDisk {
     }
 
     fn note(&mut self, record: &Record) -> io::Result<()> {
-        if record.standing == Standing::Owner {
-            let _ = self.1.lock().expect("no panics").recv();
+        if record.standing == self.1 {
+            let _ = self.2.lock().expect("no panics").recv();
         }
         self.0.note(record)
     }
@@ -174,6 +174,56 @@ impl Journal for HangingDisk {
     fn read(&self) -> io::Result<Option<Record>> {
         self.0.read()
     }
+}
+
+/// Law 6: what was not noted is not said, and the destination gives the guest back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_under_the_grant_ends_the_attempt() {
+    let (release, waits) = leash();
+    let (incoming, to) = crate::incoming(ScribeFactory::default(), IncomingOptions::default());
+    let journal = HangingDisk(VolatileJournal::default(), Standing::Granted, waits);
+    let mut options = hurried();
+    options.source.pause_budget = SOON;
+    options.source.doubt_timeout = 50 * SOON;
+    let guest = Box::new(Scribe::filled(PAGES, 8));
+    let outgoing = Outgoing::new(guest, Box::new(journal), to, options);
+    let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
+    let destination = destination.expect("ran");
+    assert!(aborted(&source).why.contains("the disk hangs"), "{source:?}");
+    assert_eq!(standing(&destination), Some(Standing::Refused), "{destination:?}");
+    assert!(destination.guest.is_none());
+    release.send(()).expect("it waits");
+    let source = comes_back(source).await;
+    // What was begun came through, and what was recorded since stands.
+    assert_eq!(standing(&source), Some(Standing::Owner));
+}
+
+/// Law 6, on the other side: a guest whose start is not noted does not start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_hangs_under_the_start_starts_nothing() {
+    let (release, waits) = leash();
+    let options =
+        IncomingOptions { step_timeout: SOON, return_timeout: SOON, ..IncomingOptions::default() };
+    let journal = HangingDisk(VolatileJournal::default(), Standing::Running, waits);
+    let (anywhere, factory) = (([127, 0, 0, 1], 0).into(), Box::new(ScribeFactory::default()));
+    let incoming = Incoming::bind(anywhere, TOKEN, factory, Box::new(journal), options);
+    let incoming = incoming.expect("a port");
+    let to = whimbrel_engine::DestinationAddress { address: incoming.address(), token: TOKEN };
+    let guest = Box::new(Scribe::filled(PAGES, 8));
+    let outgoing = Outgoing::new(guest, Box::<VolatileJournal>::default(), to, hurried());
+    let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
+    let destination = destination.expect("ran");
+    // It cannot be recorded that it never ran, so that the source does not hear it.
+    assert!(matches!(source.outcome, Outcome::InDoubt { .. }), "{source:?}");
+    assert!(aborted(&destination).why.contains("the disk hangs"), "{destination:?}");
+    assert!(destination.guest.is_none());
+    release.send(()).expect("it waits");
+    let refused = async {
+        while standing(&destination) != Some(Standing::Refused) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), refused).await.expect("it never ran here");
 }
 
 /// Law 6: the guest is the source's, and does not stand still until a disk answers.
@@ -184,7 +234,8 @@ async fn a_disk_that_hangs_under_a_note_does_not_keep_the_guest_from_running_on(
     let (incoming, to) = crate::incoming(factory, IncomingOptions::default());
     let guest = Scribe::filled(PAGES, 8);
     let memory = guest.memory();
-    let journal = Box::new(HangingDisk(VolatileJournal::default(), waits));
+    let journal = HangingDisk(VolatileJournal::default(), Standing::Owner, waits);
+    let journal = Box::new(journal);
     let mut options = hurried();
     (options.source.pause_budget, options.source.pause_timeout) = (SOON, 10 * SOON);
     options.source.convergence.downtime_max = SOON;

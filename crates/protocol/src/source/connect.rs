@@ -212,9 +212,8 @@ impl Relinking {
             ) => {}
             // Their lanes are fenced already.
             SourceEvent::LaneUp(_) | SourceEvent::LaneFailed(..) => {}
-            SourceEvent::Verified | SourceEvent::Quiesced(_) => {}
+            SourceEvent::Verified | SourceEvent::Quiesced(_) | SourceEvent::Looked(_) => {}
             event @ (SourceEvent::Armed | SourceEvent::RoundTaken | SourceEvent::Harvested(_)) => {
-                self.copying.answered(core.now);
                 self.held = Some(event);
             }
             other => return core.unexpected(Phase::Relinking(self), &other),
@@ -231,11 +230,7 @@ impl Relinking {
         resumed.lanes.into_iter().for_each(|ticket| core.open_lane(ticket));
         core.announce_again();
         core.ping_now();
-        let copying = self.copying.relinked(core);
-        match self.held {
-            Some(event) => copying.handle(core, event),
-            None => Phase::Copying(copying),
-        }
+        self.copying.relinked(core, self.held)
     }
 }
 

@@ -37,8 +37,6 @@ enum Stage {
 struct Harvesting {
     asked: Now,
     by: Now,
-    /// When it was there, if that is not now: it was held while there was no link.
-    came: Option<Now>,
 }
 
 impl Harvesting {
@@ -59,12 +57,12 @@ impl Harvesting {
             core.ping_now();
         }
         let by = core.after(core.options.harvest_timeout);
-        Self { asked: core.now, by, came: None }
+        Self { asked: core.now, by }
     }
 
     /// What it took beside the harvest itself.
     fn errand(self, core: &Core, took: Duration) -> Duration {
-        self.came.unwrap_or(core.now).since(self.asked).saturating_sub(took)
+        core.now.since(self.asked).saturating_sub(took)
     }
 }
 
@@ -74,7 +72,7 @@ impl Copying {
         Self { round: 0, harvested: Some(core.now), stage: Stage::Arming(by) }
     }
 
-    /// Goes on after a pause, or after a repair, with a fresh look at what is dirty.
+    /// Goes on after a pause, a repair, or a while without a link, with a fresh harvest.
     pub(super) fn afresh(core: &mut Core, round: u32) -> Self {
         let harvest = Harvesting::ask(core);
         Self { round, harvested: None, stage: Stage::Harvesting(harvest) }
@@ -101,16 +99,15 @@ impl Copying {
                 self.stage = Stage::Harvesting(Harvesting::ask(core));
             }
             (SourceEvent::Harvested(harvest), Stage::Harvesting(asked)) => {
-                let came = asked.came.unwrap_or(core.now);
                 let round = Round {
                     throughput: harvest.throughput,
-                    open: self.harvested.map(|before| came.since(before)),
+                    open: self.harvested.map(|before| core.now.since(before)),
                     written: harvest.written,
                     dirty: harvest.pending,
                     harvest: harvest.parked,
                     errand: asked.errand(core, harvest.took),
                 };
-                self.harvested = Some(came);
+                self.harvested = Some(core.now);
                 return self.decide(core, round);
             }
             (other, _) => return core.unexpected(Phase::Copying(self), &other),
@@ -162,18 +159,17 @@ impl Copying {
         Phase::Copying(self)
     }
 
-    /// The link is back: what was waited for had no way to come.
-    pub(super) fn relinked(mut self, core: &Core) -> Self {
-        if let Stage::Waiting(_) = self.stage {
-            self.stage = Stage::Waiting(core.after(core.options.greeting_timeout));
-        }
-        self
-    }
-
-    /// What this host was asked for is there, and is held until the link is.
-    pub(super) const fn answered(&mut self, now: Now) {
-        if let Stage::Harvesting(asked) = &mut self.stage {
-            asked.came = Some(now);
+    /// The link is back: what was waited for had no way to come, and what was harvested meanwhile
+    /// says little about the guest now (museum M23).
+    pub(super) fn relinked(mut self, core: &mut Core, held: Option<SourceEvent>) -> Phase {
+        match (held, &self.stage) {
+            (Some(SourceEvent::Harvested(_)), _) => Phase::Copying(Self::afresh(core, self.round)),
+            (Some(held), _) => self.handle(core, held),
+            (None, Stage::Waiting(_)) => {
+                self.stage = Stage::Waiting(core.after(core.options.greeting_timeout));
+                Phase::Copying(self)
+            }
+            (None, _) => Phase::Copying(self),
         }
     }
 
@@ -197,8 +193,8 @@ pub(super) fn background(core: &mut Core, event: SourceEvent) -> Option<SourceEv
     match event {
         // An answer to a question of an attempt that is over; a verification that is not needed.
         SourceEvent::Tick | SourceEvent::Answered(_) | SourceEvent::Verified => {}
-        // Lanes that came to rest too late for what that was for.
-        SourceEvent::Quiesced(_) => {}
+        // Lanes that came to rest, and a last look, too late for what they were for.
+        SourceEvent::Quiesced(_) | SourceEvent::Looked(_) => {}
         SourceEvent::LaneUp(lane) => core.lane_up(lane),
         SourceEvent::LaneFailed(lane, why) => core.lane_failed(lane, &why),
         SourceEvent::Recorded(standing) => core.recorded(standing),
@@ -242,23 +238,24 @@ impl Quiescing {
 
     pub(super) fn handle(self, core: &mut Core, event: SourceEvent) -> Phase {
         let tick = matches!(event, SourceEvent::Tick);
-        if event == SourceEvent::Quiesced(self.number) {
-            return self.quiesced(core);
+        match event {
+            SourceEvent::Quiesced(number) if number == self.number => return self.quiesced(core),
+            SourceEvent::Looked(look) if self.rehearsal.is_some() => {
+                return self.rehearsed(core, look);
+            }
+            _ => {}
         }
         let Some(event) = background(core, event) else {
             return if tick && core.now >= self.deadline {
                 core.say("the pause could not be prepared in time; going on with pre-copy");
-                Phase::Copying(self.back(core))
+                Phase::Copying(Copying::afresh(core, self.round))
             } else {
                 Phase::Quiescing(self)
             };
         };
         match event {
-            SourceEvent::Harvested(harvest) if self.rehearsal.is_some() => {
-                self.rehearsed(core, harvest)
-            }
             SourceEvent::LinkLost(why) => {
-                let copying = self.back(core);
+                let copying = Copying::afresh(core, self.round);
                 Relinking::start(core, &why, copying)
             }
             other => core.unexpected(Phase::Quiescing(self), &other),
@@ -280,11 +277,10 @@ impl Quiescing {
     }
 
     /// A guest that would stand still for too long by that is not paused: pre-copy goes on.
-    fn rehearsed(mut self, core: &mut Core, harvest: Harvest) -> Phase {
-        let errand = self.rehearsal.map(|asked| asked.errand(core, harvest.took));
-        core.forecast.rehearsed(harvest.parked, errand.unwrap_or_default(), harvest.pending);
-        if core.forecast.exceeds_by_far(harvest.pending) {
-            // A look clears nothing: what it found would be counted again by the next harvest.
+    fn rehearsed(mut self, core: &mut Core, look: Harvest) -> Phase {
+        let errand = self.rehearsal.map(|asked| asked.errand(core, look.took));
+        core.forecast.rehearsed(look.parked, errand.unwrap_or_default(), look.pending);
+        if core.forecast.exceeds_by_far(look.pending) {
             return Phase::Copying(Copying::afresh(core, self.round));
         }
         self.harvested = core.now;
@@ -294,17 +290,6 @@ impl Quiescing {
     fn pause(self, core: &mut Core) -> Phase {
         core.estimate = core.forecast.downtime_after(core.now.since(self.harvested));
         Pausing::start(core, self.round)
-    }
-
-    /// On with pre-copy. A harvest that was asked for comes by itself.
-    fn back(self, core: &mut Core) -> Copying {
-        let Self { round, harvested, rehearsal, .. } = self;
-        match rehearsal {
-            Some(asked) => {
-                Copying { round, harvested: Some(harvested), stage: Stage::Harvesting(asked) }
-            }
-            None => Copying::afresh(core, round),
-        }
     }
 }
 

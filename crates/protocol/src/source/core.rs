@@ -4,7 +4,6 @@ use ::core::time::Duration;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 use super::{Common, Phase, SourceAction, SourceEvent, SourceOptions, Subject};
 use crate::{
@@ -12,6 +11,9 @@ use crate::{
     LaneTicket, Message, Now, Outcome, Policy, SessionId, Standing, Term, Token, Verify, Violation,
 };
 use whimbrel_page::{LeafSum, PageCount};
+
+/// How often the wait before another lane is tried is doubled at most.
+const RETRY_DOUBLINGS_MAX: u32 = 3;
 
 /// Where the announcement of a term stands. Both halves are needed before a pause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -43,9 +45,13 @@ pub(super) struct Core {
     /// The highest lane number so far.
     lanes_had: Option<LaneId>,
     /// Lanes to be opened later, after one has failed.
-    tickets: Vec<(Now, LaneTicket)>,
+    tickets: VecDeque<(Now, LaneTicket)>,
     /// Since when no lane is up; a migration without lanes ends.
     laneless: Option<Now>,
+    /// How often since then the last lane that might have come up did not.
+    fruitless: u32,
+    /// Not before then another one is tried.
+    lane_retry: Now,
     pub(super) term: Term,
     /// The announcement of `term`, if it was made.
     pub(super) announced: Option<Announced>,
@@ -81,8 +87,10 @@ impl Core {
             session: None,
             lanes: BTreeMap::new(),
             lanes_had: None,
-            tickets: Vec::new(),
+            tickets: VecDeque::new(),
             laneless: None,
+            fruitless: 0,
+            lane_retry: now,
             announced: None,
             switching: false,
             paused: false,
@@ -246,9 +254,9 @@ impl Core {
             Lane::Lost(deadline) if self.link => Some(*deadline),
             _ => None,
         });
-        let tickets = self.tickets.iter().map(|(at, _)| *at).filter(|_| self.link);
+        let ticket = self.next_lane().map(|(at, _)| at);
         let laneless = self.laneless.map(|since| since.after(self.options.resume_window));
-        lost.chain(tickets).chain(silence).chain(ping).chain(laneless).min()
+        lost.chain(ticket).chain(silence).chain(ping).chain(laneless).min()
     }
 
     /// Has the lanes come to rest; the answer to that has this number.
@@ -272,19 +280,31 @@ impl Core {
     }
 
     fn open_due_lanes(&mut self) {
-        if !self.link {
-            return;
+        while let Some((_, ticket)) = self.next_lane().filter(|(at, _)| *at <= self.now) {
+            self.tickets.pop_front();
+            self.open_lane(ticket);
         }
-        let now = self.now;
-        let (due, later) = self.tickets.drain(..).partition(|(at, _)| *at <= now);
-        self.tickets = later;
-        let due: Vec<(Now, LaneTicket)> = due;
-        due.into_iter().for_each(|(_, ticket)| self.open_lane(ticket));
+    }
+
+    /// The next lane to be opened, and when: numbers only grow. Where no way was found for any
+    /// lane, one is tried at a time: a session has only so many tickets, and they are not spent on
+    /// a network that is away.
+    fn next_lane(&self) -> Option<(Now, LaneTicket)> {
+        let tries = self.link && (self.fruitless == 0 || !self.may_come_up());
+        let (at, ticket) = self.tickets.front().filter(|_| tries)?;
+        Some(((*at).max(self.lane_retry), *ticket))
+    }
+
+    fn may_come_up(&self) -> bool {
+        self.lanes.values().any(|lane| matches!(lane, Lane::Opening | Lane::Up))
     }
 
     pub(super) fn lane_up(&mut self, lane: LaneId) {
         if let Some(Lane::Opening) = self.lanes.get(&lane) {
             self.lanes.insert(lane, Lane::Up);
+            self.fruitless = 0;
+            // The way is there again: the others need not wait for theirs.
+            self.lane_retry = self.now;
         }
         self.count_lanes();
     }
@@ -301,6 +321,11 @@ impl Core {
         if self.link {
             self.send(Message::LaneLost(lane));
         }
+        if !self.may_come_up() {
+            let doublings = self.fruitless.min(RETRY_DOUBLINGS_MAX);
+            self.lane_retry = self.after(self.options.retry_delay.saturating_mul(1 << doublings));
+            self.fruitless += 1;
+        }
         self.count_lanes();
     }
 
@@ -309,7 +334,7 @@ impl Core {
         self.lanes.remove(&closed.mark.lane)?;
         self.act(SourceAction::CloseLane(closed.mark));
         if let Some(ticket) = closed.replacement {
-            self.tickets.push((self.after(self.options.retry_delay), ticket));
+            self.tickets.push_back((self.after(self.options.retry_delay), ticket));
         }
         self.count_lanes();
         Some(closed.mark.batch)

@@ -143,6 +143,9 @@ pub enum SourceEvent {
     RoundTaken,
     /// The dirty log was fetched and merged.
     Harvested(Harvest),
+    /// What [`SourceAction::Rehearse`] asked for: nothing was cleared, so that what is written now
+    /// will be harvested once more.
+    Looked(Harvest),
     /// Nothing is in flight and no lane takes: what the [`SourceAction::Quiesce`] of this number
     /// asked for.
     Quiesced(u32),
@@ -216,10 +219,9 @@ pub enum SourceAction {
     /// Let the lanes take what is pending, as the round of this number.
     StartRound(u32),
     /// Harvest and merge. A harvest that was made while the lanes took the last pages of the round
-    /// that is over will do.
+    /// that is over will do, unless that was a while ago.
     Harvest,
-    /// Look, as the harvest of a parked guest does, and merge; answered like a harvest. The lanes
-    /// are quiet.
+    /// Look, as the harvest of a parked guest does, and merge. The lanes are quiet.
     Rehearse,
     /// Stop the lanes from taking, and report with this number when nothing is in flight.
     Quiesce(u32),

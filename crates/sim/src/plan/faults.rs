@@ -105,6 +105,9 @@ pub enum Fault {
     NoRun,
     /// The guest writes like mad for a while.
     Storm(Duration),
+    /// Somebody limits what the lanes carry together from now on: so many pages a second while the
+    /// guest runs, and so many of the last ones. 0 is no limit.
+    Limit(u64, u64),
 }
 
 impl Fault {
@@ -171,7 +174,7 @@ fn trigger(random: &mut Random) -> Trigger {
 fn fault(random: &mut Random) -> Fault {
     let side = random.pick(&Side::BOTH);
     let a_while = random.micros(100, 5_000_000);
-    match random.below(30) {
+    match random.below(31) {
         0..3 => Fault::BreakLink,
         3..5 => Fault::SilentLink,
         5 => Fault::HalfOpenLink(side),
@@ -193,8 +196,14 @@ fn fault(random: &mut Random) -> Fault {
         26 => Fault::FullDisk(side, a_while),
         27 => Fault::NoRun,
         28 => Fault::TearLane(random.below(4)),
+        29 => Fault::Limit(limit(random), limit(random)),
         _ => Fault::Storm(a_while),
     }
+}
+
+/// Pages a second, of a few dozen there are.
+fn limit(random: &mut Random) -> u64 {
+    random.pick(&[0, 50, 300, 3_000, 30_000])
 }
 
 /// What brings a broken law to light.

@@ -4,4 +4,5 @@ mod broken;
 mod closing;
 mod commands;
 mod crossing;
+mod quiet;
 mod world;

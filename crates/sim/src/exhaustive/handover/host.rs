@@ -174,6 +174,7 @@ impl Life {
 pub(crate) enum Job {
     Arm,
     Harvest,
+    Look,
     Pause,
     Resume,
     Record(Standing, Term),

@@ -79,9 +79,8 @@ impl Handover {
             SourceAction::Quiesce(number) => self.a.pass = Some(Pass::Quiesce(number)),
             SourceAction::Flush(number) => self.a.pass = Some(Pass::Flush(number)),
             SourceAction::Arm => self.a.jobs.push_back(Job::Arm),
-            SourceAction::Harvest | SourceAction::Rehearse => {
-                self.a.jobs.push_back(Job::Harvest);
-            }
+            SourceAction::Harvest => self.a.jobs.push_back(Job::Harvest),
+            SourceAction::Rehearse => self.a.jobs.push_back(Job::Look),
             SourceAction::Pause => self.a.jobs.push_back(Job::Pause),
             SourceAction::Verify => unreachable!("it was not asked for"),
             SourceAction::Resume => self.a.jobs.push_back(Job::Resume),
@@ -158,9 +157,8 @@ impl Handover {
         let Some(job) = self.a.jobs.pop_front() else { return };
         let event = match job {
             Job::Arm => return self.feed_a(SourceEvent::Armed),
-            Job::Harvest => {
-                return self.feed_a(SourceEvent::Harvested(Harvest::default()));
-            }
+            Job::Harvest => return self.feed_a(SourceEvent::Harvested(Harvest::default())),
+            Job::Look => return self.feed_a(SourceEvent::Looked(Harvest::default())),
             Job::Pause if std::mem::take(&mut self.a.life.failing) => {
                 SourceEvent::Failed(failure(Fault::Guest))
             }

@@ -67,6 +67,8 @@ pub enum Step {
     Landed(usize),
     /// An acknowledgement arrives.
     Ack(usize),
+    /// The dirty log is fetched and cleared while the round goes on: the next one begins with that.
+    Ahead,
     /// The dirty log is fetched and cleared.
     Harvest,
     /// The guest is parked and what it wrote last is known.
@@ -111,6 +113,8 @@ pub struct Pages {
     closed: BTreeMap<LaneId, BatchSeq>,
     guest: [u8; PAGES],
     dirty: [bool; PAGES],
+    /// The harvest for the next round was made while this one went on.
+    ahead: bool,
     /// Pages that were read from the log and are not cleared yet.
     unclear: Option<[bool; PAGES]>,
     there: [u8; PAGES],
@@ -161,6 +165,7 @@ impl Pages {
             closed: BTreeMap::new(),
             guest: [1, 2],
             dirty: [false; PAGES],
+            ahead: false,
             unclear: None,
             there: [0; PAGES],
             known: [Leaf::Zero; PAGES],
@@ -205,12 +210,18 @@ impl Pages {
         }
     }
 
-    fn harvest(&mut self) {
+    fn fetch(&mut self) {
         let dirty = match self.slip {
             Some(Slip::ClearAfterReading) => *self.unclear.insert(self.dirty),
             _ => std::mem::take(&mut self.dirty),
         };
         Rc::make_mut(&mut self.ledger).harvested(&set_of(dirty));
+    }
+
+    fn harvest(&mut self) {
+        if !std::mem::take(&mut self.ahead) {
+            self.fetch();
+        }
         let Stage::Harvest(round) = self.stage else { return };
         let ledger = Rc::make_mut(&mut self.ledger);
         if round + 1 < ROUNDS {
@@ -319,10 +330,10 @@ impl Model for Pages {
 
     fn digest(&self) -> u64 {
         let Self { stage, ledger, lanes, next_lane, closed, guest, dirty, unclear, .. } = self;
-        let Self { there, known, batch, writes, faults, garbled, slip, breach, .. } = self;
+        let Self { there, known, batch, writes, faults, garbled, slip, breach, ahead, .. } = self;
         let mut digest = Digest::default();
         (stage, ledger, lanes, next_lane, closed, guest, dirty, unclear).hash(&mut digest);
-        (there, known, batch, writes, faults, garbled, slip, breach).hash(&mut digest);
+        (there, known, batch, writes, faults, garbled, slip, breach, ahead).hash(&mut digest);
         digest.finish()
     }
 
@@ -330,6 +341,7 @@ impl Model for Pages {
         let mut steps = Vec::new();
         match self.stage {
             Stage::Ran | Stage::Differs => return steps,
+            Stage::Round(_) if self.unclear.is_none() && !self.ahead => steps.push(Step::Ahead),
             Stage::Harvest(_) if self.unclear.is_none() => steps.push(Step::Harvest),
             Stage::Pause if self.unclear.is_none() => steps.push(Step::Pause),
             _ => {}
@@ -355,6 +367,11 @@ impl Model for Pages {
     fn take(&mut self, step: Step) {
         match step {
             Step::Write(page, content) => self.write(page, content),
+            Step::Ahead => {
+                self.ahead = true;
+                self.fetch();
+                self.poll();
+            }
             Step::Harvest => self.harvest(),
             Step::Pause => self.pause(),
             Step::Run => self.run(),

@@ -1,0 +1,111 @@
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc::{Receiver, channel};
+use whimbrel_memory::{Backing, GuestMemory, TrackerKind, open};
+use whimbrel_page::{ByteCount, Layout, PageCount, PageIndex, PageSet, RegionId};
+use whimbrel_protocol::{GuestUuid, Harvest, SourceEvent};
+
+use super::{Comparison, Job, Work};
+use crate::guest::{Guest, GuestDescription, GuestError, Throttle};
+use crate::journal::{SharedJournal, VolatileJournal};
+use crate::lanes::{LaneOptions, SourceLanes};
+use crate::options::CoreShare;
+use crate::outgoing::Happened;
+
+/// A guest that is nothing but its memory.
+struct Still(GuestMemory);
+
+impl Guest for Still {
+    fn describe(&self) -> GuestDescription {
+        let (name, kind) = ("still".to_owned(), "still".to_owned());
+        GuestDescription { uuid: GuestUuid(1), name, kind, state_version: 1 }
+    }
+
+    fn memory(&self) -> GuestMemory {
+        self.0.clone()
+    }
+
+    fn pause(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn resume(&mut self) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn save_state(&mut self) -> Result<Bytes, GuestError> {
+        Ok(Bytes::new())
+    }
+
+    fn load_state(&mut self, _: &Bytes) -> Result<(), GuestError> {
+        Ok(())
+    }
+
+    fn throttle(&mut self, _: Throttle) -> Result<(), GuestError> {
+        Ok(())
+    }
+}
+
+/// Hands on a guest of sixteen pages, and what they say.
+fn hands() -> (Work, Receiver<Happened>) {
+    let layout = Layout::single(PageCount(16).bytes()).expect("valid");
+    let memory = GuestMemory::allocate(&layout, Backing::Private).expect("memory");
+    let (happened, said) = channel(16);
+    let lanes = SourceLanes::new(memory.clone(), LaneOptions::default(), channel(16).0);
+    let work = Work {
+        guest: Box::new(Still(memory.clone())),
+        tracker: open(TrackerKind::Model, &memory).expect("it works everywhere"),
+        lanes,
+        journal: SharedJournal::new(Box::<VolatileJournal>::default()),
+        dirty: PageSet::new(&layout),
+        spoiled: PageSet::new(&layout),
+        memory,
+        ahead: None,
+        parked: false,
+        released: false,
+        reacquire_timeout: Duration::ZERO,
+        stuck: None,
+        comparison: Comparison::default(),
+        digesters: None,
+        scrub: None,
+        scrub_share: CoreShare::NONE,
+        happened,
+    };
+    (work, said)
+}
+
+fn write(work: &Work, page: u64) {
+    let at = PageIndex(page).offset() + ByteCount(8);
+    work.memory.store_u64(RegionId(0), at, page + 1).expect("inside");
+}
+
+fn harvest(work: &mut Work, said: &mut Receiver<Happened>, asked: Instant) -> Harvest {
+    work.perform(Job::Harvest(asked));
+    match said.try_recv() {
+        Ok(Happened::Machine(SourceEvent::Harvested(harvest))) => harvest,
+        _ => panic!("a harvest is answered"),
+    }
+}
+
+/// Museum M23: the lanes were held up between the harvest and the end of the round.
+#[test]
+fn a_harvest_that_was_made_long_ago_does_not_stand_for_the_guest_now() {
+    let (mut work, mut said) = hands();
+    work.perform(Job::Arm);
+    assert!(matches!(said.try_recv(), Ok(Happened::Machine(SourceEvent::Armed))));
+    let round = |work: &mut Work, said: &mut Receiver<Happened>, late: Duration| {
+        write(work, 1);
+        let before = Instant::now();
+        work.perform(Job::HarvestAhead);
+        assert!(said.try_recv().is_err(), "nobody asked yet");
+        write(work, 2);
+        harvest(work, said, before + late).written
+    };
+    // Asked for while it was made: the second page is for the next one.
+    assert_eq!(round(&mut work, &mut said, Duration::ZERO), PageCount(1));
+    assert_eq!(harvest(&mut work, &mut said, Instant::now()).written, PageCount(1));
+    // An hour late: both are of one harvest, and nothing is left for the next one.
+    assert_eq!(round(&mut work, &mut said, Duration::from_secs(3600)), PageCount(2));
+    assert_eq!(harvest(&mut work, &mut said, Instant::now()).written, PageCount::ZERO);
+}
