@@ -1,8 +1,7 @@
 //! The plain mover of QUIC: memory → a stream of quinn → memory, and nothing else.
 //!
 //! No lane, no protocol and no thread but quinn's: what a program would be that gives its bytes to
-//! quinn as quinn likes them. Its packets are as large as those of Whimbrel's lanes, or as quinn's
-//! defaults have them.
+//! quinn as quinn likes them, with its defaults, which are made for Ethernet's packets.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -22,31 +21,20 @@ use whimbrel_agent::bench::plain::WRITE_SIZE;
 use whimbrel_agent::bench::{Sample, cpu_used};
 
 const NAME: &str = "mover";
-/// What fits the loopback's largest packet, and what a receiver has to allow for it.
-const PACKET: u16 = 65_507;
 /// Of the other mover, too.
 const SEND_WINDOW: u64 = 2 << 20;
 const CHUNKS: usize = 16;
-
-/// How large packets are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Packets {
-    /// As quinn's defaults find them: of Ethernet's size.
-    Default,
-    /// As large as the loopback takes them.
-    Large,
-}
 
 /// Moves `source` over so many streams of one connection into fresh memory.
 ///
 /// # Errors
 /// If a stream breaks, or if what arrived is not what was sent.
-pub fn run(source: &[u8], streams: usize, packets: Packets) -> anyhow::Result<Sample> {
+pub fn run(source: &[u8], streams: usize) -> anyhow::Result<Sample> {
     // What is sent has to be quinn's for as long as it may be sent again.
     let shares: Vec<_> = source.chunks(source.len().div_ceil(streams)).collect();
     let mut moved = vec![0; source.len()];
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let (near, far) = runtime.block_on(connect(packets))?;
+    let (near, far) = runtime.block_on(connect())?;
     let (began, cpu) = (Instant::now(), cpu_used()?);
     let arrived = runtime.block_on(async {
         let mut ends = Vec::new();
@@ -98,35 +86,27 @@ async fn take(mut receive: RecvStream, size: usize) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Two ends of one connection over loopback.
-async fn connect(packets: Packets) -> anyhow::Result<(Connection, Connection)> {
+async fn connect() -> anyhow::Result<(Connection, Connection)> {
     let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let made = rcgen::generate_simple_self_signed(vec![NAME.to_owned()])?;
     let certificate = made.cert.der().clone();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
     let mut transport = TransportConfig::default();
-    let mut allowed = EndpointConfig::default();
     transport.send_window(SEND_WINDOW);
-    if packets == Packets::Large {
-        transport.initial_mtu(PACKET);
-        // Several of them are more than the system takes in one call.
-        transport.enable_segmentation_offload(false);
-        allowed.max_udp_payload_size(PACKET)?;
-    }
-    let transport = Arc::new(transport);
-    let mut server = ServerConfig::with_single_cert(vec![certificate.clone()], key.into())?;
-    server.transport_config(Arc::clone(&transport));
+    let server = ServerConfig::with_single_cert(vec![certificate.clone()], key.into())?;
     let mut roots = RootCertStore::empty();
     roots.add(certificate)?;
     let mut client = ClientConfig::with_root_certificates(Arc::new(roots))?;
-    client.transport_config(transport);
+    client.transport_config(Arc::new(transport));
     let socket = async || UdpSocket::bind(here).await?.into_std();
     let runtime = || Arc::new(quinn::TokioRuntime);
-    let there = Endpoint::new(allowed, Some(server), socket().await?, runtime())?;
-    let from = Endpoint::new(EndpointConfig::default(), None, socket().await?, runtime())?;
+    let settings = EndpointConfig::default;
+    let there = Endpoint::new(settings(), Some(server), socket().await?, runtime())?;
+    let from = Endpoint::new(settings(), None, socket().await?, runtime())?;
     let near = from.connect_with(client, there.local_addr()?, NAME)?;
+    let near = async { near.await.context("a handshake") };
     let far = async { there.accept().await.context("it listens")?.await.context("a handshake") };
-    let (near, far) = tokio::join!(near, far);
-    Ok((near?, far?))
+    tokio::try_join!(near, far)
 }
 
 #[cfg(test)]
@@ -134,11 +114,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_arrives_in_packets_of_any_size() {
+    fn everything_arrives() {
         let source = whimbrel_agent::bench::memory::random((3 << 20) + 5);
-        for packets in [Packets::Default, Packets::Large] {
-            let moved = run(&source, 2, packets).expect("loopback works");
-            assert_eq!(moved.bytes, source.len() as u64);
-        }
+        assert_eq!(run(&source, 2).expect("loopback works").bytes, source.len() as u64);
     }
 }

@@ -7,8 +7,7 @@ use anyhow::ensure;
 use whimbrel_agent::bench::moving::{self, Migrated, Way};
 use whimbrel_agent::bench::wire::Wire;
 use whimbrel_agent::bench::{Sample, memory, plain};
-use whimbrel_benches::carried;
-use whimbrel_benches::plain_quic::{self, Packets};
+use whimbrel_benches::{carried, plain_quic};
 
 fn main() -> anyhow::Result<()> {
     let numbers = std::env::args().skip(1).map(|text| text.parse::<usize>());
@@ -48,11 +47,10 @@ fn main() -> anyhow::Result<()> {
 type Plain = fn(&[u8], usize) -> anyhow::Result<Sample>;
 
 /// Movers without anything of ours, and the carrier whose mover stands beside each: TCP, and QUIC
-/// as it comes and with large packets.
-const PLAIN: [(&str, Wire, Plain); 3] = [
+/// as it comes.
+const PLAIN: [(&str, Wire, Plain); 2] = [
     ("tcp", Wire::Tcp, |from, lanes| Ok(plain::run(from, lanes)?)),
-    ("quinn", Wire::Quic, |from, lanes| plain_quic::run(from, lanes, Packets::Default)),
-    ("quinn 64k", Wire::Quic, |from, lanes| plain_quic::run(from, lanes, Packets::Large)),
+    ("quinn", Wire::Quic, plain_quic::run),
 ];
 
 fn plain_line(name: &str, row: &[Sample], carrier: &[(Sample, Migrated)]) {
