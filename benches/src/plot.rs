@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 640.0;
+const WIDTH: f64 = 800.0;
 const HEIGHT: f64 = 360.0;
 /// Room for the title, the legend and the labels.
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 150.0;
+const RIGHT: f64 = 280.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 48.0;
-const COLOURS: [&str; 4] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd"];
+const COLOURS: [&str; 6] = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#8c564b"];
 /// Horizontal lines above the axis.
 const STEPS: u32 = 5;
 
@@ -18,6 +18,8 @@ const STEPS: u32 = 5;
 pub struct Chart {
     /// What is shown.
     pub title: String,
+    /// What it was measured on.
+    pub machine: String,
     /// What the places are, with their unit.
     pub x: String,
     /// What the values are, with their unit.
@@ -29,6 +31,22 @@ pub struct Chart {
 }
 
 impl Chart {
+    /// A chart without places, one line for each of `names`.
+    #[must_use]
+    pub fn of(title: &str, x: &str, y: &str, names: &[impl ToString]) -> Self {
+        let lines = names.iter().map(|name| (name.to_string(), Vec::new())).collect();
+        let (title, x, y) = (title.to_owned(), x.to_owned(), y.to_owned());
+        Self { title, x, y, lines, ..Self::default() }
+    }
+
+    /// One more place, with the value of each line there.
+    pub fn push(&mut self, place: impl Into<String>, values: &[f64]) {
+        self.places.push(place.into());
+        for ((_, line), value) in self.lines.iter_mut().zip(values) {
+            line.push(*value);
+        }
+    }
+
     /// The chart as an SVG document.
     #[must_use]
     pub fn svg(&self) -> String {
@@ -41,6 +59,7 @@ impl Chart {
         );
         text(&mut svg, WIDTH / 2.0, 20.0, "middle", &self.title);
         text(&mut svg, (LEFT + WIDTH - RIGHT) / 2.0, HEIGHT - 10.0, "middle", &self.x);
+        text(&mut svg, WIDTH - 8.0, HEIGHT - 10.0, "end", &self.machine);
         text(&mut svg, 8.0, TOP - 8.0, "start", &self.y);
         for step in 0..=STEPS {
             let value = top * f64::from(step) / f64::from(STEPS);
@@ -124,12 +143,9 @@ mod tests {
 
     #[test]
     fn every_line_and_place_is_drawn() {
-        let chart = Chart {
-            title: "a < b".into(),
-            places: vec!["1".into(), "2".into()],
-            lines: vec![("one".into(), vec![1.0, 2.0]), ("two".into(), vec![2.0, 0.5])],
-            ..Chart::default()
-        };
+        let mut chart = Chart::of("a < b", "", "", &["one", "two"]);
+        chart.push("1", &[1.0, 2.0]);
+        chart.push("2", &[2.0, 0.5]);
         let svg = chart.svg();
         assert_eq!(svg.matches("<polyline").count(), 2);
         assert!(svg.contains("a &lt; b") && svg.contains(">two</text>"));

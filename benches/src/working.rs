@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use crate::reading::{Operations, Reader, ReaderFactory};
 use anyhow::{Context as _, bail};
 use tokio::runtime::Builder;
-use whimbrel_agent::bench::moving;
+use whimbrel_agent::bench::{Meter, moving};
 use whimbrel_engine::guest::{Guest, GuestFactory};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_engine::page::{Layout, PAGE_SIZE};
+use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE};
 use whimbrel_engine::protocol::{GuestUuid, Token};
 use whimbrel_engine::{
     DestinationAddress, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions, Report,
@@ -56,6 +56,10 @@ pub struct Worked {
     pub blackout: Duration,
     /// What it lost in all gaps.
     pub lost: Duration,
+    /// Processor time of both sides and of the guest.
+    pub cpu: Duration,
+    /// Memory that both sides together held at the worst moment, beside the guest's own on each.
+    pub beside: ByteCount,
 }
 
 impl Worked {
@@ -89,12 +93,14 @@ pub fn migrate(work: &Work) -> anyhow::Result<Worked> {
     guest.resume()?;
     let before = watched(&source)?;
     source.begin_move();
+    let meter = Meter::begin()?;
     let (began, done) = (Instant::now(), operations(&source)?);
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let factory = StressFactory::default();
     let arrived = factory.monitors();
     let (outgoing, incoming) = runtime.block_on(both(guest, factory, work.way))?;
     let monitor = arrived.get().context("a guest was made")?;
+    let (cpu, held) = meter.read()?;
     let during = (operations(&monitor)? - done) as f64 / began.elapsed().as_secs_f64();
     if !matches!(outgoing.outcome, Outcome::Completed { .. }) {
         bail!("the migration did not complete: {:?}", outgoing.outcome);
@@ -105,10 +111,11 @@ pub fn migrate(work: &Work) -> anyhow::Result<Worked> {
     if !check.is_clean() {
         bail!("{check}");
     }
+    let beside = ByteCount(held.0.saturating_sub(outgoing.report.guest_ram.0));
     drop(incoming);
     let rates = [before, during, after];
     let (blackout, lost) = (felt.blackout, felt.lost);
-    Ok(Worked { report: outgoing.report, rates, blackout, lost })
+    Ok(Worked { report: outgoing.report, rates, blackout, lost, cpu, beside })
 }
 
 /// Moves a guest that mostly reads, with `bytes` of memory; returns the source's account, and its

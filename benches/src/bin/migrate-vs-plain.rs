@@ -6,7 +6,7 @@
 use anyhow::ensure;
 
 use whimbrel_agent::bench::moving::{self, Migrated, Way};
-use whimbrel_agent::bench::{Sample, memory, plain};
+use whimbrel_agent::bench::{Sample, median, memory, plain};
 
 fn main() -> anyhow::Result<()> {
     let numbers = std::env::args().skip(1).map(|text| text.parse::<usize>());
@@ -62,12 +62,6 @@ fn row(lanes: usize, pairs: &[(Sample, Migrated)], dirty: &[Migrated]) {
 
 fn downtime_ms(moved: &Migrated) -> f64 {
     moved.downtime().as_secs_f64() * 1000.0
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn worst(values: &[f64]) -> f64 {

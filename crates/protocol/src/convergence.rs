@@ -3,8 +3,9 @@
 //! With a link of `B` bytes a second, a round over `V` bytes lasts `V/B` and leaves what the guest
 //! wrote in that time. Rounds shrink as long as less is written than was sent. The downtime that
 //! can be offered is everything that happens while paused: parking, the last harvest, a full
-//! verification if there is one, the last pages, the state, and 1.5 round trips for Prepare,
-//! Prepared and Grant. Each of these parts was measured or rehearsed while the guest ran.
+//! verification if there is one, the last pages, the state, and two round trips: Prepare, Prepared,
+//! Grant, Running, of which the guest itself waits for the first three. Each of these parts was
+//! measured or rehearsed while the guest ran.
 
 mod limits;
 
@@ -101,7 +102,7 @@ pub(crate) const NEGLIGIBLE: Duration = Duration::from_millis(1);
 const PARTS: [&str; 5] = [
     "the pages",
     "the state",
-    "1.5 round trips",
+    "2 round trips",
     "the last harvest and the ways between threads",
     "verifying memory",
 ];
@@ -245,7 +246,9 @@ impl Forecast {
         let sending = |bytes: ByteCount| {
             Duration::try_from_secs_f64(bytes.0 as f64 / rate).unwrap_or(Duration::MAX)
         };
-        let trips = self.round_trip.unwrap_or_default() * 3 / 2;
+        // The guest stands still for one and a half; that it runs comes back after two, and that
+        // is what the source measures.
+        let trips = self.round_trip.unwrap_or_default() * 2;
         let errands = self.errand.unwrap_or_default() * ERRANDS;
         let here = self.harvest.saturating_add(errands);
         let verification = self.verification.time();

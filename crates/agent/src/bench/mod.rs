@@ -13,6 +13,7 @@ use std::io;
 use std::time::Duration;
 
 use whimbrel_engine::memory::MemoryError;
+use whimbrel_engine::page::ByteCount;
 
 use crate::os;
 
@@ -38,6 +39,56 @@ pub fn cpu_used() -> io::Result<Duration> {
     Ok(os::usage()?.cpu)
 }
 
+/// The page tables of this process.
+///
+/// # Errors
+/// If the system does not tell.
+pub fn page_tables() -> io::Result<ByteCount> {
+    Ok(os::resident()?.1)
+}
+
+/// What this process uses from a moment on.
+#[derive(Debug)]
+pub struct Meter {
+    cpu: Duration,
+    held: ByteCount,
+}
+
+impl Meter {
+    /// From now on.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn begin() -> io::Result<Self> {
+        let (memory, tables) = os::resident()?;
+        os::reset_peak()?;
+        Ok(Self { cpu: os::usage()?.cpu, held: memory + tables })
+    }
+
+    /// Processor time until now, and how much more memory than at the beginning was held at the
+    /// worst moment, page tables included.
+    ///
+    /// # Errors
+    /// If the system does not tell.
+    pub fn read(&self) -> io::Result<(Duration, ByteCount)> {
+        let now = os::usage()?;
+        let held = now.peak + os::resident()?.1;
+        Ok((now.cpu - self.cpu, ByteCount(held.0.saturating_sub(self.held.0))))
+    }
+}
+
+/// The median; of an even number the mean of the two in the middle, of none NaN.
+#[must_use]
+pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    let (low, high) = (values.len().saturating_sub(1) / 2, values.len() / 2);
+    match (values.get(low), values.get(high)) {
+        (Some(low), Some(high)) => f64::midpoint(*low, *high),
+        _ => f64::NAN,
+    }
+}
+
 /// What it took to move so much memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
@@ -60,5 +111,17 @@ impl Sample {
     #[must_use]
     pub fn cpu_s_per_gib(self) -> f64 {
         self.cpu.as_secs_f64() * f64::from(1 << 30) / self.bytes as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert!(median([]).is_nan());
     }
 }

@@ -17,8 +17,7 @@ use whimbrel_engine::{
 };
 
 use super::wire::Wire;
-use super::{BenchError, Sample, memory, relay};
-use crate::os;
+use super::{BenchError, Meter, Sample, memory, relay};
 
 const R: RegionId = RegionId(0);
 const TOKEN: Token = Token(0xbe9c);
@@ -173,17 +172,12 @@ impl Migrated {
 /// If the migration does not complete with every page verified.
 pub fn migrate(guest: &GuestMemory, way: Way) -> Result<Migrated, BenchError> {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let (memory, tables) = os::resident()?;
-    let before = memory + tables;
-    os::reset_peak()?;
-    let cpu = os::usage()?.cpu;
+    let meter = Meter::begin()?;
     let moments = Moments::default();
     let memory = guest.clone();
     let sleeper = Sleeper { memory, last_writes: way.last_writes, moments: moments.clone() };
     let (source, destination) = runtime.block_on(both(sleeper, way))?;
-    let after = os::usage()?;
-    let (cpu, held) = (after.cpu - cpu, after.peak + os::resident()?.1);
-    let held = held.0.saturating_sub(before.0);
+    let (cpu, held) = meter.read()?;
     let wrong = |why| Err(BenchError::Wrong(why));
     if !matches!(source.outcome, Outcome::Completed { .. }) {
         return wrong(format!("the migration did not complete: {:?}", source.outcome));
@@ -195,7 +189,7 @@ pub fn migrate(guest: &GuestMemory, way: Way) -> Result<Migrated, BenchError> {
     }
     let Some(arrived) = destination.guest else { return wrong("no guest arrived".into()) };
     same(guest, &arrived.memory())?;
-    let beside = ByteCount(held.saturating_sub(report.guest_ram.0));
+    let beside = ByteCount(held.0.saturating_sub(arrived.memory().resident()?.0));
     let Some(stood_still) = moments.between() else {
         return wrong("the guest was not parked, or did not run on".into());
     };

@@ -7,6 +7,8 @@
 
 mod report;
 
+use std::time::Duration;
+
 use tokio::task::spawn_blocking;
 use whimbrel_agent::bench::moving::{self, GuestMemory, Way};
 use whimbrel_agent::bench::{BenchError, Sample, memory, plain};
@@ -116,9 +118,9 @@ async fn by_product(bytes: u64, lanes: u16) -> Result<Product, Stop> {
         kind: Some(api::guest_config::Kind::Stress(stress)),
     };
     let options = api::MigrationOptions { lanes: Some(lanes.into()), ..Default::default() };
-    let account = demo::moved(guest, options).await?;
+    let (account, took) = demo::moved(guest, options).await?;
     match (account.outcome, account.fault()) {
-        (Outcome::Completed, None) => product(&account),
+        (Outcome::Completed, None) => product(&account, took),
         (_, why) => {
             let why = why.or(account.reason).unwrap_or_else(|| "the guest did not move".into());
             Err(Stop::failed(why))
@@ -126,10 +128,11 @@ async fn by_product(bytes: u64, lanes: u16) -> Result<Product, Stop> {
     }
 }
 
-fn product(account: &Account) -> Result<Product, Stop> {
+/// The clock is that of whoever gave the order; the CPU is that of the two guest processes.
+fn product(account: &Account, elapsed: Duration) -> Result<Product, Stop> {
     let told = || {
         let cpu = account.at_source.cpu? + account.at_destination.cpu?;
-        let sample = Sample { bytes: account.guest_ram?, elapsed: account.total?, cpu };
+        let sample = Sample { bytes: account.guest_ram?, elapsed, cpu };
         Some(Product {
             sample,
             downtime: account.downtime?,

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use whimbrel_agent::bench::Sample;
 use whimbrel_agent::bench::moving::Migrated;
+use whimbrel_agent::bench::{Sample, median};
 
 use crate::json;
 use crate::view::units;
@@ -141,12 +141,6 @@ fn shares(
     plain: impl Iterator<Item = Sample>,
 ) -> impl Iterator<Item = f64> {
     of.zip(plain).map(|(of, plain)| of.mib_per_s() / plain.mib_per_s())
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 fn us(time: Duration) -> f64 {

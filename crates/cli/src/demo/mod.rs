@@ -54,16 +54,17 @@ pub(crate) async fn demo(args: DemoArgs) -> Ending {
     viewer.clear();
     let shown = shown.map_err(|stop| nest.obituary().unwrap_or(stop));
     nest.clear(GUEST).await;
-    let account = shown?;
+    let (account, _) = shown?;
     viewer.conclude(&account);
     Ok(account.exit())
 }
 
-/// Moves one guest as the demo does, shown to nobody.
+/// Moves one guest as the demo does, shown to nobody; what came of it, and how long it took from
+/// the order to the end.
 pub(crate) async fn moved(
     guest: api::GuestConfig,
     options: api::MigrationOptions,
-) -> Result<Account, Stop> {
+) -> Result<(Account, Duration), Stop> {
     let plan = Plan { guest, options, downtime_limit: Duration::ZERO };
     let mut nest = Nest::new()?;
     let shown = show(&plan, &mut nest, &mut Viewer::new(true)).await;
@@ -72,7 +73,11 @@ pub(crate) async fn moved(
     shown
 }
 
-async fn show(plan: &Plan, nest: &mut Nest, viewer: &mut Viewer) -> Result<Account, Stop> {
+async fn show(
+    plan: &Plan,
+    nest: &mut Nest,
+    viewer: &mut Viewer,
+) -> Result<(Account, Duration), Stop> {
     viewer.hint("starting two agents");
     let source = nest.hatch("source").await?;
     let destination = nest.hatch("destination").await?;
@@ -87,14 +92,17 @@ async fn show(plan: &Plan, nest: &mut Nest, viewer: &mut Viewer) -> Result<Accou
         ticket: Vec::new(),
     };
     let client = &mut nest.agent(0).client;
+    let ordered = Instant::now();
     let begun = client.migrate(request).await?;
     let mut watch = client.watch(&begun.migration_id).await?;
     let ended = viewer.follow(&mut watch, &context).await?;
+    let took = ordered.elapsed();
     let account = remote::account(&ended, &context);
-    match account.outcome {
-        Outcome::Completed => proven(account, nest, clients, viewer).await,
-        _ => Ok(account),
-    }
+    let account = match account.outcome {
+        Outcome::Completed => proven(account, nest, clients, viewer).await?,
+        _ => account,
+    };
+    Ok((account, took))
 }
 
 /// Refuses a guest that this host could not hold twice.
