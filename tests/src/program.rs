@@ -18,7 +18,7 @@ use crate::os::Pid;
 use crate::realm::realm;
 
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
-pub(crate) const WATCHDOG: Duration = Duration::from_secs(180);
+pub const WATCHDOG: Duration = Duration::from_secs(180);
 /// How an agent's first line begins.
 const LISTENING: &str = "whimbrel agent listening on ";
 /// How the line before begins, if it speaks HTTP.

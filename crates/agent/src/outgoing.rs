@@ -5,7 +5,7 @@
 //!         ─► followed to its end ─► the other agent's half of the report ─► the process ends
 //! ```
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tracing::Instrument;
 use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
 use whimbrel_control::{AgentAddress, Client, ClientError};
 use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
-use whimbrel_engine::transport::{Endpoint, Path};
+use whimbrel_engine::transport::{Endpoint, Path, comes_from};
 use whimbrel_engine::{Failure, Fault};
 
 use crate::access::{Action, Authenticated, Warrant};
@@ -248,8 +248,7 @@ impl Core {
     ) -> Result<Vec<Path>, Status> {
         if carrier != api::Carrier::Local && paths.is_empty() {
             let unusable = |_| Status::internal("the destination names no address");
-            let address: SocketAddr = address.parse().map_err(unusable)?;
-            self.guard.carries(carrier, address.ip())?;
+            self.may_go(carrier, &Path::to(address.parse().map_err(unusable)?))?;
         }
         paths.iter().try_for_each(|path| self.may_go(carrier, path))?;
         Ok(paths)
@@ -257,8 +256,9 @@ impl Core {
 
     /// Whether a session so carried may take this path.
     pub(crate) fn may_go(&self, carrier: api::Carrier, path: &Path) -> Result<(), Status> {
-        let mut ends = path.local.into_iter().chain([path.remote.ip()]);
-        ends.try_for_each(|ip| self.guard.carries(carrier, ip))
+        // Where there is no way yet, nobody can say that the one that comes is trusted.
+        let here = comes_from(path).unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        [here, path.remote.ip()].into_iter().try_for_each(|ip| self.guard.carries(carrier, ip))
     }
 
     /// How long both processes of a migration over this way wait for each other.

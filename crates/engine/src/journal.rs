@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Sender, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 use std::thread;
 use std::time::Duration;
@@ -62,6 +62,8 @@ pub(crate) struct SharedJournal {
     journal: Arc<Mutex<Option<Box<dyn Journal>>>>,
     /// The way to who writes notes, if there is anybody.
     clerk: Option<Sender<Errand>>,
+    /// Whether the disk has not come back from a note: another one would only wait behind it.
+    hangs: Arc<AtomicBool>,
 }
 
 /// A note to be written, and who waits for that.
@@ -76,7 +78,8 @@ impl SharedJournal {
     pub(crate) fn new(journal: Box<dyn Journal>) -> Self {
         let journal = Arc::new(Mutex::new(Some(journal)));
         let (clerk, errands) = channel::<Errand>();
-        let desk = Self { journal: Arc::clone(&journal), clerk: None };
+        let hangs = Arc::default();
+        let desk = Self { journal: Arc::clone(&journal), clerk: None, hangs: Arc::clone(&hangs) };
         let body = move || {
             errands.iter().for_each(|errand| desk.run(&errand));
         };
@@ -85,7 +88,7 @@ impl SharedJournal {
         if let Err(error) = &started {
             tracing::error!("nobody can write notes: no thread could be started: {error}");
         }
-        Self { journal, clerk: started.ok().map(|_| clerk) }
+        Self { journal, clerk: started.ok().map(|_| clerk), hangs }
     }
 
     /// Writes a record that is waited for.
@@ -97,13 +100,26 @@ impl SharedJournal {
     /// Writes a record as a note, whatever its standing. A disk that hangs in the write does not
     /// keep those who have to go on whatever becomes of it; what it has begun may still be written.
     pub(crate) fn note_within(&self, record: Record, within: Duration) -> Result<(), Failure> {
+        if self.hangs.load(Ordering::Acquire) {
+            let why = format!("{:?} could not be noted: the disk hangs", record.standing);
+            return Err(Failure::new(Fault::Journal, why));
+        }
         let (tell, told) = sync_channel(1);
         let (standing, wanted) = (record.standing, Arc::new(AtomicBool::new(true)));
         let errand = Errand { record, wanted: Arc::clone(&wanted), tell };
         let given = self.clerk.as_ref().and_then(|clerk| clerk.send(errand).ok());
         let why = match given.map(|()| told.recv_timeout(within)) {
             Some(Ok(noted)) => return noted,
-            Some(Err(_)) => format!("within {within:?}: the disk hangs"),
+            Some(Err(RecvTimeoutError::Timeout)) => {
+                self.hangs.store(true, Ordering::Release);
+                // Said before it is no longer told to hang: whoever came back just now is heard.
+                if let Ok(noted) = told.try_recv() {
+                    self.hangs.store(false, Ordering::Release);
+                    return noted;
+                }
+                format!("within {within:?}: the disk hangs")
+            }
+            Some(Err(RecvTimeoutError::Disconnected)) => "as its thread has ended".to_owned(),
             None => "as there is no thread for it".to_owned(),
         };
         wanted.store(false, Ordering::Release);
@@ -116,6 +132,7 @@ impl SharedJournal {
             // Nobody waits for it any more where it has taken too long.
             let _ = errand.tell.send(put(&mut guard, &errand.record, true));
         }
+        self.hangs.store(false, Ordering::Release);
     }
 
     /// Another handle on the journal, for where a writer has not ended yet.

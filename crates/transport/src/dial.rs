@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -97,6 +97,41 @@ pub async fn dial(path: &Path, tuning: &Tuning, within: Duration) -> Result<TcpS
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(DialError::Unreachable(path.remote, error)),
         Err(_) => Err(DialError::TimedOut(path.remote, within)),
+    }
+}
+
+/// The address of this host from which `path` is gone: where it leaves that open, the one that the
+/// routing table has at this moment. Nothing is sent.
+///
+/// # Errors
+/// What the system says, where there is no way.
+pub fn comes_from(path: &Path) -> io::Result<IpAddr> {
+    if let Some(local) = path.local {
+        return Ok(local);
+    }
+    let any: IpAddr = match path.remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let looked = UdpSocket::bind((any, 0))?;
+    looked.connect(path.remote)?;
+    Ok(looked.local_addr()?.ip())
+}
+
+/// Sees whether `path` works for sessions that are carried so.
+///
+/// # Errors
+/// As [`dial`].
+pub async fn look(
+    path: &Path,
+    tuning: &Tuning,
+    carrier: &Carrier,
+    within: Duration,
+) -> Result<(), DialError> {
+    match carrier {
+        // Another protocol may be let through where this one is not, or the other way around.
+        Carrier::Quic(quic) => quic.reaches(path, tuning, within).await,
+        _ => dial(path, tuning, within).await.map(drop),
     }
 }
 

@@ -34,7 +34,7 @@ mod tuning;
 
 pub use carrier::{Carrier, Purpose};
 pub use control::{ControlError, ControlReceiver, ControlSender, control_over};
-pub use dial::{DialError, Path, connect, dial, greet};
+pub use dial::{DialError, Path, comes_from, connect, dial, greet, look};
 pub use door::{Caller, Door, DoorKey, DoorOptions, Kind};
 pub use identity::{Credentials, Fingerprint, Identity, NoFingerprint};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};

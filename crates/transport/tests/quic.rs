@@ -14,7 +14,7 @@ use tokio::net::UdpSocket;
 use whimbrel_page::ByteCount;
 use whimbrel_transport::{
     Caller, Carrier, DialError, Door, DoorOptions, Kind, Lane, LaneError, Path, Stream, Tuning,
-    connect,
+    connect, look,
 };
 
 /// For what is to fail.
@@ -95,6 +95,23 @@ async fn lanes_share_a_connection_and_one_that_is_not_read_holds_nobody_up() {
     let mut answer = [0; 4];
     near.read_exact(&mut answer).await.expect("it arrives");
     assert_eq!(&answer, b"Yes.");
+}
+
+/// A path that was out is looked at in its own words: nobody listens there for another protocol,
+/// and where somebody does, that says nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_works_where_this_protocol_is_answered() {
+    let (near, far) = quic();
+    let door = door(far);
+    let works = async |address, within| {
+        look(&Path::to(address), &tuning(PATIENT), &near, within).await.is_ok()
+    };
+    assert!(works(door.address(), PATIENT).await, "it answers");
+    assert!(works(door.address(), PATIENT).await, "the connection that stands answers");
+    let tcp = tokio::net::TcpListener::bind((LOOPBACK, 0)).await.expect("a port");
+    let address = tcp.local_addr().expect("bound");
+    assert!(look(&Path::to(address), &tuning(PATIENT), &Carrier::Tcp, PATIENT).await.is_ok());
+    assert!(!works(address, SHORT).await, "nobody there speaks QUIC");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,7 +18,7 @@ const MEMORY: u64 = 128 << 20;
 
 /// An agent that does not wait long for a peer that is dead.
 async fn agent(more: &[&str]) -> Agent {
-    let deadlines = ["--deadlines", "greeting=5s,silence=2s,resume=3s,peer-connect=1s"];
+    let deadlines = ["--deadlines", "greeting=10s,silence=10s,resume=12s,peer-connect=5s"];
     Agent::start_as(&std::env::temp_dir(), How::with(&[&deadlines, more].concat())).await
 }
 

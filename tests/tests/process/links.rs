@@ -57,6 +57,7 @@ async fn agents_that_meet_on_loopback_send_nothing_in_clear_over_other_networks(
     let plain = Agent::start().await;
     let refused = migrate(&there, &plain, &OFF).await;
     assert_ne!(refused.status, Some(0), "{refused:?}");
+    assert!(format!("{refused:?}").contains("trust"), "{refused:?}");
     plain.guest("web", &SMALL).await;
     let refused = migrate(&plain, &here, &[]).await;
     assert_ne!(refused.status, Some(0), "{refused:?}");

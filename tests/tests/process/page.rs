@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use whimbrel_tests::browser::Browser;
-use whimbrel_tests::program::{Agent, How};
+use whimbrel_tests::program::{Agent, How, WATCHDOG};
 use whimbrel_tests::{http, os, skipped};
 
 const TOKEN: &str = "open-sesame-open-sesame";
@@ -97,6 +98,9 @@ async fn a_migration_is_started_by_a_click_and_watched_to_its_end() {
     browser.until("document.querySelectorAll('#guests .running').length === 2");
 
     let _ = here.ask(&["limit", "--host", "none"]).await.ended(0);
+    // What was on its way there has been cleared away too.
+    let cleared = async { while there.ask(&["status", "web"]).await.status == Some(0) {} };
+    timeout(WATCHDOG, cleared).await.expect("it is gone");
     move_it(&mut browser, &there, "throttle");
     browser.until("document.querySelector('#ended .state')?.textContent === 'completed'");
     browser.until("document.querySelectorAll('#guests li').length === 1");
@@ -161,7 +165,7 @@ async fn status(connection: &mut TcpStream, path: &str, token: &str) -> Option<u
 
 #[tokio::test]
 async fn who_shows_no_token_leaves_the_place_to_others() {
-    let agent = with_token(&["--deadlines", "handshake=1s"]).await;
+    let agent = with_token(&["--deadlines", "handshake=5s"]).await;
     let mut known = TcpStream::connect(address(&agent)).await.expect("a place");
     assert_eq!(status(&mut known, "/metrics", TOKEN).await, Some(200));
     let mut unknown = TcpStream::connect(address(&agent)).await.expect("a place");

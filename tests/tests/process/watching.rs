@@ -1,7 +1,8 @@
 //! `whimbrel watch` on a real terminal.
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use whimbrel_tests::program::{Agent, command, whimbrel};
+use tokio::time::timeout;
+use whimbrel_tests::program::{Agent, WATCHDOG, command, whimbrel};
 use whimbrel_tests::tmux::Terminal;
 use whimbrel_tests::{os, skipped};
 
@@ -90,7 +91,8 @@ async fn without_a_terminal_a_host_is_told_in_lines_and_nothing_is_missed() {
     let _ = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0);
     let mut child = command(&["watch", "--agent", &there.address]).spawn().expect("it starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let head = lines.next_line().await.expect("a line").expect("a line");
+    let head = timeout(WATCHDOG, lines.next_line()).await.expect("in time");
+    let head = head.expect("a line").expect("a line");
     assert!(head.starts_with("NAME"), "{head}");
     // There and back between two looks, of which the second one sees the guest as the first did.
     os::stop(os::Pid::of(&child));
@@ -100,7 +102,8 @@ async fn without_a_terminal_a_host_is_told_in_lines_and_nothing_is_missed() {
     os::go_on(os::Pid::of(&child));
     for begins in ["web has moved to", "web has come from"] {
         loop {
-            let line = lines.next_line().await.expect("a line").expect("it goes on");
+            let line = timeout(WATCHDOG, lines.next_line()).await.expect("in time");
+            let line = line.expect("a line").expect("it goes on");
             assert!(!line.contains('\x1b'), "{line:?}");
             // What had ended before somebody looked is no news.
             let (came, moved) =

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use whimbrel_protocol::LaneId;
 use whimbrel_protocol::batch::{LANE_ANSWER_SIZE, LaneAnswer, LaneHello};
 use whimbrel_transport::{
-    End, Lane, LaneHandle, LaneSecret, Path, Purpose, Stream, connect, dial, greet,
+    End, Lane, LaneHandle, LaneSecret, Path, Purpose, Stream, connect, greet, look,
 };
 
 use super::paths::PathId;
@@ -61,11 +61,11 @@ impl SourceLanes {
         }
         let now = Instant::now();
         for (id, path) in state.paths.due_for_a_look(now) {
-            let (tuning, within) =
-                (self.shared.options.tuning.clone(), self.shared.options.open_timeout);
-            let shared = Arc::downgrade(&self.shared);
+            let options = &self.shared.options;
+            let (tuning, carrier) = (options.tuning.clone(), options.carrier.clone());
+            let (within, shared) = (options.open_timeout, Arc::downgrade(&self.shared));
             tokio::spawn(async move {
-                let works = dial(&path, &tuning, within).await.is_ok();
+                let works = look(&path, &tuning, &carrier, within).await.is_ok();
                 looked(&shared, id, works);
             });
         }

@@ -24,8 +24,9 @@ const SOCKET_BUFFER: usize = 4 << 20;
 const STREAM_WINDOW: u32 = 16 << 20;
 /// Bytes of all lanes of a path that were sent and not acknowledged by the other host.
 const SEND_WINDOW: u64 = 64 << 20;
-/// Packets within that window, at least, where it is small.
-const PACKETS_MIN: u64 = 8;
+/// Packets within that window, at least, where it is small: whoever may send no more than are
+/// acknowledged together waits for a clock each time.
+const PACKETS_MIN: u64 = 3 * ACKNOWLEDGED_TOGETHER as u64;
 /// Streams that the other side may have open: 128 lanes, as many that end, and a few.
 const STREAMS_MAX: u32 = 320;
 /// Packets that are acknowledged together.

@@ -17,6 +17,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// A connection keeps one thread busy, and its socket a part of another.
 const THREADS_MAX: usize = 4;
+/// What one packet carries over IPv4, which carries less than IPv6.
+const TOGETHER_MAX: u16 = u16::MAX - 20 - 8;
 
 static RUNTIME: Mutex<Option<Runtime>> = Mutex::new(None);
 
@@ -43,9 +45,9 @@ impl Drivers {
     }
 
     /// For a socket that sends packets as large as this: together they have to fit the largest one
-    /// of IP, or none of them leaves.
+    /// of IP with its headers, or none of them leaves.
     pub(super) fn sending(self, largest: u16) -> Self {
-        Self { together: usize::from(u16::MAX / largest.max(1)).max(1), ..self }
+        Self { together: usize::from(TOGETHER_MAX / largest.max(1)).max(1), ..self }
     }
 
     /// Goes on with `work` whoever has begun it.

@@ -73,6 +73,29 @@ impl Quic {
         purpose: Purpose,
         within: Duration,
     ) -> Result<Stream, DialError> {
+        // Those who wait for a connection that another one opens wait no longer than that one.
+        let opened = timeout(within, self.open(path, tuning, purpose, within)).await;
+        opened.unwrap_or(Err(DialError::TimedOut(path.remote, within)))
+    }
+
+    /// Sees that the connection of `path` works.
+    pub(crate) async fn reaches(
+        &self,
+        path: &Path,
+        tuning: &Tuning,
+        within: Duration,
+    ) -> Result<(), DialError> {
+        let reached = timeout(within, self.shared(path, tuning, within)).await;
+        reached.unwrap_or(Err(DialError::TimedOut(path.remote, within))).map(drop)
+    }
+
+    async fn open(
+        &self,
+        path: &Path,
+        tuning: &Tuning,
+        purpose: Purpose,
+        within: Duration,
+    ) -> Result<Stream, DialError> {
         // wire.md P11: lanes that nobody reads must not hold up control messages.
         let link = match purpose {
             Purpose::Control => self.dial(path, tuning, within).await?,
