@@ -148,8 +148,8 @@ fn work(rate: DirtyRate, pattern: Pattern) -> anyhow::Result<Work> {
 /// What the guest's work costs the migration, and the migration the guest's work.
 fn rate(folder: &Path) -> anyhow::Result<()> {
     println!(
-        "MiB/s   tracker   writes/s before / during / after   total   downtime   expected / taken   \
-         lost   CPU   resent   lanes waited"
+        "MiB/s   tracker   writes/s before / during / after   total   downtime   expected / taken  \
+         \x20 lost   CPU   resent   lanes waited"
     );
     memory::warm(3 * GIB as usize);
     let (title, x) = ("1 GiB, 256 MiB of it written, 4 lanes", "the guest writes, MiB/s");

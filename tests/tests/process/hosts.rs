@@ -33,7 +33,7 @@ async fn a_cancelled_migration_leaves_the_guest_where_it_is() {
     let (here, there) = (Agent::start().await, Agent::start().await);
     here.guest("web", &["--memory", "64MiB", "--dirty-rate", "max"]).await;
     // Never converges, so that there is time to cancel.
-    let options = ["--policy", "wait", "--downtime", "1ms", "--detach"];
+    let options = ["--policy", "wait", "--downtime", "1ms", "--limit", "200Mbit/s", "--detach"];
     let words = ["migrate", "web", &there.address];
     let _ = here.ask(&[words.as_slice(), &options].concat()).await.ended(0);
     here.until("web", |guest| guest["state"] == "migrating").await;

@@ -95,7 +95,7 @@ fn a_migration_is_watched_and_cancelled_from_elsewhere() {
     let (a, b) = (RealAgent::start(), RealAgent::start());
     let busy = ["run", "--name", "busy", "--memory", "64MiB", "--dirty-rate", "max"];
     assert_eq!(a.whimbrel(&busy).2, 0);
-    let endless = ["--downtime", "1ms", "--policy", "wait", "--detach"];
+    let endless = ["--downtime", "1ms", "--policy", "wait", "--limit", "200Mbit/s", "--detach"];
     let (out, err, status) = a.whimbrel(&[&["migrate", "busy", &b.address], &endless[..]].concat());
     assert_eq!(status, 0, "{err}");
     assert!(out.ends_with("of busy has begun\n"), "{out}");

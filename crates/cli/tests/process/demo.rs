@@ -99,7 +99,8 @@ impl Running {
     /// Starts a demo that takes long, and connects to its agents.
     fn start(folder: &Path) -> Self {
         let options = ["--memory", "1GiB", "--working-set", "512MiB", "--policy", "wait"];
-        let options = [&options[..], &["--dirty-rate", "max", "--downtime", "1ms"]].concat();
+        let slowly = ["--dirty-rate", "max", "--downtime", "1ms", "--limit", "200Mbit/s"];
+        let options = [&options[..], &slowly].concat();
         let demo = demo(folder, &options).stdout(Stdio::piped()).spawn().unwrap();
         let mut running = Self { demo, agents: Vec::new() };
         let mut first = String::new();
