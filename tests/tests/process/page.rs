@@ -99,7 +99,9 @@ async fn a_migration_is_started_by_a_click_and_watched_to_its_end() {
 
     let _ = here.ask(&["limit", "--host", "none"]).await.ended(0);
     // What was on its way there has been cleared away too.
-    let cleared = async { while there.ask(&["status", "web"]).await.status == Some(0) {} };
+    let cleared = async {
+        while there.ask(&["list", "--json"]).await.ended(0).json() != serde_json::json!([]) {}
+    };
     timeout(WATCHDOG, cleared).await.expect("it is gone");
     move_it(&mut browser, &there, "throttle");
     browser.until("document.querySelector('#ended .state')?.textContent === 'completed'");
