@@ -109,13 +109,17 @@ pub fn comes_from(path: &Path) -> io::Result<IpAddr> {
     if let Some(local) = path.local {
         return Ok(local);
     }
-    let any: IpAddr = match path.remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    };
-    let looked = UdpSocket::bind((any, 0))?;
+    let looked = UdpSocket::bind((unspecified(path.remote), 0))?;
     looked.connect(path.remote)?;
     Ok(looked.local_addr()?.ip())
+}
+
+/// Every address of the kind that `remote` is.
+pub(crate) fn unspecified(remote: SocketAddr) -> IpAddr {
+    match remote {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }
 
 /// Sees whether `path` works for sessions that are carried so.

@@ -1,7 +1,7 @@
 //! What both ends of QUIC are set to.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use quinn::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
+use crate::dial::unspecified;
 use crate::os as system;
 use crate::tls::{self, Mode};
 use crate::{Congestion, Credentials, DoorOptions, Path, Tuning};
@@ -51,14 +52,6 @@ pub(super) fn socket(kind: IpAddr, tuning: &Tuning) -> io::Result<Socket> {
     socket.set_recv_buffer_size(SOCKET_BUFFER)?;
     tuning.apply_buffers(&SockRef::from(&socket))?;
     Ok(socket)
-}
-
-/// Every address of the kind that `remote` is.
-pub(super) fn unspecified(remote: SocketAddr) -> IpAddr {
-    match remote {
-        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-    }
 }
 
 /// For a connection along `path` from a socket with such a receive buffer, as the system tells it;

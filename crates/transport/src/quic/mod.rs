@@ -33,7 +33,7 @@ use tokio::time::timeout;
 pub(crate) use listener::{Link, Listener};
 pub(crate) use stream::QuicStream;
 
-use crate::dial::bind;
+use crate::dial::{bind, unspecified};
 use crate::identity::NAME;
 use crate::tls::Mode;
 use crate::{Credentials, DialError, Path, Purpose, Stream, Tuning};
@@ -73,9 +73,17 @@ impl Quic {
         purpose: Purpose,
         within: Duration,
     ) -> Result<Stream, DialError> {
-        // Those who wait for a connection that another one opens wait no longer than that one.
-        let opened = timeout(within, self.open(path, tuning, purpose, within)).await;
-        opened.unwrap_or(Err(DialError::TimedOut(path.remote, within)))
+        let opening = async {
+            // wire.md P11: lanes that nobody reads must not hold up control messages.
+            let link = match purpose {
+                Purpose::Control => self.dial(path, tuning, within).await?,
+                Purpose::Bulk => self.shared(path, tuning, within).await?,
+            };
+            let opened = link.open_bi().await;
+            let (send, receive) = opened.map_err(|error| failed(path.remote, error, within))?;
+            Ok(QuicStream::new(send, receive).map_err(DialError::Option)?.into())
+        };
+        bounded(path, within, opening).await
     }
 
     /// Sees that the connection of `path` works.
@@ -85,33 +93,10 @@ impl Quic {
         tuning: &Tuning,
         within: Duration,
     ) -> Result<(), DialError> {
-        let reached = timeout(within, self.shared(path, tuning, within)).await;
-        reached.unwrap_or(Err(DialError::TimedOut(path.remote, within))).map(drop)
+        bounded(path, within, self.shared(path, tuning, within)).await.map(drop)
     }
 
-    async fn open(
-        &self,
-        path: &Path,
-        tuning: &Tuning,
-        purpose: Purpose,
-        within: Duration,
-    ) -> Result<Stream, DialError> {
-        // wire.md P11: lanes that nobody reads must not hold up control messages.
-        let link = match purpose {
-            Purpose::Control => self.dial(path, tuning, within).await?,
-            Purpose::Bulk => self.shared(path, tuning, within).await?,
-        };
-        match timeout(within, link.open_bi()).await {
-            Ok(Ok((send, receive))) => {
-                let stream = QuicStream::new(send, receive).map_err(DialError::Option)?;
-                Ok(stream.into())
-            }
-            Ok(Err(error)) => Err(failed(path.remote, error, within)),
-            Err(_) => Err(DialError::TimedOut(path.remote, within)),
-        }
-    }
-
-    /// The connection of `path`, a new one if there is none that works.
+    /// The connection of `path`, a new one if there is none that works. Whoever calls bounds it.
     async fn shared(
         &self,
         path: &Path,
@@ -125,11 +110,9 @@ impl Quic {
             Some(link) => {
                 *kept = Some(link.clone());
                 drop(kept);
-                return match timeout(within, answers(&link)).await {
-                    Ok(Ok(())) => Ok(link),
-                    Ok(Err(error)) => Err(failed(path.remote, error, within)),
-                    Err(_) => Err(DialError::TimedOut(path.remote, within)),
-                };
+                let answered = answers(&link).await;
+                answered.map_err(|error| failed(path.remote, error, within))?;
+                return Ok(link);
             }
             None => self.dial(path, tuning, within).await?,
         };
@@ -150,18 +133,14 @@ impl Quic {
         let (endpoint, config) = self.prepare(path, tuning).map_err(DialError::Option)?;
         let connecting = endpoint.connect_with(config, path.remote, NAME);
         let connecting = connecting.map_err(|error| DialError::Option(io::Error::other(error)))?;
-        let link = match timeout(within, connecting).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => return Err(failed(path.remote, error, within)),
-            Err(_) => return Err(DialError::TimedOut(path.remote, within)),
-        };
+        let link = connecting.await.map_err(|error| failed(path.remote, error, within))?;
         agreed(&link).map_err(|error| DialError::Stranger(path.remote, error))?;
         Ok(link)
     }
 
     /// A socket of this side for one connection, and what that is set to.
     fn prepare(&self, path: &Path, tuning: &Tuning) -> io::Result<(Endpoint, ClientConfig)> {
-        let any = config::unspecified(path.remote);
+        let any = unspecified(path.remote);
         let socket = config::socket(any, tuning)?;
         bind(path, &SockRef::from(&socket), |local| socket.bind(&local.into()))?;
         if path.local.is_none() {
@@ -178,6 +157,16 @@ impl fmt::Debug for Quic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Quic({:?})", self.credentials)
     }
+}
+
+/// One deadline for all of `work`: also for those who wait for a connection that another one opens.
+async fn bounded<T>(
+    path: &Path,
+    within: Duration,
+    work: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    let done = timeout(within, work).await;
+    done.unwrap_or(Err(DialError::TimedOut(path.remote, within)))
 }
 
 /// Why a connection does not stand. A side of whose certificate the other thinks nothing may learn
