@@ -6,7 +6,7 @@
 use anyhow::ensure;
 use whimbrel_agent::bench::moving::{self, Migrated, Way};
 use whimbrel_agent::bench::wire::Wire;
-use whimbrel_agent::bench::{Sample, memory, plain};
+use whimbrel_agent::bench::{Sample, median, memory, plain};
 use whimbrel_benches::{carried, plain_quic};
 
 fn main() -> anyhow::Result<()> {
@@ -78,10 +78,4 @@ fn line(wire: Wire, row: &[(Sample, Migrated)], tcp: &[(Sample, Migrated)]) {
         median(row.iter().map(|(_, moved)| moved.sample().cpu_s_per_gib())),
         median(row.iter().map(|(_, moved)| moved.downtime().as_secs_f64() * 1000.0)),
     );
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<_> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

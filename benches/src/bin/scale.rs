@@ -57,6 +57,20 @@ fn three(guest: &GuestMemory, way: Way) -> anyhow::Result<Vec<Migrated>> {
     Ok((0..REPEATS).map(|_| moving::migrate(guest, way)).collect::<Result<_, _>>()?)
 }
 
+/// Runs of each of two kinds, in turns: what else the machine does meets both alike.
+fn in_turns<K, T>(
+    kinds: &[K; 2],
+    run: impl Fn(&K) -> anyhow::Result<T>,
+) -> anyhow::Result<[Vec<T>; 2]> {
+    let mut runs = [Vec::new(), Vec::new()];
+    for _ in 0..REPEATS {
+        for (runs, kind) in runs.iter_mut().zip(kinds) {
+            runs.push(run(kind)?);
+        }
+    }
+    Ok(runs)
+}
+
 fn mib(bytes: ByteCount) -> f64 {
     bytes.0 as f64 / MIB
 }
@@ -168,13 +182,10 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
             mib_s => (mib_s.to_string(), DirtyRate::PerSecond(ByteCount::mib(mib_s))),
         };
         let work = work(rate, Pattern::Uniform)?;
-        let mut worked = [Vec::new(), Vec::new()];
-        for _ in 0..REPEATS {
-            for (worked, tracker) in worked.iter_mut().zip(trackers) {
-                let way = working::Way { tracker: Some(tracker), ..AT_WORK };
-                worked.push(working::migrate(&Work { way, ..work.clone() })?);
-            }
-        }
+        let worked = in_turns(&trackers, |tracker| {
+            let way = working::Way { tracker: Some(*tracker), ..AT_WORK };
+            working::migrate(&Work { way, ..work.clone() })
+        })?;
         for (worked, tracker) in worked.iter().zip(trackers) {
             println!("{name:>5} {tracker:>12} {}", at_work(worked));
         }
@@ -217,13 +228,9 @@ fn read() -> anyhow::Result<()> {
     println!("    tracker   operations/s before / during / after   total, ms   downtime, ms");
     memory::warm(2 * GIB as usize);
     let trackers = [TrackerKind::Userfaultfd, TrackerKind::Mprotect];
-    let mut moved = [Vec::new(), Vec::new()];
-    for _ in 0..REPEATS {
-        for (moved, tracker) in moved.iter_mut().zip(trackers) {
-            let way = working::Way { tracker: Some(tracker), ..AT_WORK };
-            moved.push(working::migrate_reader(GIB, way)?);
-        }
-    }
+    let moved = in_turns(&trackers, |tracker| {
+        working::migrate_reader(GIB, working::Way { tracker: Some(*tracker), ..AT_WORK })
+    })?;
     for (moved, tracker) in moved.iter().zip(trackers) {
         println!(
             "{tracker:>11} {:14.0} / {:.0} / {:.0} {:17.0} {:14.1}",
@@ -253,12 +260,7 @@ fn sparse() -> anyhow::Result<()> {
     memory::warm(2 * 2 * GIB as usize);
     let sizes = [2 * GIB, 1024 * GIB];
     let guests = [spread(sizes[0])?, spread(sizes[1])?];
-    let mut moved = [Vec::new(), Vec::new()];
-    for _ in 0..REPEATS {
-        for (moved, guest) in moved.iter_mut().zip(&guests) {
-            moved.push(moving::migrate(guest, idle(4))?);
-        }
-    }
+    let moved = in_turns(&guests, |guest| Ok(moving::migrate(guest, idle(4))?))?;
     for (moved, size) in moved.iter().zip(sizes) {
         println!(
             "{:13} GiB {:12.0} {:9.0} {:13.1} {:14.2}",
@@ -281,29 +283,26 @@ fn zero() -> anyhow::Result<()> {
     let layout = Layout::new(vec![region(0, 4 * GIB), region(1, GIB)])?;
     let (page, zeros) = (memory::random(4096), vec![0; 4096]);
     let kinds = [("random", 1), ("half zero", 2)];
-    let guests = kinds.map(|(_, every)| {
+    let filled = |every| {
         let guest = GuestMemory::allocate(&layout, Backing::Private)?;
         for number in 0..4 * GIB / 4096 {
             let bytes = if number % every == 0 { &page } else { &zeros };
             guest.write(RegionId(0), PageIndex(number).offset(), bytes)?;
         }
         anyhow::Ok(guest)
-    });
-    let [full, half] = guests;
-    let guests = [full?, half?];
-    let mut moved = [Vec::new(), Vec::new()];
-    for _ in 0..REPEATS {
-        for (moved, guest) in moved.iter_mut().zip(&guests) {
-            let (resident, tables) = (guest.resident()?, page_tables()?);
-            moved.push(moving::migrate(guest, idle(4))?);
-            // Whoever reads a page that was never written gets a page of zeros mapped, which
-            // takes a page table for each 2 MiB.
-            let grown = page_tables()?.0.saturating_sub(tables.0);
-            if guest.resident()? != resident || grown > (GIB >> 9) / 2 {
-                bail!("memory that was never touched was read: page tables grew by {grown} bytes");
-            }
+    };
+    let guests = [filled(kinds[0].1)?, filled(kinds[1].1)?];
+    let moved = in_turns(&guests, |guest| {
+        let (resident, tables) = (guest.resident()?, page_tables()?);
+        let moved = moving::migrate(guest, idle(4))?;
+        // Whoever reads a page that was never written gets a page of zeros mapped, which takes a
+        // page table for each 2 MiB.
+        let grown = page_tables()?.0.saturating_sub(tables.0);
+        if guest.resident()? != resident || grown > (GIB >> 9) / 2 {
+            bail!("memory that was never touched was read: page tables grew by {grown} bytes");
         }
-    }
+        Ok(moved)
+    })?;
     for (moved, (name, _)) in moved.iter().zip(kinds) {
         println!(
             "{name:14} {:11.0} {:9.0} {:14.0} MiB",
@@ -329,14 +328,11 @@ fn order() -> anyhow::Result<()> {
     memory::warm(3 * GIB as usize);
     for pattern in [Pattern::Zipf, Pattern::HotSpot, Pattern::Uniform] {
         let orders = [("in place", false), ("last", true)];
-        let mut worked = [Vec::new(), Vec::new()];
-        for _ in 0..REPEATS {
-            for (worked, (_, hot_last)) in worked.iter_mut().zip(orders) {
-                let rate = DirtyRate::PerSecond(ByteCount::mib(400));
-                let way = working::Way { hot_last, ..AT_WORK };
-                worked.push(working::migrate(&Work { way, ..work(rate, pattern)? })?);
-            }
-        }
+        let worked = in_turns(&orders, |(_, hot_last)| {
+            let rate = DirtyRate::PerSecond(ByteCount::mib(400));
+            let way = working::Way { hot_last: *hot_last, ..AT_WORK };
+            working::migrate(&Work { way, ..work(rate, pattern)? })
+        })?;
         for (worked, (name, _)) in worked.iter().zip(orders) {
             println!(
                 "{pattern:10} {name:>10} {:27.3} {:8} {:11.0} {:14.1}",
