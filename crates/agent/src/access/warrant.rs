@@ -43,10 +43,7 @@ impl Guard {
         destination: &Who,
         carrier: api::Carrier,
     ) -> Result<(), Status> {
-        let own = self.own()?;
-        let fits = warrant.ticket.check_move(&guest.to_string(), &own, destination);
-        fits.and_then(|()| warrant.check_protection(carrier)).map_err(refused)?;
-        self.spend(warrant)
+        self.spend(warrant, guest, (&self.own()?, destination), carrier)
     }
 
     /// Spends a ticket on a move of this guest to this host.
@@ -57,14 +54,21 @@ impl Guard {
         source: &Who,
         carrier: api::Carrier,
     ) -> Result<(), Status> {
-        let own = self.own()?;
-        let fits = warrant.ticket.check_move(&guest.to_string(), source, &own);
-        fits.and_then(|()| warrant.check_protection(carrier)).map_err(refused)?;
-        self.spend(warrant)
+        self.spend(warrant, guest, (source, &self.own()?), carrier)
     }
 
-    fn spend(&self, warrant: &Warrant) -> Result<(), Status> {
+    /// Spends a ticket if that is the move that it allows.
+    fn spend(
+        &self,
+        warrant: &Warrant,
+        guest: GuestUuid,
+        (source, destination): (&Who, &Who),
+        carrier: api::Carrier,
+    ) -> Result<(), Status> {
         let Warrant { ticket, by } = warrant;
+        let fits = ticket.check_move(&guest.to_string(), source, destination);
+        let signed = carrier == api::Carrier::Signed;
+        fits.and_then(|()| ticket.check_protection(signed)).map_err(refused)?;
         let clock = self.clock();
         let end = ticket.not_after_s.saturating_add(clock.skew_s);
         self.spent().spend(warrant.nonce()?, end, clock.now_s)?;
@@ -93,10 +97,6 @@ impl Warrant {
     fn nonce(&self) -> Result<Nonce, Status> {
         let nonce = self.ticket.nonce.as_slice().try_into();
         nonce.map_err(|_| refused(TicketError::NoTicket))
-    }
-
-    fn check_protection(&self, carrier: api::Carrier) -> Result<(), TicketError> {
-        self.ticket.check_protection(carrier == api::Carrier::Signed)
     }
 
     /// Whether it is for this guest.
