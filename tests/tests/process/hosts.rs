@@ -3,6 +3,8 @@
 use whimbrel_tests::os;
 use whimbrel_tests::program::{Agent, run};
 
+use crate::watching::endless;
+
 const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
 
 #[tokio::test]
@@ -31,13 +33,9 @@ async fn a_guest_is_run_listed_moved_watched_and_stopped() {
 #[tokio::test]
 async fn a_cancelled_migration_leaves_the_guest_where_it_is() {
     let (here, there) = (Agent::start().await, Agent::start().await);
-    here.guest("web", &["--memory", "64MiB", "--dirty-rate", "max"]).await;
-    // Never converges, so that there is time to cancel.
-    let options = ["--policy", "wait", "--downtime", "1ms", "--limit", "200Mbit/s", "--detach"];
-    let words = ["migrate", "web", &there.address];
-    let _ = here.ask(&[words.as_slice(), &options].concat()).await.ended(0);
+    endless(&here, &there).await;
     here.until("web", |guest| guest["state"] == "migrating").await;
-    let twice = here.ask(&words).await.ended(6);
+    let twice = here.ask(&["migrate", "web", &there.address]).await.ended(6);
     assert!(twice.err.contains("migrat"), "{twice:?}");
     let _ = here.ask(&["cancel", "web"]).await.ended(0);
     here.until("web", |guest| guest["state"] == "running").await;

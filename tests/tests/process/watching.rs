@@ -28,7 +28,7 @@ fn assert_given_back(terminal: &Terminal, status: i32) {
 
 /// A guest that moves, and does not come to an end by itself: so little goes through that it always
 /// writes more than can be sent in a millisecond, however busy the machine is.
-async fn endless(here: &Agent, there: &Agent) {
+pub(crate) async fn endless(here: &Agent, there: &Agent) {
     here.guest("web", &["--memory", "64MiB", "--dirty-rate", "max"]).await;
     let words = ["migrate", "web", &there.address, "--policy", "wait", "--downtime", "1ms"];
     let slowly = ["--limit", "200Mbit/s", "--detach"];
