@@ -1,21 +1,29 @@
 //! Tests of Whimbrel from outside: the rules of the house, and whole processes.
 //!
+//! Whole processes are run on Linux; those of Windows are run from there too.
+//!
 //! This library holds what those tests share. It tests no function that a crate tests itself,
 //! and it is **not** part of the product: nothing depends on it.
 #![forbid(unsafe_code)]
 
 pub mod browser;
 pub mod demo;
+#[cfg(target_os = "linux")]
 pub mod faults;
 pub mod house;
 pub mod http;
 pub mod museum;
+#[cfg(target_os = "linux")]
 pub mod net;
+#[cfg(target_os = "linux")]
 pub mod os;
 pub mod peers;
+#[cfg(target_os = "linux")]
 pub mod program;
 pub mod prometheus;
+#[cfg(target_os = "linux")]
 pub mod realm;
+#[cfg(target_os = "linux")]
 pub mod redis;
 pub mod tmux;
 

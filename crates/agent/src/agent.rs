@@ -83,8 +83,8 @@ pub enum AgentError {
     },
     /// The token for HTTP is known to others.
     #[error(
-        "others may read the token in {}: chmod 600 it, and take another one if they may have",
-        path.display()
+        "others may read the token in {}: {}, and take another one if they may have",
+        path.display(), crate::os::CLOSE_FILE
     )]
     OpenToken {
         /// The file.

@@ -219,7 +219,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     };
     // What is not whole is of no use to anybody, on a full disk least of all.
     write().inspect_err(|_| drop(fs::remove_file(&new)))?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    os::sync_name(path)
 }
 
 fn create_private(path: &Path) -> io::Result<File> {

@@ -111,7 +111,7 @@ fn allocate(file: &File, path: &Path) -> io::Result<()> {
     write_at(file, &[0; 2 * SLOT], 0)?;
     file.sync_all()?;
     // The name must survive too.
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    os::sync_name(path)
 }
 
 /// A journal of which one slot was never written may have lost its first record to a torn write,

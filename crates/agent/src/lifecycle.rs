@@ -160,6 +160,7 @@ impl Core {
     /// is to find them after it.
     pub(crate) async fn outlive_guests(&self) {
         let patience = Instant::now() + self.options.deadlines.process_stop;
+        os::untie();
         for identity in self.guests.all().iter().filter_map(|guest| guest.identity()) {
             if !matches!(timeout_at(patience, identity.ended()).await, Ok(Ok(()))) {
                 tracing::warn!(pid = identity.pid, "a guest process is killed");

@@ -98,12 +98,20 @@ fn spawn(program: &Path, folder: &GuestFolder, options: &AgentOptions) -> io::Re
     command.stderr(os::append_private(&folder.log())?);
     command.arg("--log").arg(options.log.to_string());
     if options.die_with_parent {
-        command.arg("--die-with-parent").stdin(Stdio::inherit());
+        os::tie(&mut command);
     } else {
         command.stdin(Stdio::null());
     }
     os::detach(&mut command);
-    Command::from(command).spawn()
+    let mut child = Command::from(command).spawn()?;
+    if options.die_with_parent
+        && let Err(error) = os::tied(&child)
+    {
+        // Fails only for a process that has ended by itself.
+        let _ = child.start_kill();
+        return Err(error);
+    }
+    Ok(child)
 }
 
 async fn first_words(child: &mut Child) -> io::Result<String> {

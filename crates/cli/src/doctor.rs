@@ -94,6 +94,14 @@ fn long_fat(facts: &HostFacts, probed: &api::ProbePathsResponse) -> Option<Findi
 }
 
 fn findings(facts: &HostFacts) -> Vec<Finding> {
+    if let Some(system) = &facts.system {
+        let mut found = vec![Finding::ok("system", system)];
+        found.extend(trackers(facts));
+        found.push(memory(facts));
+        let lacks = facts.lacks.iter();
+        found.extend(lacks.map(|lack| Finding::warn(lack.subject, lack.found, lack.advice)));
+        return found;
+    }
     let mut found = vec![kernel(facts)];
     found.extend(trackers(facts));
     found.extend([memory(facts), overcommit(facts), huge_pages(facts), mappings(facts)]);

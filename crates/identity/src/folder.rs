@@ -20,7 +20,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use crate::{Certificate, IdentityError, os, tls};
+use crate::{Certificate, Exposure, IdentityError, os, tls};
 
 /// How long a certificate that an identity makes for itself is valid. Its key is what counts.
 const SELF_MADE_FOR: Duration = Duration::from_secs(3650 * 86_400);
@@ -135,8 +135,8 @@ impl IdentityFolder {
 
     pub(crate) fn load(&self) -> Result<Identity, IdentityError> {
         let path = self.key();
-        if let Some(mode) = os::open_to_others(&path).map_err(IdentityError::io(&path))? {
-            let why = format!("has mode {mode:o}: others may read the key; chmod 600 it");
+        if let Some(exposure) = os::open_to_others(&path).map_err(IdentityError::io(&path))? {
+            let why = format!("has {exposure}: others may read the key; {}", os::CLOSE_KEY);
             return Err(IdentityError::file(&path, why));
         }
         let key = PrivateKeyDer::from_pem_file(&path);
@@ -159,12 +159,13 @@ impl IdentityFolder {
 
     /// Files of this identity that others may read or change though they must not.
     #[must_use]
-    pub fn exposed(&self) -> Vec<(PathBuf, u32)> {
-        let secret = os::open_to_others(&self.key()).ok().flatten().map(|mode| (self.key(), mode));
+    pub fn exposed(&self) -> Vec<(PathBuf, Exposure)> {
+        let secret = os::open_to_others(&self.key()).ok().flatten();
+        let secret = secret.map(|exposure| (self.key(), exposure));
         let others = [self.certificate(), self.authority(), self.revoked(), self.peers()];
         let others = others.into_iter().chain([self.path.clone()]).filter_map(|path| {
-            let mode = os::writable_by_others(&path).ok().flatten()?;
-            Some((path, mode))
+            let exposure = os::writable_by_others(&path).ok().flatten()?;
+            Some((path, exposure))
         });
         secret.into_iter().chain(others).collect()
     }
@@ -237,7 +238,7 @@ mod tests {
         assert!(why.contains("does not belong"), "{why}");
         os::open_up(&one.key());
         let why = one.own().unwrap_err().to_string();
-        assert!(why.contains("chmod 600"), "{why}");
+        assert!(why.contains(os::CLOSE_KEY), "{why}");
         assert_eq!(one.exposed().len(), 1);
         fs::remove_file(other.key()).unwrap();
         let why = other.ensure().unwrap_err().to_string();

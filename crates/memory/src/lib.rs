@@ -8,7 +8,7 @@
 //! ```text
 //!   guest, devices ──► GuestMemory ◄── Landing      a destination's memory, until it goes live
 //!                          │
-//!                     DirtyTracker                userfaultfd │ mprotect │ model
+//!                     DirtyTracker                userfaultfd │ mprotect │ write-watch │ model
 //!                          └── harvest ──► PageSet
 //! ```
 //!

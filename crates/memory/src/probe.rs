@@ -50,7 +50,7 @@ fn probe_with(backing: Backing, huge: HugePages) -> Probe {
         Ok(()) => Candidate { kind, works: true, reason: merit(kind).to_owned() },
         Err(error) => Candidate { kind, works: false, reason: error.to_string() },
     };
-    Probe { candidates: TrackerKind::ALL.into_iter().map(candidate).collect() }
+    Probe { candidates: TrackerKind::here().map(candidate).collect() }
 }
 
 const fn merit(kind: TrackerKind) -> &'static str {
@@ -61,6 +61,10 @@ const fn merit(kind: TrackerKind) -> &'static str {
         TrackerKind::Mprotect => {
             "works on any kernel, for about 10 us a first write; kernel writes are refused and \
              have to go through the memory handle"
+        }
+        TrackerKind::WriteWatch => {
+            "the kernel records the process's own writes; what it writes itself is read through a \
+             buffer"
         }
         TrackerKind::Model => {
             "sees only what is written through the memory handle, so it is for tests"

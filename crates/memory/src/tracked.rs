@@ -81,7 +81,7 @@ impl<M: Mechanism> DirtyTracker for Tracked<M> {
         self.expect(false)?;
         let memory = &self.claim.memory;
         memory.log().start(M::LOGGED);
-        memory.refuse_kernel_writes(M::KERNEL_WRITES == KernelWrites::Refused);
+        memory.refuse_kernel_writes(M::KERNEL_WRITES != KernelWrites::Tracked);
         if let Err(error) = self.mechanism.arm(memory) {
             // The reason why it could not be armed is the one to report.
             let _ = self.end();

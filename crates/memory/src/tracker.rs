@@ -17,6 +17,9 @@ pub enum KernelWrites {
     /// They fail with EFAULT and change nothing while the tracker is armed.
     /// [`GuestMemory::read_file`] and [`GuestMemory::read_from`] work all the same.
     Refused,
+    /// Some are harvested and some are missed, so nobody may let the kernel write into guest
+    /// memory. [`GuestMemory::read_file`] and [`GuestMemory::read_from`] never do.
+    Missed,
 }
 
 /// Finds out which pages of a guest's memory were written, while the guest goes on writing.
@@ -83,13 +86,20 @@ pub enum TrackerKind {
     /// Page protection and a SIGSEGV handler. Any Unix. Threads that write guest memory must not
     /// block that signal.
     Mprotect,
+    /// GetWriteWatch, for memory that was allocated to be watched. Windows.
+    WriteWatch,
     /// Records what is written through [`GuestMemory`], and sees nothing else: for tests.
     Model,
 }
 
 impl TrackerKind {
-    /// Every kind, best first.
-    pub const ALL: [Self; 3] = [Self::Userfaultfd, Self::Mprotect, Self::Model];
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::Userfaultfd, Self::Mprotect, Self::WriteWatch, Self::Model];
+
+    /// The kinds that this system has, best first; whether one works is for a probe to find out.
+    pub fn here() -> impl Iterator<Item = Self> {
+        sys::TRACKERS.iter().copied().chain([Self::Model])
+    }
 
     /// Its name, as a person would type it.
     #[must_use]
@@ -97,6 +107,7 @@ impl TrackerKind {
         match self {
             Self::Userfaultfd => "userfaultfd",
             Self::Mprotect => "mprotect",
+            Self::WriteWatch => "write-watch",
             Self::Model => "model",
         }
     }
@@ -110,7 +121,7 @@ impl fmt::Display for TrackerKind {
 
 /// A name that is no tracker's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("there is no tracker {0:?}; there are userfaultfd, mprotect and model")]
+#[error("there is no tracker {0:?}; there are userfaultfd, mprotect, write-watch and model")]
 pub struct NoSuchTracker(String);
 
 impl FromStr for TrackerKind {
@@ -128,11 +139,10 @@ impl FromStr for TrackerKind {
 /// [`MemoryError::AlreadyTracked`] while another tracker of this memory exists,
 /// [`MemoryError::Unsupported`] if this kind does not work here.
 pub fn open(kind: TrackerKind, memory: &GuestMemory) -> Result<Box<dyn DirtyTracker>, MemoryError> {
-    Ok(match kind {
-        TrackerKind::Userfaultfd => Box::new(Tracked::new(memory, sys::Userfaultfd::new()?)?),
-        TrackerKind::Mprotect => Box::new(Tracked::new(memory, sys::Mprotect::new()?)?),
-        TrackerKind::Model => Box::new(Tracked::new(memory, Model)?),
-    })
+    match kind {
+        TrackerKind::Model => Ok(Box::new(Tracked::new(memory, Model)?)),
+        real => sys::open(real, memory),
+    }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::carrier::ANY;
-use crate::os::LocalListener;
+use crate::os::{self as system, LocalListener};
 use crate::quic::{self, Link};
 use crate::{Carrier, Lane, LaneError, Purpose, Stream, Tuning};
 
@@ -271,7 +271,7 @@ fn listen_on(address: SocketAddr, tuning: &Tuning) -> io::Result<TcpListener> {
     const BACKLOG: u32 = 256;
     let new = if address.is_ipv4() { TcpSocket::new_v4 } else { TcpSocket::new_v6 };
     let socket = new()?;
-    socket.set_reuseaddr(true)?;
+    system::bind_again_at_once(&socket)?;
     // What is accepted inherits the buffers, and they count from the first packet on.
     tuning.apply_buffers(&SockRef::from(&socket))?;
     socket.bind(address)?;

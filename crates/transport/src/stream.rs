@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
-use crate::os::LocalStream;
+use crate::os::{LocalStream, socket_of};
 use crate::quic::QuicStream;
 use crate::tls::{TlsLane, lane_secret};
 use crate::{Lane, LaneSecret, SocketLane};
@@ -72,7 +72,7 @@ impl Stream {
     pub fn into_lane(self, stall: Duration) -> io::Result<Box<dyn Lane>> {
         match self.0 {
             Wire::Tcp(stream) => Ok(Box::new(SocketLane::new(stream.into_std()?, stall)?)),
-            Wire::Local(stream) => Ok(Box::new(SocketLane::new(stream.into_std()?, stall)?)),
+            Wire::Local(stream) => Ok(Box::new(SocketLane::new(socket_of(stream)?, stall)?)),
             Wire::Tls(stream) => {
                 let (stream, connection) = apart(*stream);
                 let socket = SocketLane::new(stream.into_std()?, stall)?;

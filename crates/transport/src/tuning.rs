@@ -72,7 +72,7 @@ impl Tuning {
         let probes = TcpKeepalive::new().with_time(self.keepalive_after.max(KEEPALIVE_MIN));
         let probes = probes.with_interval(self.keepalive_every.max(KEEPALIVE_MIN));
         let probes = probes.with_retries(self.keepalive_probes.max(1));
-        socket.set_tcp_keepalive(&probes)?;
+        system::set_keepalive(socket, &probes)?;
         system::set_unacknowledged_max(socket, self.unacknowledged_max)?;
         system::mark(socket, peer.is_ipv4(), self.dscp, self.priority)?;
         self.apply_congestion(socket, peer)

@@ -3,17 +3,18 @@
 use super::{Breach, Manifest};
 
 /// Each crate of the product and the sisters it may use. Arrows point one way.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
+    ("win32", &[]),
     ("page", &[]),
     ("protocol", &["page"]),
     ("memory", &["page"]),
-    ("transport", &["page"]),
+    ("transport", &["page", "win32"]),
     ("engine", &["page", "protocol", "memory", "transport"]),
     ("guest", &["engine", "memory"]),
     ("sim", &["page", "protocol"]),
-    ("identity", &[]),
+    ("identity", &["win32"]),
     ("control", &["identity"]),
-    ("agent", &["engine", "guest", "identity", "control"]),
+    ("agent", &["engine", "guest", "identity", "control", "win32"]),
     ("cli", &["control", "agent"]),
 ];
 
@@ -32,7 +33,7 @@ const HOLDERS: [(&str, &[&str]); 14] = [
     ("libc", &["memory", "transport", "agent"]),
     ("rustix", &["memory", "transport", "agent"]),
     ("nix", &[]),
-    ("windows-sys", &["memory", "transport", "agent"]),
+    ("windows-sys", &["memory", "win32"]),
     ("memmap2", &["memory"]),
     ("socket2", &["transport", "agent"]),
     ("tokio", &["transport", "engine", "control", "agent", "cli"]),

@@ -90,12 +90,11 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     let before = file.metadata()?.len();
     if let Err(error) = file.write_all(line.as_bytes()).and_then(|()| file.sync_all()) {
         // Half a line would make one with the next.
-        file.set_len(before)?;
+        fs::OpenOptions::new().write(true).open(path)?.set_len(before)?;
         return Err(error);
     }
     // Only a file that is new has a name that may not be on disk.
-    let folder = path.parent().filter(|_| before == 0);
-    folder.map_or(Ok(()), |folder| fs::File::open(folder)?.sync_all())
+    if before == 0 { os::sync_name(path) } else { Ok(()) }
 }
 
 fn spent_already() -> Status {

@@ -1,8 +1,8 @@
 //! The log of a guest process: a file that does not grow without end.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::log::{LogFormat, start_log};
@@ -17,6 +17,7 @@ pub(super) fn start(path: &Path, format: LogFormat) -> io::Result<()> {
 }
 
 struct Log {
+    path: PathBuf,
     file: File,
     size: u64,
     size_max: u64,
@@ -26,14 +27,15 @@ impl Log {
     fn open(path: &Path, size_max: u64) -> io::Result<Self> {
         let file = os::append_private(path)?;
         let size = file.metadata()?.len();
-        Ok(Self { file, size, size_max })
+        Ok(Self { path: path.to_owned(), file, size, size_max })
     }
 }
 
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.size + line.len() as u64 > self.size_max {
-            self.file.set_len(0)?;
+            // A file that is open to be added to can be cut on some systems only.
+            OpenOptions::new().write(true).open(&self.path)?.set_len(0)?;
             self.size = 0;
         }
         let written = self.file.write(line)?;

@@ -18,18 +18,18 @@ pub(super) fn files(data: &Path) -> Vec<Finding> {
     let mut found = vec![certificate(&folder), policy(&data.join("policy.toml"))];
     let mut open = folder.exposed();
     for path in [data.to_owned(), data.join("policy.toml"), data.join("tickets")] {
-        if let Ok(Some(mode)) = writable_by_others(&path) {
-            open.push((path, mode));
+        if let Ok(Some(exposure)) = writable_by_others(&path) {
+            open.push((path, exposure));
         }
     }
     let subject = "permissions";
     if open.is_empty() {
         found.push(Finding::ok(subject, "nobody else may change the agent's files"));
     }
-    found.extend(open.into_iter().map(|(path, mode)| {
-        let path = path.display();
-        let told = format!("{path} has mode {mode:o}: others may change what the agent trusts");
-        Finding::bad(subject, told, format!("chmod go-w {path}, and go-r if it is a key"))
+    found.extend(open.into_iter().map(|(path, exposure)| {
+        let shown = path.display();
+        let told = format!("{shown} has {exposure}: others may change what the agent trusts");
+        Finding::bad(subject, told, exposure.advice(&path))
     }));
     found
 }

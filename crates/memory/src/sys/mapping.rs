@@ -5,7 +5,6 @@ use std::io;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
 use whimbrel_page::{ByteCount, PAGE_SIZE, PageCount, RegionLayout};
 
 use super::{AdoptedRegion, copy, os};
@@ -14,25 +13,25 @@ use crate::{Backing, HugePages, MemoryError};
 /// A mapped region. Every access is checked against its size and panics past it: callers check
 /// what comes from outside.
 pub(crate) struct Mapping {
-    /// Made when pages are first to be protected. Goes before the mapping does.
+    /// Made when writes are first to be found. Goes before the mapping does.
     guard: OnceLock<os::Guard>,
     raw: Raw,
     /// The memory file behind a shared mapping.
     file: Option<File>,
     /// What the host hands out, protects and takes back at once.
-    granule: PageCount,
+    pub(super) granule: PageCount,
 }
 
 /// Whose mapping it is.
 enum Raw {
-    Own(MmapRaw),
+    Own(os::Own),
     Adopted(AdoptedRegion),
 }
 
 impl Raw {
     fn at(&self) -> *mut u8 {
         match self {
-            Self::Own(own) => own.as_mut_ptr(),
+            Self::Own(own) => own.at(),
             Self::Adopted(adopted) => adopted.at(),
         }
     }
@@ -83,19 +82,9 @@ impl Mapping {
             Backing::Private => None,
             Backing::Shared => Some(os::memory_file(size, reserved)?),
         };
-        let mut options = MmapOptions::new();
-        options.len(usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?);
-        // Reserved huge pages are taken at once: without that, a missing one is a SIGBUS later.
-        if !reserved {
-            options.no_reserve_swap();
-        }
-        let raw = match &file {
-            Some(file) => options.map_raw(file)?,
-            None if reserved => options.huge(Some(HUGE_PAGE_BITS)).map_anon()?.into(),
-            None => options.map_anon()?.into(),
-        };
-        advise(&raw, file.is_some(), huge)?;
-        Ok(Self { guard: OnceLock::new(), raw: Raw::Own(raw), file, granule })
+        let len = usize::try_from(size).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let own = os::Own::map(len, file.as_ref(), huge)?;
+        Ok(Self { guard: OnceLock::new(), raw: Raw::Own(own), file, granule })
     }
 
     /// Its size in bytes.
@@ -146,17 +135,8 @@ impl Mapping {
         let last = (end / granule * granule).max(first);
         self.clear(offset, first);
         self.clear(last, end);
-        if first < last && self.give_back(first, last - first).is_err() {
+        if first < last && os::give_back(self, first, last - first).is_err() {
             self.clear(first, last);
-        }
-    }
-
-    fn give_back(&self, offset: u64, len: u64) -> io::Result<()> {
-        let at = self.at(offset, len as usize);
-        match &self.file {
-            Some(file) => os::punch_hole(file, offset, len),
-            // SAFETY: `at` has checked the range; no reference to guest memory exists.
-            None => unsafe { os::forget(at, len as usize) },
         }
     }
 
@@ -168,34 +148,24 @@ impl Mapping {
     }
 
     /// Writes zeros from `start` to `end`.
-    fn clear(&self, start: u64, end: u64) {
+    pub(super) fn clear(&self, start: u64, end: u64) {
         let pages = (start..end).step_by(PAGE_SIZE);
         pages.for_each(|page| self.write(page, &ZERO_PAGE));
     }
 
     /// Hands every run of pages that the host has populated to `each`, as first page and count.
     pub(crate) fn touched(&self, each: impl FnMut(u64, u64)) -> io::Result<()> {
-        match self.file() {
-            Some(file) => os::Extents::new(file, self.size()).within(0..self.pages(), each),
-            None => os::populated(self.addresses(), each),
-        }
+        os::touched(self, each)
     }
 
     /// Bytes of host memory that the region takes.
     pub(crate) fn resident(&self) -> io::Result<u64> {
-        if let Some(file) = self.file() {
-            return os::allocated(file);
-        }
-        let mut pages = 0;
-        self.touched(|_, count| pages += count)?;
-        Ok(pages * PAGE_SIZE as u64)
+        os::resident(self)
     }
 
-    /// The memory file, if the page tables forget what it knows: a page of it that is swapped out
-    /// leaves no entry. Files of reserved huge pages are never swapped, nor do they tell data
-    /// from holes.
-    pub(super) fn file(&self) -> Option<&File> {
-        self.file.as_ref().filter(|_| self.granule == PageCount(1))
+    /// The memory file behind a shared mapping.
+    pub(super) fn backing(&self) -> Option<&File> {
+        self.file.as_ref()
     }
 
     /// Where the mapping is.
@@ -204,11 +174,7 @@ impl Mapping {
         start..start + self.raw.len()
     }
 
-    pub(super) fn pages(&self) -> u64 {
-        self.size() / PAGE_SIZE as u64
-    }
-
-    /// What answers the faults of protected pages.
+    /// What knows of writes to this mapping alone.
     pub(super) fn guard(&self) -> io::Result<&os::Guard> {
         if let Some(guard) = self.guard.get() {
             return Ok(guard);
@@ -218,7 +184,7 @@ impl Mapping {
     }
 
     /// The address of `len` bytes at `offset`; panics if they are not all within the region.
-    fn at(&self, offset: u64, len: usize) -> *mut u8 {
+    pub(super) fn at(&self, offset: u64, len: usize) -> *mut u8 {
         let end = offset.checked_add(len as u64);
         assert!(end.is_some_and(|end| end <= self.size()), "{len} bytes at {offset}");
         self.raw.at().wrapping_add(offset as usize)
@@ -230,20 +196,6 @@ impl Mapping {
     }
 }
 
-fn advise(raw: &MmapRaw, shared: bool, huge: HugePages) -> io::Result<()> {
-    let advice = match (shared, huge) {
-        (_, HugePages::Reserved) | (false, HugePages::HostDefault) => return Ok(()),
-        (false, HugePages::Transparent) => Advice::HugePage,
-        (true, _) => Advice::NoHugePage,
-    };
-    match raw.advise(advice) {
-        // A kernel without transparent huge pages: there is nothing to advise.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        other => other,
-    }
-}
-
-/// log2 of the bytes in a reserved huge page.
-const HUGE_PAGE_BITS: u8 = 21;
-const HUGE_PAGES: u64 = (1 << HUGE_PAGE_BITS) / PAGE_SIZE as u64;
+/// Small pages in a reserved huge one.
+const HUGE_PAGES: u64 = (2 << 20) / PAGE_SIZE as u64;
 static ZERO_PAGE: [u8; PAGE_SIZE] = [0; PAGE_SIZE];

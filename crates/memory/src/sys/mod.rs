@@ -9,16 +9,29 @@ mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
 mod mapping;
+#[cfg(windows)]
+mod windows;
 
 use std::sync::atomic::AtomicU64;
 
 #[cfg(target_os = "linux")]
 use linux as os;
+#[cfg(windows)]
+use windows as os;
 
 pub use adopted::AdoptedRegion;
 pub(crate) use mapping::Mapping;
 pub use os::take_long_turns;
-pub(crate) use os::{Mprotect, Userfaultfd, is_fault, writes_behind_the_mmu};
+pub(crate) use os::{TRACKERS, is_fault, open, writes_behind_the_mmu};
+
+use crate::{MemoryError, TrackerKind};
+
+/// Why a tracker of another system cannot be opened.
+fn foreign(kind: TrackerKind) -> MemoryError {
+    let here: Vec<_> = TRACKERS.iter().map(TrackerKind::to_string).collect();
+    let why = format!("it is another system's; this one has {}", here.join(" and "));
+    MemoryError::Unsupported { kind, why }
+}
 
 /// `count` words of 0, in memory that is not touched before it is used.
 pub(crate) fn zeroed_words(count: usize) -> Box<[AtomicU64]> {

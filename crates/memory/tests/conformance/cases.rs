@@ -24,6 +24,9 @@ pub(crate) struct Case {
 impl Case {
     /// Runs a check, or says why it cannot.
     pub(crate) fn run(self, name: &str, check: fn(Self)) {
+        if !TrackerKind::here().any(|kind| kind == self.kind) {
+            return println!("{} belongs to another system", self.kind);
+        }
         match self.obstacle() {
             None => check(self),
             Some(why) => {
@@ -39,6 +42,11 @@ impl Case {
         let layout = Layout::single(PageCount(HUGE).bytes()).expect("valid");
         let memory = match GuestMemory::allocate_with(&layout, self.backing, self.huge) {
             Err(error) if self.huge == HugePages::Reserved => return Some(error.to_string()),
+            Err(MemoryError::Allocation { source, .. })
+                if source.kind() == std::io::ErrorKind::Unsupported =>
+            {
+                return Some(source.to_string());
+            }
             other => other.expect("a small memory"),
         };
         match open(self.kind, &memory) {

@@ -54,7 +54,7 @@ pub(crate) fn one_owner_at_a_time(case: Case) {
         }
     }
     touch(&memory, 8);
-    assert_eq!(probe(&memory).candidates.len(), TrackerKind::ALL.len());
+    assert_eq!(probe(&memory).candidates.len(), TrackerKind::here().count());
     case.expect(&mut *tracker, &memory, &[one(8)]);
     drop(tracker);
     open(TrackerKind::Model, &memory).expect("free again");

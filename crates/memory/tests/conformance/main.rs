@@ -36,6 +36,7 @@ macro_rules! suite {
                 super::racing: racing_writers_lose_nothing,
                 super::racing: racing_discards_lose_nothing,
                 super::racing: arming_again_and_again_under_writers,
+                super::racing: what_sockets_bring_is_not_lost,
             );
         }
     )*};
@@ -59,6 +60,8 @@ suite! {
     mprotect_transparent: Mprotect Private Transparent;
     mprotect_reserved: Mprotect Private Reserved;
     mprotect_shared_reserved: Mprotect Shared Reserved;
+    write_watch_private: WriteWatch Private HostDefault;
+    write_watch_transparent: WriteWatch Private Transparent;
     model_private: Model Private HostDefault;
     model_shared: Model Shared HostDefault;
 }

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{Seek, Write};
+use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
@@ -98,6 +99,18 @@ impl Fire<'_> {
         }
     }
 
+    /// Receives from a socket, all over the memory, until the writers are to stop.
+    fn receive(&self, seed: u64, mut socket: TcpStream) {
+        let mut random = Numbers(seed);
+        while !self.stop.load(Ordering::Relaxed) {
+            let offset = ByteCount(random.below((PAGES - 20) * PAGE_SIZE as u64));
+            let len = ByteCount(1 + random.below(20 * PAGE_SIZE as u64));
+            let received = self.memory.read_from(&mut socket, R, offset, len);
+            assert_eq!(received.expect("received"), len);
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn discard(&self, seed: u64) {
         let mut random = Numbers(seed);
         while !self.stop.load(Ordering::Relaxed) {
@@ -115,12 +128,33 @@ fn random_file() -> File {
     file
 }
 
-/// Runs `rounds` under `writers` writers and `discarders`, then lets them stop.
-fn under_fire(
-    memory: &GuestMemory,
-    (writers, discarders): (u64, u64),
-    rounds: impl FnOnce(&dyn Fn()),
-) {
+/// A socket from which there is no end of bytes, as long as it is open.
+fn spring() -> TcpStream {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let drinks = TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
+    let (mut flows, _) = listener.accept().expect("accepted");
+    thread::spawn(move || {
+        let mut bytes = [0; 50_000];
+        for number in 1_u64.. {
+            bytes.fill(number as u8);
+            if flows.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+    });
+    drinks
+}
+
+/// Who changes memory while it is harvested.
+#[derive(Default)]
+struct Fighters {
+    writers: u64,
+    discarders: u64,
+    receivers: u64,
+}
+
+/// Runs `rounds` under fire, then lets the fighters stop.
+fn under_fire(memory: &GuestMemory, fighters: Fighters, rounds: impl FnOnce(&dyn Fn())) {
     let (stop, writes) = (AtomicBool::new(false), AtomicU64::new(0));
     let fire = Fire { memory, stop: &stop, writes: &writes };
     let wait = || {
@@ -131,11 +165,15 @@ fn under_fire(
     };
     thread::scope(|scope| {
         let fire = &fire;
-        for seed in 1..=writers {
+        for seed in 1..=fighters.writers {
             scope.spawn(move || fire.write(seed, random_file()));
         }
-        for seed in 1..=discarders {
+        for seed in 1..=fighters.discarders {
             scope.spawn(move || fire.discard(seed + 100));
+        }
+        for seed in 1..=fighters.receivers {
+            let socket = spring();
+            scope.spawn(move || fire.receive(seed + 200, socket));
         }
         rounds(&wait);
         stop.store(true, Ordering::Relaxed);
@@ -143,14 +181,19 @@ fn under_fire(
 }
 
 pub(crate) fn racing_writers_lose_nothing(case: Case) {
-    mirrored(case, (2, 0));
+    mirrored(case, Fighters { writers: 2, ..Fighters::default() });
 }
 
 pub(crate) fn racing_discards_lose_nothing(case: Case) {
-    mirrored(case, (1, 1));
+    mirrored(case, Fighters { writers: 1, discarders: 1, ..Fighters::default() });
 }
 
-fn mirrored(case: Case, fighters: (u64, u64)) {
+/// A kernel that received straight into memory that Windows watches would lose pages.
+pub(crate) fn what_sockets_bring_is_not_lost(case: Case) {
+    mirrored(case, Fighters { writers: 1, receivers: 2, ..Fighters::default() });
+}
+
+fn mirrored(case: Case, fighters: Fighters) {
     let memory = case.memory(PAGES);
     let mut tracker = case.tracker(&memory);
     let mut mirror = Mirror::new(&memory);
@@ -171,7 +214,7 @@ pub(crate) fn arming_again_and_again_under_writers(case: Case) {
     let memory = case.memory(PAGES);
     let mut tracker = case.tracker(&memory);
     let mut mirror = Mirror::new(&memory);
-    under_fire(&memory, (2, 0), |wait| {
+    under_fire(&memory, Fighters { writers: 2, ..Fighters::default() }, |wait| {
         for _ in 0..10 {
             wait();
             tracker.disarm().expect("disarmed");

@@ -7,6 +7,7 @@ mod extents;
 mod fault;
 mod guarded;
 mod mprotect;
+mod own;
 #[cfg(test)]
 mod own_process;
 mod pagemap;
@@ -20,12 +21,33 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-pub(super) use extents::Extents;
+use whimbrel_page::{PAGE_SIZE, PageCount};
+
+use super::Mapping;
+use crate::tracked::Tracked;
+use crate::{DirtyTracker, GuestMemory, MemoryError, TrackerKind};
+use extents::Extents;
 pub(super) use fault::Guard;
-pub(crate) use mprotect::Mprotect;
-pub(super) use pagemap::populated;
+use mprotect::Mprotect;
+pub(super) use own::Own;
+use pagemap::populated;
 pub use turns::take_long_turns;
-pub(crate) use userfaultfd::Userfaultfd;
+use userfaultfd::Userfaultfd;
+
+/// The trackers that Linux has, best first.
+pub(crate) const TRACKERS: &[TrackerKind] = &[TrackerKind::Userfaultfd, TrackerKind::Mprotect];
+
+/// Opens one of [`TRACKERS`].
+pub(crate) fn open(
+    kind: TrackerKind,
+    memory: &GuestMemory,
+) -> Result<Box<dyn DirtyTracker>, MemoryError> {
+    Ok(match kind {
+        TrackerKind::Userfaultfd => Box::new(Tracked::new(memory, Userfaultfd::new()?)?),
+        TrackerKind::Mprotect => Box::new(Tracked::new(memory, Mprotect)?),
+        _ => return Err(super::foreign(kind)),
+    })
+}
 
 /// The value of a system call, or the error it set.
 fn checked(outcome: libc::c_long) -> io::Result<libc::c_long> {
@@ -85,8 +107,49 @@ pub(super) unsafe fn read_into(file: &File, to: *mut u8, len: usize) -> io::Resu
     Ok(checked(count as libc::c_long)? as usize)
 }
 
+impl Mapping {
+    /// The memory file, if the page tables forget what it knows: a page of it that is swapped out
+    /// leaves no entry. Files of reserved huge pages are never swapped, nor do they tell data
+    /// from holes.
+    fn file(&self) -> Option<&File> {
+        self.backing().filter(|_| self.granule == PageCount(1))
+    }
+
+    fn pages(&self) -> u64 {
+        self.size() / PAGE_SIZE as u64
+    }
+}
+
+/// Gives whole granules back, which are then zero.
+pub(super) fn give_back(mapping: &Mapping, offset: u64, len: u64) -> io::Result<()> {
+    let at = mapping.at(offset, len as usize);
+    match mapping.backing() {
+        Some(file) => punch_hole(file, offset, len),
+        // SAFETY: `at` has checked the range; no reference to guest memory exists.
+        None => unsafe { forget(at, len as usize) },
+    }
+}
+
+/// Hands every run of pages that are populated to `each`, as first page and count.
+pub(super) fn touched(mapping: &Mapping, each: impl FnMut(u64, u64)) -> io::Result<()> {
+    match mapping.file() {
+        Some(file) => Extents::new(file, mapping.size()).within(0..mapping.pages(), each),
+        None => populated(mapping.addresses(), each),
+    }
+}
+
+/// Bytes of memory that a mapping takes.
+pub(super) fn resident(mapping: &Mapping) -> io::Result<u64> {
+    if let Some(file) = mapping.file() {
+        return allocated(file);
+    }
+    let mut pages = 0;
+    touched(mapping, |_, count| pages += count)?;
+    Ok(pages * PAGE_SIZE as u64)
+}
+
 /// Gives `len` bytes of a memory file back.
-pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     let (offset, len) = (offset as libc::off_t, len as libc::off_t);
     // SAFETY: a call without pointers.
@@ -97,7 +160,7 @@ pub(super) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
 ///
 /// # Safety
 /// The range is mapped, private and anonymous, and nothing refers to its content.
-pub(super) unsafe fn forget(at: *mut u8, len: usize) -> io::Result<()> {
+unsafe fn forget(at: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: as the caller promised.
     checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) }.into()).map(drop)
 }
@@ -116,7 +179,7 @@ pub(super) unsafe fn populate(at: *mut u8, len: usize) -> io::Result<()> {
 }
 
 /// Bytes a memory file takes.
-pub(super) fn allocated(file: &File) -> io::Result<u64> {
+fn allocated(file: &File) -> io::Result<u64> {
     const BLOCK: u64 = 512;
     Ok(file.metadata()?.blocks() * BLOCK)
 }

@@ -7,15 +7,8 @@ use crate::tracked::Mechanism;
 use crate::write_log::Logged;
 use crate::{GuestMemory, KernelWrites, MemoryError, TrackerKind};
 
-pub(crate) struct Mprotect;
-
-impl Mprotect {
-    /// Works on every Linux.
-    #[expect(clippy::unnecessary_wraps, reason = "the face that all trackers have")]
-    pub(crate) fn new() -> Result<Self, MemoryError> {
-        Ok(Self)
-    }
-}
+/// Works on every Linux.
+pub(super) struct Mprotect;
 
 impl Mechanism for Mprotect {
     const KIND: TrackerKind = TrackerKind::Mprotect;

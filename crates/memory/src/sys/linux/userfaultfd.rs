@@ -68,7 +68,7 @@ const _: () = assert!(UFFDIO_UNREGISTER == super::ior(0xaa, 0x01, size_of::<Addr
 /// Pages that one page table maps: what is looked at together in shared memory.
 const TABLE_PAGES: u64 = 512;
 
-pub(crate) struct Userfaultfd {
+pub(super) struct Userfaultfd {
     pagemap: Pagemap,
     /// While armed.
     armed: Option<Armed>,
@@ -84,7 +84,7 @@ struct Armed {
 
 impl Userfaultfd {
     /// Whether the host has what is needed is found out here, not when arming.
-    pub(crate) fn new() -> Result<Self, MemoryError> {
+    pub(super) fn new() -> Result<Self, MemoryError> {
         connect().map_err(unsupported)?;
         let pagemap = Pagemap::open().map_err(MemoryError::os("open /proc/self/pagemap"))?;
         Ok(Self { pagemap, armed: None })

@@ -1,8 +1,4 @@
-//! What clients of a key-value store feel of its move: how long each reply takes before, while and
-//! after it moves, next to the gap that the guest itself has seen.
-//!
-//! `cargo run --release -p whimbrel-tests --bin latency [FILE.svg]` prints the figures, and draws
-//! every reply.
+//! The measuring itself.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -27,7 +23,7 @@ const WATCHED: Duration = Duration::from_secs(2);
 type Taken = (Instant, Duration);
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Result<(), Box<dyn Error>> {
+pub(super) async fn main() -> Result<(), Box<dyn Error>> {
     let (here, there) = (Agent::start().await, Agent::start().await);
     here.guest("store", &["--guest", "kv", "--memory", "1GiB"]).await;
     let status = here.status("store").await;

@@ -1,7 +1,4 @@
-//! What migrations make of shaped links between two network namespaces, beside what iperf3 does:
-//! several paths at once, rate limits, and shares of a host's limit. Needs root, `tc` and iperf3.
-//!
-//! `cargo run --release -p whimbrel-tests --bin networks`
+//! The measuring itself.
 
 use std::error::Error;
 use std::process::{Command, Output, Stdio};
@@ -22,7 +19,7 @@ const WINDOW_US: u64 = 1_000_000;
 const SETTLED_US: u64 = 1_000_000;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Outcome<()> {
+pub(super) async fn main() -> Outcome<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| asked.is_empty() || asked.iter().any(|it| it == name);
     if wanted("paths") {

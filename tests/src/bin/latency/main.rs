@@ -1,0 +1,26 @@
+//! What clients of a key-value store feel of its move: how long each reply takes before, while and
+//! after it moves, next to the gap that the guest itself has seen.
+//!
+//! `cargo run --release -p whimbrel-tests --bin latency [FILE.svg]` prints the figures, and draws
+//! every reply.
+#![forbid(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    match linux::main() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("this is measured on Linux only");
+    std::process::ExitCode::FAILURE
+}

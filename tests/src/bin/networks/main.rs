@@ -1,0 +1,25 @@
+//! What migrations make of shaped links between two network namespaces, beside what iperf3 does:
+//! several paths at once, rate limits, and shares of a host's limit. Needs root, `tc` and iperf3.
+//!
+//! `cargo run --release -p whimbrel-tests --bin networks`
+#![forbid(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+fn main() -> std::process::ExitCode {
+    match linux::main() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn main() -> std::process::ExitCode {
+    eprintln!("this is measured on Linux only");
+    std::process::ExitCode::FAILURE
+}
