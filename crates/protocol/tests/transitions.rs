@@ -478,3 +478,17 @@ fn a_destination_that_does_not_get_ready_says_so() {
     assert!(acts.contains("Rejected, record Refused"), "{acts}");
     assert!(machine.ended(), "{}", machine.phase());
 }
+
+/// Nothing that is done for its lanes may take longer.
+#[test]
+fn a_guest_that_stands_still_does_so_until_a_moment_that_is_known() {
+    let still = ["pausing", "verifying", "sending the last pages", "switchover", "granted"];
+    for (phase, mut machine) in sources() {
+        let until = machine.paused_until();
+        assert_eq!(until.is_some(), still.contains(&phase), "{phase}");
+        let Some(until) = until else { continue };
+        // The first one may be about a link that was silent.
+        (0..2).for_each(|_| machine.handle(until, SourceEvent::Tick).expect("it is due"));
+        assert!(machine.granted() || machine.paused_until().is_none(), "{phase}");
+    }
+}

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -169,9 +169,10 @@ impl SourceLanes {
 
     /// Counts what a lane sent up to `mark` as landed, and gives the rest back to be sent on
     /// another. Call this when the destination has said how far the lane came. A sender that still
-    /// runs is stopped first, and waited for: a round that begins after this has its pages. Of one
-    /// that does not end in time [`LaneEvent::Stuck`] tells.
-    pub(crate) fn close(&self, mark: LaneMark) {
+    /// runs is stopped first, and waited for: a round that begins after this has its pages. A guest
+    /// that stands still waits only `within`; the pages of the lane then come back when it ends. Of
+    /// one that does not end in time [`LaneEvent::Stuck`] tells.
+    pub(crate) fn close(&self, mark: LaneMark, within: Duration) {
         let mut state = self.shared.lock();
         let Some(entry) = state.lanes.get_mut(&mark.lane) else { return };
         match entry.stage {
@@ -179,15 +180,28 @@ impl SourceLanes {
             Stage::Running => {
                 entry.mark = Some(mark);
                 entry.cancel();
-                let within = self.shared.options.stall_timeout;
-                let runs = |state: &mut State| state.stage(mark.lane) == Some(Stage::Running);
-                let waited = self.shared.settled.wait_timeout_while(state, within, runs);
-                if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
-                    self.shared.tell(LaneEvent::Stuck(mark.lane));
+                let within = within.min(self.shared.options.stall_timeout);
+                if !self.shared.ends_within(state, mark.lane, within) {
+                    self.await_end(mark.lane, self.shared.options.stall_timeout - within);
                 }
             }
             Stage::Ended => self.shared.settle(&mut state, mark),
             Stage::Closed => {}
+        }
+    }
+
+    /// The same where nobody waits.
+    fn await_end(&self, lane: LaneId, within: Duration) {
+        let shared = self.shared.clone();
+        let stuck = move || {
+            if !shared.ends_within(shared.lock(), lane, within) {
+                shared.tell(LaneEvent::Stuck(lane));
+            }
+        };
+        if within.is_zero() {
+            stuck();
+        } else if let Err(error) = thread::Builder::new().spawn(in_this_span(stuck)) {
+            tracing::error!("nobody sees whether lane {} ends: no thread: {error}", lane.0);
         }
     }
 
@@ -358,6 +372,13 @@ impl Shared {
         if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
             tracing::error!("the driver does not listen: {event:?} is not told");
         }
+    }
+
+    /// Whether a sender that was stopped has ended after so long at the latest.
+    fn ends_within(&self, state: MutexGuard<'_, State>, lane: LaneId, within: Duration) -> bool {
+        let runs = |state: &mut State| state.stage(lane) == Some(Stage::Running);
+        let waited = self.settled.wait_timeout_while(state, within, runs);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     fn not_opened(&self, lane: LaneId, why: String) {

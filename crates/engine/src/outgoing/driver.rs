@@ -10,8 +10,8 @@ use whimbrel_page::PageCount;
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::Pass;
 use whimbrel_protocol::{
-    Failure, Fault, LaneTicket, Message, Now, Outcome, Question, Record, SessionId, Source,
-    SourceAction, SourceEvent, Standing, Subject, Term,
+    Failure, Fault, LaneMark, LaneTicket, Message, Now, Outcome, Question, Record, SessionId,
+    Source, SourceAction, SourceEvent, Standing, Subject, Term,
 };
 
 use super::Happened;
@@ -257,7 +257,7 @@ impl Driver {
                 self.lanes.hang_up();
             }
             SourceAction::OpenLane(ticket) => self.open_lane(ticket),
-            SourceAction::CloseLane(mark) => self.lanes.close(mark),
+            SourceAction::CloseLane(mark) => self.close_lane(mark),
             SourceAction::StartRound(_) => self.start_round(None),
             SourceAction::Flush(flush) => self.start_round(Some(flush)),
             SourceAction::Quiesce(number) => self.lanes.quiesce(number),
@@ -330,6 +330,17 @@ impl Driver {
     fn open_lane(&self, (lane, token): LaneTicket) {
         if let Some((session, epoch)) = self.source.session() {
             self.lanes.open(self.destination.address, LaneHello { session, epoch, lane, token });
+        }
+    }
+
+    /// A lane that does not end holds up a guest that stands still no longer than it may.
+    fn close_lane(&mut self, mark: LaneMark) {
+        let until = self.source.paused_until();
+        let within = until.map_or(Duration::MAX, |until| until.since(self.now()));
+        self.lanes.close(mark, within);
+        if until.is_some_and(|until| until <= self.now()) {
+            // Before anybody hears of a last round that lacks the pages of the lane.
+            self.tell(SourceEvent::Tick);
         }
     }
 

@@ -369,6 +369,20 @@ impl Source {
         self.phase.deadline().into_iter().chain(self.core.deadline()).min()
     }
 
+    /// Until when a guest that stands still may do so: nothing holds it up for longer. What is done
+    /// for its lanes is of no use to one that was granted.
+    #[must_use]
+    pub const fn paused_until(&self) -> Option<Now> {
+        match &self.phase {
+            Phase::Pausing(pausing) => Some(pausing.deadline),
+            Phase::Verifying(verifying) => Some(verifying.paused.deadline),
+            Phase::Flushing(flushing) => Some(flushing.paused.deadline),
+            Phase::Preparing(preparing) => Some(preparing.paused.deadline),
+            Phase::Granted(_) => Some(self.core.now),
+            _ => None,
+        }
+    }
+
     /// Whether it is too late to cancel: the term is granted, or the end was reached.
     #[must_use]
     pub fn granted(&self) -> bool {

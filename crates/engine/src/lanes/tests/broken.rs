@@ -90,7 +90,7 @@ fn of_a_garbled_head_nothing_lands() {
             for region in layout().regions() {
                 assert!(world.there(region.run()).iter().all(|byte| *byte == 0));
             }
-            world.source.close(World::nothing_landed(garbling));
+            world.close(World::nothing_landed(garbling));
             world.open();
             world.round_taken();
             world.quiesce();
@@ -114,7 +114,7 @@ fn pages_of_a_dead_lane_wait_for_the_destinations_word() {
         world.destination.close(dying);
         let mark = world.mark(dying);
         assert!(pending <= layout().pages() - PageCount(64));
-        world.source.close(mark);
+        world.close(mark);
         world.round_taken();
         world.quiesce();
         world.assert_equal();
@@ -182,7 +182,7 @@ fn what_is_written_back_after_a_dead_lane_goes_again() {
         // The dying one is to be the only one.
         world.destination.close(first);
         let mark = world.mark(first);
-        world.source.close(mark);
+        world.close(mark);
         let mut some = PageSet::new(&layout());
         some.insert(run);
         run.pages().for_each(|page| world.write((run.region, page), 2));

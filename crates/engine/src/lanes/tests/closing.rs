@@ -1,6 +1,7 @@
 //! How lanes end: at once, with all of their pages accounted for, and with nothing left behind.
 
 use std::net::TcpListener;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use whimbrel_page::{PageCount, PageSet, RegionId, Run};
@@ -10,7 +11,7 @@ use whimbrel_protocol::{BatchSeq, Epoch, LaneId, SessionId, Token};
 use whimbrel_transport::LaneError;
 
 use super::super::{LaneEvent, LaneOptions};
-use super::world::{KINDS, Make, Tampered, World, layout};
+use super::world::{KINDS, Make, PATIENT, Tampered, World, layout};
 
 const SOME: PageCount = PageCount(100);
 
@@ -35,13 +36,62 @@ fn with_some_lost(make: Make) -> (World, LaneId) {
 fn a_round_that_begins_after_a_close_has_the_pages_of_the_lane() {
     for make in KINDS {
         let (mut world, lane) = with_some_lost(make);
-        world.source.close(World::nothing_landed(lane));
+        world.close(World::nothing_landed(lane));
         assert_eq!(world.source.pending(), SOME);
         world.start_round(Pass::UntilEmpty);
         world.open();
         assert_eq!(world.round_taken().pages, SOME);
         world.quiesce();
         world.assert_equal();
+    }
+}
+
+/// A world with a lane whose thread hangs in its first batch, until it is let go.
+fn with_one_that_hangs(make: Make, stall_timeout: Duration) -> (World, LaneId, Sender<()>) {
+    let mut world = World::with(make, LaneOptions { stall_timeout, ..LaneOptions::default() });
+    let ((begun, begins), (release, waits)) = (channel(), channel());
+    let lane = world.open_with(Tampered::wrap(move |_, bytes| {
+        bytes.clear();
+        begun.send(()).expect("the test waits");
+        // Whoever lets go of it has dropped the other end, or says so.
+        let _ = waits.recv();
+        None
+    }));
+    world.write_all(3);
+    world.start_round(Pass::Once);
+    begins.recv().expect("it begins");
+    (world, lane, release)
+}
+
+/// A guest that stands still is not held up by it, and its pages are not lost.
+#[test]
+fn a_lane_that_does_not_end_in_time_gives_its_pages_back_later() {
+    for make in KINDS {
+        let (mut world, lane, release) = with_one_that_hangs(make, PATIENT);
+        let before = world.source.pending();
+        assert!(before < layout().pages(), "it has taken nothing");
+        world.source.close(World::nothing_landed(lane), Duration::ZERO);
+        assert!(world.unheard().is_none());
+        assert_eq!(world.source.pending(), before, "it may still read them");
+        release.send(()).expect("it hangs");
+        world.close(World::nothing_landed(lane));
+        assert_eq!(world.source.pending(), layout().pages());
+        world.open();
+        world.finish_round();
+        world.assert_equal();
+    }
+}
+
+#[test]
+fn a_lane_that_never_ends_is_told_where_nobody_waited_for_it() {
+    for make in KINDS {
+        let (mut world, lane, release) = with_one_that_hangs(make, Duration::from_millis(50));
+        for within in [Duration::ZERO, PATIENT] {
+            world.source.close(World::nothing_landed(lane), within);
+            let told = world.hear();
+            assert!(matches!(told, LaneEvent::Stuck(stuck) if stuck == lane), "{told:?}");
+        }
+        drop(release);
     }
 }
 
@@ -52,7 +102,7 @@ fn quiet_that_nobody_waits_for_any_more_is_not_told() {
         world.source.quiesce(0);
         world.start_round(Pass::Once);
         assert_eq!(world.round_taken().pages, PageCount::ZERO);
-        world.source.close(World::nothing_landed(lane));
+        world.close(World::nothing_landed(lane));
         assert!(world.unheard().is_none());
         world.open();
         world.start_round(Pass::Once);

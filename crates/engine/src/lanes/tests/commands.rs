@@ -79,7 +79,7 @@ fn a_link_that_is_lost_is_gone_on_with_on_other_lanes() {
         let marks = old.map(|lane| world.mark(lane));
         let landed: u64 = marks.iter().map(|mark| mark.batch.0).sum();
         world.open();
-        marks.into_iter().for_each(|mark| world.source.close(mark));
+        marks.into_iter().for_each(|mark| world.close(mark));
         let tally = world.finish_round();
         world.assert_equal();
         // What had landed was not sent again; each old lane may just have been sending a batch.
@@ -163,11 +163,11 @@ fn chunks_that_differ_are_found_and_go_again() {
 fn closing_what_is_not_there_or_closed_already_does_nothing() {
     for make in KINDS {
         let mut world = World::new(make);
-        world.source.close(World::nothing_landed(LaneId(77)));
+        world.close(World::nothing_landed(LaneId(77)));
         let lane = world.open();
-        world.source.close(World::nothing_landed(lane));
+        world.close(World::nothing_landed(lane));
         world.mark(lane);
-        world.source.close(World::nothing_landed(lane));
+        world.close(World::nothing_landed(lane));
         // A lane that is closed before it came ends when it comes.
         world.destination.close(LaneId(1));
         let lane = LaneId(1);
@@ -199,7 +199,7 @@ fn a_mark_that_comes_while_the_sender_runs_stops_it_first() {
         world.destination.close(lane);
         let mark: LaneMark = world.mark(lane);
         assert_eq!(mark.batch, BatchSeq(2));
-        world.source.close(mark);
+        world.close(mark);
         world.open();
         world.round_taken();
         world.quiesce();

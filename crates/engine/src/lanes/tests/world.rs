@@ -134,9 +134,14 @@ impl World {
     pub(super) fn replace(&mut self, lane: LaneId) -> LaneMark {
         self.destination.close(lane);
         let mark = self.mark(lane);
-        self.source.close(mark);
+        self.close(mark);
         self.open();
         mark
+    }
+
+    /// Settles a lane of the source, and waits for its thread where it still runs.
+    pub(super) fn close(&self, mark: LaneMark) {
+        self.source.close(mark, PATIENT);
     }
 
     /// How far a lane came, which the destination says when its thread has ended.
