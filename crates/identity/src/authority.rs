@@ -11,12 +11,12 @@ use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rcgen::SerialNumber;
 use rcgen::{BasicConstraints, CertificateRevocationListParams, IsCa, Issuer, KeyIdMethod};
 use rcgen::{KeyPair, KeyUsagePurpose, PKCS_ED25519, RevocationReason, RevokedCertParams};
+use rcgen::{PublicKeyData as _, SerialNumber};
 
 use crate::folder::{certificates, params, read_key};
-use crate::{Certificate, IdentityError, IdentityFolder, is_name, os};
+use crate::{Certificate, Fingerprint, IdentityError, IdentityFolder, is_name, os};
 
 /// How long a list of what was taken back says that it is good for. Readers do not insist on it.
 const LIST_FOR: Duration = Duration::from_secs(365 * 86_400);
@@ -101,7 +101,7 @@ impl Authority {
         let key = KeyPair::generate_for(&PKCS_ED25519)?;
         let mut params = params(wanted.name, wanted.hosts, wanted.lifetime)?;
         params.use_authority_key_identifier_extension = true;
-        let serial = random_serial()?;
+        let serial = Fingerprint::of(&key.subject_public_key_info()).serial();
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         let made = params.signed_by(&key, &issuer)?;
         // Known before it can be used: what was issued can always be taken back.
@@ -207,15 +207,6 @@ const USAGES: [KeyUsagePurpose; 2] = [KeyUsagePurpose::KeyCertSign, KeyUsagePurp
 fn check_name(name: &str) -> Result<(), IdentityError> {
     let why = || format!("`{name}` is no name: it has 1 to 64 letters, digits, and - _ .");
     is_name(name).then_some(()).ok_or_else(|| IdentityError::Certificate(why()))
-}
-
-fn random_serial() -> Result<[u8; 16], IdentityError> {
-    let mut serial = [0; 16];
-    let failed = |error| IdentityError::Certificate(format!("no random numbers: {error}"));
-    getrandom::fill(&mut serial).map_err(failed)?;
-    // Positive, and of full length, so that it reads back as it was written.
-    serial[0] = serial[0] & 0x3f | 0x40;
-    Ok(serial)
 }
 
 fn seconds(time: SystemTime) -> u64 {

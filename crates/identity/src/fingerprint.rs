@@ -26,6 +26,17 @@ impl Fingerprint {
         Self(bytes)
     }
 
+    /// The serial number of the certificate that an authority makes for the key. It makes one for
+    /// each key, and by this number a list of what was taken back names keys as well.
+    #[must_use]
+    pub(crate) fn serial(&self) -> [u8; 16] {
+        let mut serial = [0; 16];
+        serial.copy_from_slice(&self.0[..16]);
+        // Positive, and of full length, so that it reads back as it was written.
+        serial[0] = serial[0] & 0x3f | 0x40;
+        serial
+    }
+
     /// Whether a text is meant to be one, rather than a name.
     #[must_use]
     pub fn is_meant(text: &str) -> bool {

@@ -29,11 +29,15 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()>
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = create(&new, secret)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    drop(file);
-    fs::rename(&new, path)?;
+    let write = || {
+        let mut file = create(&new, secret)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        drop(file);
+        fs::rename(&new, path)
+    };
+    // What is not whole is of no use to anybody, on a full disk least of all.
+    write().inspect_err(|_| drop(fs::remove_file(&new)))?;
     system::sync_name(path)
 }
 
@@ -49,7 +53,8 @@ fn create(path: &Path, secret: bool) -> io::Result<File> {
     Ok(file)
 }
 
-/// Writes a file that nobody but this user reads, whole or not at all.
+/// Writes a file that nobody but this user reads: whoever reads it finds all of the old bytes or
+/// all of the new ones.
 ///
 /// # Errors
 /// It cannot be written.

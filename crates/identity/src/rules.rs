@@ -11,6 +11,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, Error, OtherError, RootCertStore, SignatureScheme};
+use webpki::{CertRevocationList, OwnedCertRevocationList};
 
 use crate::certificate::fingerprint;
 use crate::folder::{Identity, certificates};
@@ -98,6 +99,8 @@ pub struct Rules {
     identity: Identity,
     believed: Option<Believed>,
     paired: Vec<Paired>,
+    /// The lists of certificates that were taken back.
+    revoked: Vec<CertRevocationList<'static>>,
 }
 
 struct Believed {
@@ -128,11 +131,24 @@ impl fmt::Debug for Rules {
 
 impl Rules {
     pub(crate) fn read(folder: &IdentityFolder) -> Result<Self, IdentityError> {
+        let lists = lists(folder)?;
+        let path = folder.revoked();
+        let unfit = |error| IdentityError::file(&path, format!("is no revocation list: {error}"));
+        let parsed =
+            lists.iter().map(|list| OwnedCertRevocationList::from_der(list).map(Into::into));
         Ok(Self {
             identity: folder.load()?,
-            believed: believed(folder)?,
+            revoked: parsed.collect::<Result<_, _>>().map_err(unfit)?,
+            believed: believed(folder, lists)?,
             paired: PairedFile::read(folder)?.all,
         })
+    }
+
+    /// Whether an authority has taken back the certificate that it had made for this key: another
+    /// one around it counts no more than that, paired or not.
+    fn is_taken_back(&self, key: &Fingerprint) -> bool {
+        let serial = key.serial();
+        self.revoked.iter().any(|list| !matches!(list.find_serial(&serial), Ok(None)))
     }
 
     /// The certificate of this identity itself.
@@ -182,6 +198,9 @@ impl Rules {
     ) -> Result<Who, Error> {
         let first = chain.first().ok_or(Error::NoCertificatesPresented)?;
         let fingerprint = fingerprint(first)?;
+        if self.is_taken_back(&fingerprint) {
+            return Err(CertificateError::Revoked.into());
+        }
         let own = fingerprint == self.own().fingerprint;
         let known = self.paired.iter().find(|one| one.fingerprint == fingerprint);
         let here = host.is_none_or(|host| known.is_some_and(|one| answers_at(one, host)));
@@ -262,7 +281,10 @@ fn is_revoked(error: &Error) -> bool {
     matches!(error, Error::InvalidCertificate(CertificateError::Revoked))
 }
 
-fn believed(folder: &IdentityFolder) -> Result<Option<Believed>, IdentityError> {
+fn believed(
+    folder: &IdentityFolder,
+    lists: Vec<CertificateRevocationListDer<'static>>,
+) -> Result<Option<Believed>, IdentityError> {
     let path = folder.authority();
     let found = certificates(&path)?;
     if found.is_empty() {
@@ -276,7 +298,7 @@ fn believed(folder: &IdentityFolder) -> Result<Option<Believed>, IdentityError> 
     for root in found {
         roots.add(root).map_err(|error| unfit(&error))?;
     }
-    let (roots, lists) = (Arc::new(roots), lists(folder)?);
+    let roots = Arc::new(roots);
     let provider = tls::provider;
     let callers = WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider());
     let servers = WebPkiServerVerifier::builder_with_provider(roots, provider());

@@ -158,6 +158,33 @@ mod tests {
         rules.caller(&chain(&c), now).unwrap();
     }
 
+    /// A thief makes a certificate of their own around the stolen key.
+    #[test]
+    fn a_key_that_was_taken_back_counts_no_more_in_another_certificate() {
+        let temp = tempfile::tempdir().unwrap();
+        let authority = Authority::at(temp.path().join("pki"));
+        authority.init("example", DAY * 10).unwrap();
+        let b = issued(&authority, &temp, "host-b", &[]);
+        let [a, thief] = ["host-a", "thief"].map(|name| folder(&temp, name));
+        a.ensure().unwrap();
+        fs::create_dir(thief.path()).unwrap();
+        fs::copy(b.key(), thief.key()).unwrap();
+        thief.ensure().unwrap();
+        assert_ne!(chain(&thief), chain(&b));
+        pair(&a, &b, "host-b");
+        let now = UnixTime::now();
+        let who = Rules::read(&a).unwrap().caller(&chain(&thief), now).unwrap();
+        assert_eq!(who.paired.as_deref(), Some("host-b"));
+        authority.revoke("host-b").unwrap();
+        // Also where nobody believes the authority otherwise.
+        fs::copy(temp.path().join("pki/revoked.pem"), a.revoked()).unwrap();
+        let rules = Rules::read(&a).unwrap();
+        for shown in [&thief, &b] {
+            let revoked = rules.caller(&chain(shown), now).unwrap_err();
+            assert_eq!(revoked, Error::InvalidCertificate(CertificateError::Revoked));
+        }
+    }
+
     fn pair(folder: &IdentityFolder, with: &IdentityFolder, name: &str) {
         let fingerprint = with.own().unwrap().fingerprint;
         let hosts = vec!["10.0.0.2".to_owned()];
