@@ -18,12 +18,13 @@ use whimbrel_engine::protocol::Token;
 use whimbrel_engine::protocol::limits::LANES_MAX;
 use whimbrel_engine::{
     Carrier, Congestion, DestinationAddress, Ended, Failure, Fault, HungGuest, Identity, Incoming,
-    IncomingOptions, LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress, Returned, Traffic,
+    IncomingOptions, Journal as _, LaneOptions, Outcome, Outgoing, OutgoingOptions, Progress,
+    Returned, Traffic,
 };
 
 use super::expected::Expected;
 use super::peer::PeerAgent;
-use super::worker::{Held, Phase, Worker, lock};
+use super::worker::{Held, Kept, Phase, Worker, lock};
 use crate::deadlines::MigrationDeadlines;
 use crate::log::migration_span;
 use crate::os::{self, Usage};
@@ -95,7 +96,8 @@ impl Worker {
         if let Some(monitor) = self.monitor() {
             monitor.begin_move();
         }
-        let outgoing = Outgoing::new(held.guest, held.journal, destination, options);
+        let Held { guest, journal } = held;
+        let outgoing = Outgoing::new(guest, Box::new(journal.clone()), destination, options);
         self.set_cancel(Some(outgoing.cancel()));
         self.set_ways(Some(traffic), None);
         self.set_map(outgoing.map());
@@ -104,7 +106,7 @@ impl Worker {
         let sending = async move {
             let progress = outgoing.progress();
             let ended = self.follow(outgoing.run(), progress).await;
-            self.sent(ended, before).await;
+            self.sent(ended, journal, before).await;
         };
         drop(tokio::spawn(sending.instrument(span)));
         Ok(process::MigrateResponse {})
@@ -128,7 +130,7 @@ impl Worker {
             other => Err((other, Status::failed_precondition("this process has a guest already"))),
         })?;
         let listening = self.listen(&ips, &request, carried).await;
-        let (incoming, token) = listening.inspect_err(|status| {
+        let (incoming, journal, token) = listening.inspect_err(|status| {
             self.set_phase(Phase::Failed(status.message().to_owned()));
         })?;
         let address = match carrier {
@@ -144,7 +146,7 @@ impl Worker {
         let receiving = async move {
             let progress = incoming.progress();
             match self.follow(incoming.run(), progress).await {
-                Ok(ended) => self.received(ended, before).await,
+                Ok(ended) => self.received(ended, journal, before).await,
                 Err(error) => self.not_begun(&error).await,
             }
         };
@@ -158,7 +160,7 @@ impl Worker {
         ips: &[IpAddr],
         request: &process::ReceiveRequest,
         carrier: Carrier,
-    ) -> Result<(Incoming, Token), Status> {
+    ) -> Result<(Incoming, Kept, Token), Status> {
         let deadlines = MigrationDeadlines::from(request.deadlines);
         let mut refused = None;
         for port in port_range(request.port_first, request.port_last)? {
@@ -172,13 +174,14 @@ impl Worker {
             };
             deadlines.set_incoming(&mut options);
             options.lanes.carrier = carrier.clone();
-            let journal = Box::new(self.open_journal()?);
+            let kept = Kept::new(Box::new(self.open_journal()?));
+            let journal = Box::new(kept.clone());
             let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect();
             let factory = Box::new(Expected::new(factory, self.config()));
             match Incoming::bind_all(&addresses, token, factory, journal, options) {
                 Ok(incoming) => {
                     self.set_monitors(monitors);
-                    return Ok((incoming, token));
+                    return Ok((incoming, kept, token));
                 }
                 Err(error) => refused = Some(error),
             }
@@ -231,14 +234,15 @@ impl Worker {
         }
     }
 
-    pub(super) async fn sent(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
+    /// The engine is done with the guest, though it may hang in a write of the journal.
+    pub(super) async fn sent(self: Arc<Self>, ended: Ended, journal: Kept, before: Option<Usage>) {
         let mut status = final_status(&ended);
         let report = status.report.get_or_insert_default();
         if let Some((cpu, peak)) = used_since(before) {
             report.cpu_source_ms = Some(cpu);
             report.peak_rss_source_bytes = Some(peak);
         }
-        let Ended { outcome, guest, hung, journal, .. } = ended;
+        let Ended { outcome, guest, hung, .. } = ended;
         self.set_cancel(None);
         self.set_ways(None, None);
         self.set_tracker(None);
@@ -256,14 +260,14 @@ impl Worker {
         }
     }
 
-    async fn received(self: Arc<Self>, ended: Ended, before: Option<Usage>) {
+    async fn received(self: Arc<Self>, ended: Ended, journal: Kept, before: Option<Usage>) {
         let mut status = final_status(&ended);
         let report = status.report.get_or_insert_default();
         if let Some((cpu, peak)) = used_since(before) {
             report.cpu_destination_ms = Some(cpu);
             report.peak_rss_destination_bytes = Some(peak);
         }
-        let Ended { outcome, guest, hung, journal, .. } = ended;
+        let Ended { outcome, guest, hung, .. } = ended;
         self.set_cancel(None);
         self.set_ways(None, None);
         let phase = match (outcome, guest, hung) {

@@ -24,6 +24,7 @@ use crate::kinds::{Config, Monitor, Slot};
 use crate::process_api::{self as process, GuestFile, settle_request::Decision};
 use crate::{convert, watching};
 use record::BEHIND;
+pub(super) use record::Kept;
 
 /// How long a cancel waits for the outcome before it says that there is none yet.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(3);
@@ -55,7 +56,7 @@ pub(super) enum Phase {
 /// A guest and its journal.
 pub(super) struct Held {
     pub(super) guest: Box<dyn Guest>,
-    pub(super) journal: Box<dyn Journal>,
+    pub(super) journal: Kept,
 }
 
 impl Phase {
@@ -99,6 +100,8 @@ pub(super) struct Worker {
     runtime: Handle,
     /// The record says less than the phase: how a migration ended could not be written.
     behind: AtomicBool,
+    /// Held by whoever writes what the record lacks.
+    recording: Mutex<()>,
 }
 
 /// Where the view of the guest is.
@@ -131,6 +134,7 @@ impl Worker {
             end: watch::Sender::default(),
             runtime: Handle::current(),
             behind: AtomicBool::new(false),
+            recording: Mutex::default(),
         })
     }
 
@@ -242,13 +246,13 @@ impl Worker {
         let mut journal = self.open_journal()?;
         journal.record(&record).map_err(|error| unrecorded(&error))?;
         let worker = Arc::clone(self);
-        let fill = move || worker.fill(config, memory, Box::new(journal));
+        let fill = move || worker.fill(config, memory, Kept::new(Box::new(journal)));
         let thread = std::thread::Builder::new().name("fill".to_owned()).spawn(fill);
         thread.map_err(|error| Status::internal(format!("no thread can be started: {error}")))?;
         Ok(())
     }
 
-    fn fill(self: &Arc<Self>, config: Config, memory: GuestMemory, journal: Box<dyn Journal>) {
+    fn fill(self: &Arc<Self>, config: Config, memory: GuestMemory, journal: Kept) {
         let made = config.make(self.uuid, &self.config.name, memory);
         let phase = match made.and_then(|(mut guest, monitor)| {
             guest.resume().map_err(|error| error.to_string())?;

@@ -1,16 +1,16 @@
 //! What a living guest process says and does about its record.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use tonic::Status;
 use whimbrel_control::api;
-use whimbrel_engine::Journal as _;
+use whimbrel_engine::Journal;
 use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing, rule};
 
-use super::{Phase, Worker, lock};
+use super::{Held, Phase, Worker, lock};
 use crate::convert;
 use crate::journal::{self, FileJournal};
 
@@ -23,6 +23,40 @@ const CATCH_UP_FIRST: Duration = Duration::from_millis(250);
 const CATCH_UP_LAST: Duration = Duration::from_secs(60);
 const CATCH_UP_TRIES: usize = 68;
 
+/// The journal of a guest, which may be written while its phase is looked at: a disk that hangs
+/// keeps nobody from hearing how the guest is.
+#[derive(Clone)]
+pub(in crate::guest_process) struct Kept(Arc<Mutex<Box<dyn Journal>>>);
+
+impl Kept {
+    pub(in crate::guest_process) fn new(journal: Box<dyn Journal>) -> Self {
+        Self(Arc::new(Mutex::new(journal)))
+    }
+
+    /// Writes `next` if `last` is the newest record still; says whether it was.
+    fn follow(&self, last: &Record, next: &Record) -> io::Result<bool> {
+        let mut journal = lock(&self.0);
+        match journal.read()?.as_ref() == Some(last) {
+            true => journal.record(next).map(|()| true),
+            false => Ok(false),
+        }
+    }
+}
+
+impl Journal for Kept {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        lock(&self.0).record(record)
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        lock(&self.0).note(record)
+    }
+
+    fn read(&self) -> io::Result<Option<Record>> {
+        lock(&self.0).read()
+    }
+}
+
 impl Worker {
     /// What this living process answers to a question of the other side's agent.
     pub(in crate::guest_process) fn ask(
@@ -30,14 +64,13 @@ impl Worker {
         request: &api::AskRequest,
     ) -> Result<api::AskResponse, Status> {
         let (_, term, question) = convert::question(request)?;
-        let mut phase = lock(&self.phase);
         let unread =
             |error: io::Error| Status::internal(format!("the journal is unreadable: {error}"));
         let entry = journal::read(&self.folder.journal()).map_err(unread)?;
         let record = entry.map(|entry| entry.record);
         let mut answer = rule(question, term, record.as_ref(), Process::Alive).answer;
-        if let (Answer::AskProcess, Some(record)) = (answer, record)
-            && let Some(settled) = self.say_it_again(&mut phase, record)
+        if answer == Answer::AskProcess
+            && let Some(settled) = self.say_it_again()
         {
             answer = rule(question, term, Some(&settled), Process::Alive).answer;
         }
@@ -52,22 +85,37 @@ impl Worker {
         Ok(convert::ask_response(answer))
     }
 
-    /// The engine has ended but could not record how: the phase says it, and now the record does.
-    fn say_it_again(&self, phase: &mut Phase, record: Record) -> Option<Record> {
-        let recorded = match (phase, record.standing) {
-            (Phase::Here(held), Standing::Switching | Standing::Running) => {
-                let record = Record { standing: Standing::Owner, ..record };
-                held.journal.record(&record).map(|()| record)
+    /// What the record does not say yet, and the journal that it belongs in: the engine has ended
+    /// but could not record how, and the phase says it.
+    fn missing(&self, record: &Record) -> Option<(Option<Kept>, Record)> {
+        let (journal, standing) = match (&*lock(&self.phase), record.standing) {
+            (Phase::Here(Held { journal, .. }), Standing::Switching | Standing::Running) => {
+                (Some(journal.clone()), Standing::Owner)
             }
-            // A guest that was granted and did not run never ran either.
-            (Phase::Gone, Standing::MayOwn | Standing::Running) => {
-                let record = Record { standing: Standing::Refused, ..record };
-                let journal = FileJournal::open(&self.folder.journal());
-                journal.and_then(|mut journal| journal.record(&record)).map(|()| record)
-            }
+            // A guest that was granted and did not run never ran either. Nobody has its journal.
+            (Phase::Gone, Standing::MayOwn | Standing::Running) => (None, Standing::Refused),
             _ => return None,
         };
-        recorded.inspect_err(|error| tracing::error!("still not recorded: {error}")).ok()
+        Some((journal, Record { standing, ..record.clone() }))
+    }
+
+    /// Writes what is missing; nothing comes of it where somebody else is at it.
+    fn say_it_again(&self) -> Option<Record> {
+        let _alone = match self.recording.try_lock() {
+            Ok(alone) => alone,
+            Err(TryLockError::Poisoned(alone)) => alone.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let last = journal::read(&self.folder.journal()).ok()??.record;
+        let (journal, next) = self.missing(&last)?;
+        let written = match journal {
+            Some(journal) => journal.follow(&last, &next),
+            None => FileJournal::open(&self.folder.journal())
+                .and_then(|mut journal| journal.record(&next))
+                .map(|()| true),
+        };
+        let written = written.inspect_err(|error| tracing::error!("still not recorded: {error}"));
+        written.ok()?.then_some(next)
     }
 
     /// Has the record follow the phase, where the engine could not. Whoever asks before that gets
@@ -95,14 +143,7 @@ impl Worker {
 
     /// Tries to write what is missing, and says whether it still is.
     fn is_behind(&self) -> bool {
-        let mut phase = lock(&self.phase);
         let Ok(Some(entry)) = journal::read(&self.folder.journal()) else { return false };
-        let standing = entry.record.standing;
-        let missing = match *phase {
-            Phase::Here(_) => matches!(standing, Standing::Switching | Standing::Running),
-            Phase::Gone => matches!(standing, Standing::MayOwn | Standing::Running),
-            _ => false,
-        };
-        missing && self.say_it_again(&mut phase, entry.record).is_none()
+        self.missing(&entry.record).is_some() && self.say_it_again().is_none()
     }
 }

@@ -1,5 +1,7 @@
 //! What a guest process may do with its guest in each phase, without an agent around it.
 
+use std::sync::mpsc::{Sender, channel};
+
 use bytes::Bytes;
 use tempfile::TempDir;
 use whimbrel_engine::guest::GuestError;
@@ -61,7 +63,7 @@ impl World {
         let record = Record { guest: uuid, term: TERM, session: SessionId(1), peer, standing };
         journal.record(&record).unwrap();
         let full = Arc::new(Mutex::new(false));
-        let journal = Box::new(FullDisk(journal, Arc::clone(&full)));
+        let journal = Kept::new(Box::new(FullDisk(journal, Arc::clone(&full))));
         (Self { _folder: temp, worker, full }, Held { guest, journal })
     }
 
@@ -132,6 +134,47 @@ async fn a_record_that_is_behind_catches_up_by_itself_and_says_so_until_then() {
         looks.tick().await;
     }
     assert_eq!((world.record().standing, world.record().term), (Standing::Owner, TERM));
+}
+
+/// A journal whose disk does not answer until the other end is dropped.
+struct HangingDisk(Kept, Sender<()>, std::sync::mpsc::Receiver<()>);
+
+impl Journal for HangingDisk {
+    fn record(&mut self, record: &Record) -> io::Result<()> {
+        let _ = self.1.send(());
+        let _ = self.2.recv();
+        self.0.record(record)
+    }
+
+    fn note(&mut self, record: &Record) -> io::Result<()> {
+        self.record(record)
+    }
+
+    fn read(&self) -> io::Result<Option<Record>> {
+        self.0.read()
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_keeps_nobody_from_hearing_how_the_guest_is() {
+    let (world, held) = World::new(Standing::Switching);
+    let ((begun, begins), (release, waits)) = (channel(), channel());
+    let journal = Kept::new(Box::new(HangingDisk(held.journal, begun, waits)));
+    world.worker.set_phase(Phase::Here(Held { guest: held.guest, journal }));
+    world.worker.catch_up();
+    tokio::task::spawn_blocking(move || begins.recv()).await.unwrap().unwrap();
+    let worker = Arc::clone(&world.worker);
+    let looks = tokio::task::spawn_blocking(move || worker.status().guest.unwrap().state());
+    let looked = tokio::time::timeout(Duration::from_secs(20), looks).await;
+    let answer = looked.is_ok().then(|| world.ask(Question::MayIRun, TERM));
+    drop(release);
+    assert_eq!(looked.expect("it is told at once").unwrap(), GuestState::Running);
+    assert_eq!(answer, Some(Answer::AskProcess), "no promise unrecorded");
+    let mut looks = tokio::time::interval(Duration::from_millis(5));
+    while world.record().standing != Standing::Owner {
+        looks.tick().await;
+    }
+    assert_eq!(world.ask(Question::MayIRun, TERM), Answer::NotYours);
 }
 
 #[tokio::test]
@@ -279,13 +322,14 @@ async fn a_guest_that_hangs_is_neither_moved_nor_stopped_and_is_here_when_it_ans
     let (world, mut held) = World::new(Standing::Owner);
     held.guest.resume().unwrap();
     world.worker.set_phase(Phase::Moving);
-    let (answer, waits) = std::sync::mpsc::channel();
+    let (answer, waits) = channel();
     let nobody = DestinationAddress { address: ([127, 0, 0, 1], 1).into(), token: Token(1) };
     let options =
         OutgoingOptions { return_timeout: Duration::from_millis(20), ..OutgoingOptions::default() };
     let guest = Box::new(Hanging(held.guest, waits));
-    let ended = Outgoing::new(guest, held.journal, nobody, options).run().await;
-    Arc::clone(&world.worker).sent(ended, None).await;
+    let journal = Box::new(held.journal.clone());
+    let ended = Outgoing::new(guest, journal, nobody, options).run().await;
+    Arc::clone(&world.worker).sent(ended, held.journal, None).await;
     let seen = world.worker.status();
     let (guest, migration) = (seen.guest.unwrap(), world.worker.watch().borrow().clone());
     assert_eq!(guest.state(), GuestState::Paused);
