@@ -23,7 +23,7 @@ pub struct Deadlines {
     pub peer_connect: Duration,
     /// For another agent to answer; it starts a process for some answers.
     pub peer_call: Duration,
-    /// For the destination's half of a report.
+    /// For the destination's half of a report, and for both sides to be done with a cancelled move.
     pub collect: Duration,
     /// Between questions about a guest in doubt: at first, and doubling from there.
     pub ask_pause: Duration,

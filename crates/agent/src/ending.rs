@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::time::timeout;
 use whimbrel_control::api::{self, MigrationStatus};
 use whimbrel_engine::Failure;
 
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::guests::Migration;
+use crate::watching::is_last;
 
 impl Core {
     /// Tells how a migration ended. Who has heard of it finds it in the history, also after this
@@ -31,6 +33,24 @@ impl Core {
         let mut last = migration.status();
         set_aborted(&mut last, failure);
         self.conclude(migration, last).await;
+    }
+
+    /// Waits until a migration has ended here and, as far as that is heard in time, there: whoever
+    /// cancels one finds neither side busy with it.
+    pub(crate) async fn await_clearance(&self, migration: &Migration) {
+        let (mut here, status) = (migration.watch(), migration.status());
+        let ended = async {
+            // The sender lives as long as the migration.
+            let _ = here.wait_for(is_last).await;
+            if let Ok(there) = status.peer.parse() {
+                // Where nothing is known of it any more, nothing is left of it.
+                let _ = self.ended_there(&migration.id, &there).await;
+            }
+        };
+        let within = self.options.deadlines.collect;
+        if timeout(within, ended).await.is_err() {
+            tracing::warn!(peer = %status.peer, "it is cancelled, and may be busy for a while yet");
+        }
     }
 
     /// A migration by its id, or the running or last one of a guest: one that is remembered, or

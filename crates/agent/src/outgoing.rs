@@ -383,7 +383,7 @@ impl Core {
         report.peak_rss_destination_bytes = theirs.peak_rss_destination_bytes;
     }
 
-    async fn ended_there(
+    pub(crate) async fn ended_there(
         &self,
         id: &str,
         destination: &AgentAddress,
@@ -398,7 +398,7 @@ impl Core {
         Ok(newest)
     }
 
-    /// Asks for the end of a migration.
+    /// Asks for the end of a migration, and waits until nothing of it is left on either side.
     pub(crate) async fn cancel_migration(
         self: Arc<Self>,
         request: api::CancelMigrationRequest,
@@ -416,7 +416,11 @@ impl Core {
         let guest = self.guests.find(&status.guest_uuid)?;
         let mut link = guest.link(self.options.deadlines).await?;
         let reason = "cancelled by a call to the agent".to_owned();
-        link.cancel(process::CancelRequest { reason }).await
+        let answer = link.cancel(process::CancelRequest { reason }).await?;
+        if answer.accepted {
+            self.await_clearance(&migration).await;
+        }
+        Ok(answer)
     }
 }
 

@@ -202,6 +202,21 @@ async fn a_migration_is_cancelled_and_leaves_nothing_and_a_moving_guest_moves_on
 }
 
 #[tokio::test]
+async fn whoever_has_cancelled_a_migration_finds_nothing_of_it_on_either_side() {
+    let (here, there) = (AgentProcess::start(), AgentProcess::start());
+    let (mut source, mut destination) = (here.client().await, there.client().await);
+    filled(&mut source, restless("web")).await;
+    for round in 0..4 {
+        source.migrate(endless("web", &there.address)).await.unwrap();
+        let canceller = if round % 2 == 0 { &mut source } else { &mut destination };
+        assert!(cancel(canceller, "web").await.accepted);
+        let list = api::ListGuestsRequest { include_gone: false };
+        let listed = destination.list_guests(list).await.unwrap().guests;
+        assert_eq!(listed, [], "in round {round}");
+    }
+}
+
+#[tokio::test]
 async fn simultaneous_migrations_are_limited_at_the_source_too() {
     let here = AgentProcess::start_with(&["migrations=1"]);
     let there = AgentProcess::start();
