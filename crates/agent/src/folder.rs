@@ -15,11 +15,12 @@
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 use whimbrel_engine::protocol::GuestUuid;
+use whimbrel_identity::write_secret;
 
 use crate::convert::parse_uuid;
 use crate::history::{History, KEPT_MAX};
@@ -155,7 +156,7 @@ impl GuestFolder {
     /// Makes the folder if need be.
     pub(crate) fn write_config(&self, config: &GuestFile) -> io::Result<()> {
         os::create_private_folders(&self.path)?;
-        replace(&self.path.join("config"), &config.encode_to_vec())
+        write_secret(&self.path.join("config"), &config.encode_to_vec())
     }
 
     /// Agents that it had to do with.
@@ -167,7 +168,7 @@ impl GuestFolder {
     }
 
     pub(crate) fn write_parties(&self, parties: &PartiesFile) -> io::Result<()> {
-        replace(&self.path.join("parties"), &parties.encode_to_vec())
+        write_secret(&self.path.join("parties"), &parties.encode_to_vec())
     }
 
     /// How to find the guest's process, unless it has none.
@@ -180,7 +181,7 @@ impl GuestFolder {
     }
 
     pub(crate) fn write_process(&self, file: &ProcessFile) -> io::Result<()> {
-        replace(&self.path.join("process"), &file.encode_to_vec())
+        write_secret(&self.path.join("process"), &file.encode_to_vec())
     }
 
     /// The guest has no process any more.
@@ -207,21 +208,6 @@ pub(crate) fn read_message<M: Message + Default>(path: &Path) -> io::Result<M> {
     })
 }
 
-/// Whoever reads `path` finds all of the old bytes or all of the new ones.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let write = || {
-        let mut file = create_private(&new)?;
-        file.set_len(0)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&new, path)
-    };
-    // What is not whole is of no use to anybody, on a full disk least of all.
-    write().inspect_err(|_| drop(fs::remove_file(&new)))?;
-    os::sync_name(path)
-}
-
 fn create_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);
@@ -235,7 +221,7 @@ fn host_identity(path: &Path) -> Result<u64, FolderError> {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             let host = getrandom::u64().map_err(|error| failed(io::Error::other(error)))?;
-            replace(path, format!("{host:016x}\n").as_bytes()).map_err(failed)?;
+            write_secret(path, format!("{host:016x}\n").as_bytes()).map_err(failed)?;
             return Ok(host);
         }
         Err(error) => return Err(failed(error)),

@@ -95,11 +95,14 @@ impl Core {
         }
         // What cannot be read is left as it is, for a person.
         let Ok(entry) = self.entry(guest) else { return };
+        let term = entry.as_ref().map(|entry| entry.record.term);
         let standing = entry.map(|entry| entry.record.standing);
         tracing::info!(guest = name, ?standing, "the guest process has ended");
         match standing {
             // Whoever stops it deals with the rest.
             _ if guest.was_stopped() => {}
+            // Nothing has come of it since.
+            _ if term.is_some_and(|term| guest.is_as_stopped(term)) => self.remember(guest),
             None => self.erase(guest),
             Some(Standing::Ceded | Standing::Refused) => self.remember(guest),
             Some(Standing::Owner | Standing::Running) => {

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, watch};
 use tonic::Status;
 use whimbrel_control::api;
 use whimbrel_engine::page::ByteCount;
-use whimbrel_engine::protocol::GuestUuid;
+use whimbrel_engine::protocol::{GuestUuid, Term};
 use whimbrel_identity::Fingerprint;
 
 use crate::access::Authenticated;
@@ -160,6 +160,8 @@ struct State {
     in_doubt: bool,
     /// Its process has said that it never ran here and never will.
     never_ran: bool,
+    /// The term under which a guest was stopped here in whose place this one is.
+    stopped_term: Option<Term>,
 }
 
 /// One guest.
@@ -180,7 +182,8 @@ impl Guest {
     pub(crate) fn new(uuid: GuestUuid, config: GuestFile, folder: GuestFolder, life: Life) -> Self {
         let stopped = config.stopped;
         let (link, migration, in_doubt, never_ran) = (None, None, false, false);
-        let state = State { life, link, migration, stopped, in_doubt, never_ran };
+        let stopped_term = None;
+        let state = State { life, link, migration, stopped, in_doubt, never_ran, stopped_term };
         Self {
             uuid,
             config,
@@ -229,6 +232,16 @@ impl Guest {
 
     pub(crate) fn set_stopped(&self) {
         lock(&self.state).stopped = true;
+    }
+
+    /// It comes in the place of one that was stopped under this term.
+    pub(crate) fn set_stopped_term(&self, term: Term) {
+        lock(&self.state).stopped_term = Some(term);
+    }
+
+    /// Whether nothing was recorded since one was stopped here.
+    pub(crate) fn is_as_stopped(&self, term: Term) -> bool {
+        lock(&self.state).stopped_term == Some(term)
     }
 
     pub(crate) fn never_ran(&self) -> bool {

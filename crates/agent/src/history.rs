@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use prost::Message;
 use whimbrel_control::api::MigrationStatus;
+use whimbrel_identity::write_secret;
 
 use crate::convert::parse_uuid;
 use crate::{folder, os};
@@ -40,7 +41,7 @@ impl History {
             io::Error::new(ErrorKind::InvalidInput, "the migration's id is no uuid")
         })?;
         let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        folder::replace(&path, &ended.encode_to_vec())?;
+        write_secret(&path, &ended.encode_to_vec())?;
         self.prune()
     }
 

@@ -6,7 +6,7 @@ use tonic::Status;
 use tracing::Instrument;
 use whimbrel_control::AgentAddress;
 use whimbrel_control::api::{self, Direction, MigrationStatus};
-use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS};
+use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS, Process, Standing};
 use whimbrel_engine::transport::Endpoint;
 use whimbrel_engine::{Failure, Fault};
 
@@ -19,6 +19,7 @@ use crate::guests::{Guest, Migration};
 use crate::kinds;
 use crate::lifecycle::available;
 use crate::networks;
+use crate::ownership::dead_since;
 use crate::process_api::{self as process, GuestFile};
 use crate::process_link::overlap;
 use crate::secret::same;
@@ -38,6 +39,7 @@ impl Core {
         check_fit(&request)?;
         let peer = peer_address(&request, &caller)?;
         let endpoints = self.listens_at(request.carrier(), &caller)?;
+        self.bury(uuid).await;
         let (guest, migration) = self.expect(uuid, &request, &peer)?;
         migration.set_carrier(request.carrier());
         let asked = process::ReceiveRequest {
@@ -147,11 +149,43 @@ impl Core {
         newcomer.set_migration(Arc::clone(&migration));
         let available = available()?;
         let limits = &self.options.limits;
+        let before = self.guests.get(uuid);
         let guest = self.guests.admit(newcomer, |newcomer, living| {
             admission::check(limits, available, newcomer, living)?;
-            admission::check_migrations(limits, Direction::In, living)
+            admission::check_migrations(limits, Direction::In, living)?;
+            self.check_record(newcomer, before.as_deref())
         })?;
         Ok((guest, migration))
+    }
+
+    /// Whoever has died here under this identity is put to rest before another one comes.
+    async fn bury(&self, uuid: GuestUuid) {
+        if let Some(guest) = self.guests.get(uuid).filter(|guest| guest.is_dead()) {
+            drop(guest.buried.lock().await);
+        }
+    }
+
+    /// A guest whose process is dead has a record that others ask for, and that a person may need:
+    /// an announcement takes its place only where that leaves nothing open.
+    fn check_record(&self, newcomer: &Guest, before: Option<&Guest>) -> Result<(), Status> {
+        let Some(entry) = self.entry(newcomer)? else { return Ok(()) };
+        let why = match entry.record.standing {
+            _ if before.is_some_and(Guest::was_stopped) => {
+                newcomer.set_stopped_term(entry.record.term);
+                return Ok(());
+            }
+            Standing::Ceded | Standing::Refused => return Ok(()),
+            // Without the note it never ran here, and with a dead process it never will.
+            Standing::MayOwn if dead_since(&entry) == Process::Dead => return Ok(()),
+            Standing::Owner | Standing::Running => {
+                "has died here with its process: `whimbrel stop` it here first, which forgets it"
+            }
+            Standing::Switching | Standing::Granted | Standing::MayOwn => {
+                "was on its way when its process died here, and who owns it is open: try again \
+                 when the two agents have settled that, or `whimbrel resolve` it here"
+            }
+        };
+        Err(Status::failed_precondition(format!("guest {} {why}", newcomer.uuid)))
     }
 
     async fn listen(
@@ -260,7 +294,16 @@ fn peer_address(request: &api::PrepareIncomingRequest, caller: &Caller) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use whimbrel_control::Client;
+    use whimbrel_control::api::GuestState;
+    use whimbrel_engine::Journal as _;
+    use whimbrel_engine::protocol::{Record, SessionId, Term};
     use whimbrel_guest::stress::{KIND, STATE_VERSION};
+
+    use crate::agent::Agent;
+    use crate::folder::DataFolder;
+    use crate::journal::{self, FileJournal};
+    use crate::options::AgentOptions;
 
     fn request() -> api::PrepareIncomingRequest {
         api::PrepareIncomingRequest {
@@ -294,6 +337,84 @@ mod tests {
         for request in unfit {
             let status = check_fit(&request).unwrap_err();
             assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+        }
+    }
+
+    /// What died on a host before its agent was started again.
+    struct Past {
+        standing: Standing,
+        host_restarted: bool,
+        stopped: bool,
+    }
+
+    impl Past {
+        fn is_over(&self) -> bool {
+            let never_ran = self.standing == Standing::MayOwn && !self.host_restarted;
+            never_ran || matches!(self.standing, Standing::Ceded | Standing::Refused)
+        }
+    }
+
+    /// An agent on such a host, and one that announces the guest: why it is refused, where it is
+    /// for the record.
+    async fn announced_over(past: Past) -> Result<(), String> {
+        let temp = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(temp.path()).unwrap();
+        let (uuid, folder) = (GuestUuid(6), data.guest(GuestUuid(6)));
+        let (name, stopped) = ("web".to_owned(), past.stopped);
+        let config = GuestFile { uuid: uuid.to_string(), name, stopped, ..Default::default() };
+        folder.write_config(&config).unwrap();
+        let (session, peer) = (SessionId(1), "127.0.0.1:1".to_owned());
+        let term = Term { generation: 3, host: data.host() };
+        let record = Record { guest: uuid, term, session, peer, standing: past.standing };
+        let mut journal = FileJournal::open(&folder.journal()).unwrap();
+        if past.host_restarted {
+            journal = journal.of_an_earlier_boot();
+        }
+        journal.record(&record).unwrap();
+        drop((data, journal));
+        let mut options = AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into());
+        // Whoever gets as far as this has been let in.
+        options.program = Some("/nowhere/whimbrel-agent".into());
+        let agent = Agent::bind(options).await.unwrap();
+        let address = agent.address().to_string().parse().unwrap();
+        tokio::spawn(agent.serve(std::future::pending()));
+        let mut client = Client::connect(&address, Default::default()).await.unwrap();
+        let request = api::PrepareIncomingRequest {
+            migration_id: "m".to_owned(),
+            guest_uuid: uuid.to_string(),
+            guest_name: "web".to_owned(),
+            memory_bytes: 1 << 20,
+            ..request()
+        };
+        let refused = client.prepare_incoming(request).await.expect_err("there is no program");
+        let asked = api::GetGuestRequest { guest: uuid.to_string() };
+        let stopped = client.get_guest(asked).await.map(|guest| guest.state() == GuestState::Gone);
+        assert_eq!(stopped.unwrap_or(true), past.stopped || past.is_over());
+        match refused.to_string() {
+            why if why.contains("cannot be started") => Ok(()),
+            why => {
+                let kept = journal::read(&folder.journal()).unwrap().map(|entry| entry.record);
+                assert_eq!(kept, Some(record), "{why}");
+                Err(why)
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn no_announcement_takes_the_place_of_a_record_that_leaves_something_open() {
+        use Standing::{Ceded, Granted, MayOwn, Owner, Refused, Running, Switching};
+        for standing in [Owner, Switching, Granted, Ceded, MayOwn, Running, Refused] {
+            for host_restarted in [false, true] {
+                let past = Past { standing, host_restarted, stopped: false };
+                let over = past.is_over();
+                match announced_over(past).await {
+                    Ok(()) => assert!(over, "{standing:?} was overwritten"),
+                    Err(why) => assert!(!over && why.contains("`whimbrel "), "{standing:?}: {why}"),
+                }
+                // And it stays so, as nothing came of it.
+                let past = Past { standing, host_restarted, stopped: true };
+                announced_over(past).await.expect("whoever stopped it wants no more of it");
+            }
         }
     }
 

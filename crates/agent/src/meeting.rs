@@ -4,6 +4,9 @@
 //!  resolved here: term burned ─► tell the other agent until it has heard ─► its lower term is
 //!  paused there, or a higher one is there and pauses this one
 //! ```
+//!
+//! Whoever is told of a higher term asks back where its record says that the other side is: a guest
+//! that runs stands still only for who was given a promise to run it, and says so there.
 
 use std::sync::Arc;
 
@@ -12,6 +15,7 @@ use tonic::Status;
 use whimbrel_control::api;
 use whimbrel_engine::protocol::{Record, SessionId, Standing, Term};
 
+use crate::access::Authenticated;
 use crate::agent::Core;
 use crate::convert;
 use crate::guests::{Guest, Life};
@@ -24,7 +28,7 @@ impl Core {
         let mut pause = deadlines.ask_pause;
         while let Some(record) = self.burned_here(&guest) {
             match self.meet_peer(&guest, &record).await {
-                Ok(()) => return,
+                Ok(_) => return,
                 Err(status) => {
                     let (name, why) = (&guest.config.name, status.message());
                     tracing::debug!(guest = name, peer = %record.peer, "not met: {why}");
@@ -43,7 +47,9 @@ impl Core {
         (own && known && !guest.is_dead()).then_some(record)
     }
 
-    async fn meet_peer(&self, guest: &Guest, record: &Record) -> Result<(), Status> {
+    /// Asks under which term the guest runs at the other side, and gives way to a higher one; says
+    /// whether it was one.
+    async fn meet_peer(&self, guest: &Guest, record: &Record) -> Result<bool, Status> {
         let address = record.peer.parse();
         let address = address.map_err(|_| Status::internal("the record names no other agent"))?;
         let mut peer = self.connect(&address).await?;
@@ -55,29 +61,33 @@ impl Core {
         let theirs = peer.meet(request).await;
         let theirs = theirs.map_err(|error| Status::unavailable(error.to_string()))?;
         let term = Term { generation: theirs.term_generation, host: theirs.term_host };
-        if theirs.runs_here && term > record.term {
+        let higher = theirs.runs_here && term > record.term;
+        if higher {
             self.give_way(guest, term, &record.peer).await?;
         }
-        Ok(())
+        Ok(higher)
     }
 
     /// Hears of a term that another agent's guest runs under.
     pub(crate) async fn meet(
         self: Arc<Self>,
         request: api::MeetRequest,
+        who: Authenticated,
     ) -> Result<api::MeetResponse, Status> {
         let uuid = convert::parse_uuid(&request.guest_uuid)
             .ok_or_else(|| Status::invalid_argument("the guest has no uuid"))?;
         let theirs = Term { generation: request.term_generation, host: request.term_host };
         let Some(guest) = self.guests.get(uuid) else { return Ok(api::MeetResponse::default()) };
+        guest.check_party(who.0.as_ref())?;
         let living = matches!(guest.look(), Life::Alive(..));
         let Some(entry) = self.entry(&guest)?.filter(|_| living) else {
             return Ok(api::MeetResponse::default());
         };
         let record = entry.record;
         let runs = matches!(record.standing, Standing::Owner | Standing::Running);
-        if runs && record.term < theirs {
-            self.give_way(&guest, theirs, &record.peer).await?;
+        if runs && record.term < theirs && !self.meet_peer(&guest, &record).await? {
+            let why = format!("{}, which may run it, does not under that term", record.peer);
+            return Err(Status::permission_denied(why));
         }
         Ok(api::MeetResponse {
             runs_here: runs && record.term >= theirs,
@@ -100,10 +110,12 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use std::time::Duration;
 
     use tempfile::TempDir;
-    use whimbrel_control::Client;
+    use tonic::Code;
+    use whimbrel_control::{Client, ClientError};
     use whimbrel_engine::Journal;
     use whimbrel_engine::protocol::GuestUuid;
 
@@ -116,31 +128,45 @@ mod tests {
 
     const GUEST: GuestUuid = GuestUuid(6);
 
+    /// Where nobody is.
+    const NOWHERE: &str = "127.0.0.1:1";
+
+    /// The guest of a host has come to run under a term of this generation.
+    fn write(data: &DataFolder, generation: u64, peer: &str) {
+        let (folder, term) = (data.guest(GUEST), Term { generation, host: data.host() });
+        let (session, peer, standing) = (SessionId(1), peer.to_owned(), Standing::Owner);
+        let record = Record { guest: GUEST, term, session, peer, standing };
+        FileJournal::open(&folder.journal()).unwrap().record(&record).unwrap();
+    }
+
     /// An agent whose guest runs under a term of this generation, and its process.
     async fn host(generation: u64, peer: &str) -> (TempDir, String, StubProcess) {
+        host_at("127.0.0.1:0", generation, peer).await
+    }
+
+    async fn host_at(listen: &str, generation: u64, peer: &str) -> (TempDir, String, StubProcess) {
         let temp = tempfile::tempdir().unwrap();
         let process = StubProcess::of(GUEST).await;
         let data = DataFolder::open(temp.path()).unwrap();
-        let (folder, host) = (data.guest(GUEST), data.host());
+        let folder = data.guest(GUEST);
         let name = "web".to_owned();
         let config = GuestFile { uuid: GUEST.to_string(), name, ..Default::default() };
         folder.write_config(&config).unwrap();
         folder.write_process(&process.file).unwrap();
-        let record = Record {
-            guest: GUEST,
-            term: Term { generation, host },
-            session: SessionId(1),
-            peer: peer.to_owned(),
-            standing: Standing::Owner,
-        };
-        FileJournal::open(&folder.journal()).unwrap().record(&record).unwrap();
+        write(&data, generation, peer);
         drop(data);
-        let mut options = AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into());
+        let address = serve(temp.path(), listen).await;
+        (temp, address, process)
+    }
+
+    /// An agent with this folder.
+    async fn serve(data: &Path, listen: &str) -> String {
+        let mut options = AgentOptions::new(data, listen.parse().unwrap());
         options.deadlines.ask_pause = Duration::from_millis(10);
         let agent = Agent::bind(options).await.unwrap();
         let address = agent.address().to_string();
         tokio::spawn(agent.serve(std::future::pending()));
-        (temp, address, process)
+        address
     }
 
     async fn yielded(process: &mut StubProcess) -> String {
@@ -151,16 +177,41 @@ mod tests {
 
     #[tokio::test]
     async fn where_two_sides_meet_the_lower_term_gives_way() {
-        let (_there_folder, there, mut lower) = host(4, "127.0.0.1:1").await;
-        let (_here_folder, _here, higher) = host(5, &there).await;
+        let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+        let [there, here] = ports.map(|port| port.local_addr().unwrap().to_string());
+        let (_there_folder, _there, mut lower) = host_at(&there, 4, &here).await;
+        let (_here_folder, _here, higher) = host_at(&here, 5, &there).await;
         let reason = yielded(&mut lower).await;
         assert!(reason.contains("under term"), "{reason}");
         assert!(higher.yielded.borrow().is_empty());
     }
 
+    /// Whoever had no promise is not in the record: an attempt may have failed before, or be of
+    /// another guest's agent.
+    #[tokio::test]
+    async fn only_the_side_that_had_a_promise_is_believed_to_run_the_guest() {
+        let nothing = tempfile::tempdir().unwrap();
+        let other = serve(nothing.path(), "127.0.0.1:0").await;
+        for (peer, code) in [(NOWHERE, Code::Unavailable), (&*other, Code::PermissionDenied)] {
+            let (_folder, address, process) = host(4, peer).await;
+            let mut client =
+                Client::connect(&address.parse().unwrap(), Default::default()).await.unwrap();
+            let higher = api::MeetRequest {
+                guest_uuid: GUEST.to_string(),
+                term_generation: 9,
+                term_host: 9,
+            };
+            match client.meet(higher).await.unwrap_err() {
+                ClientError::Refused { code: told, why } => assert_eq!(told, code, "{why}"),
+                error => panic!("{error}"),
+            }
+            assert!(process.yielded.borrow().is_empty());
+        }
+    }
+
     #[tokio::test]
     async fn who_seeks_and_finds_a_higher_term_gives_way() {
-        let (_there_folder, there, higher) = host(5, "127.0.0.1:1").await;
+        let (_there_folder, there, higher) = host(5, NOWHERE).await;
         let (_here_folder, _here, mut lower) = host(4, &there).await;
         let reason = yielded(&mut lower).await;
         assert!(reason.contains(&there), "{reason}");

@@ -17,6 +17,7 @@ use whimbrel_control::api::{self, MigrationStatus};
 use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing, Term, rule};
 use whimbrel_engine::{Failure, Fault, Journal};
 
+use crate::access::Authenticated;
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::guests::{Guest, Life, Migration};
@@ -29,11 +30,13 @@ impl Core {
     pub(crate) async fn ask(
         self: Arc<Self>,
         request: api::AskRequest,
+        who: Authenticated,
     ) -> Result<api::AskResponse, Status> {
         let (uuid, term, question) = convert::question(&request)?;
         let Some(guest) = self.guests.get(uuid) else {
             return Ok(convert::ask_response(Answer::Unknown));
         };
+        self.check_asker(&guest, &who, question, term)?;
         if let Life::Alive(..) = guest.look() {
             let asked = match guest.link(self.options.deadlines).await {
                 Ok(mut link) => link.ask(request).await,
@@ -54,6 +57,22 @@ impl Core {
         let _within = guest.span().entered();
         tracing::info!(guest = %guest.config.name, ?question, %term, ?answer, "was asked");
         Ok(convert::ask_response(answer))
+    }
+
+    /// Refuses whoever has not been the other side of a migration of the guest, and a question that
+    /// is as good as the grant from all but the source that the guest was promised to run for.
+    fn check_asker(
+        &self,
+        guest: &Guest,
+        who: &Authenticated,
+        question: Question,
+        term: Term,
+    ) -> Result<(), Status> {
+        guest.check_party(who.0.as_ref())?;
+        let promised = Some((Standing::MayOwn, term));
+        let grants = question == Question::DoYouRun
+            && self.entry(guest)?.map(|it| (it.record.standing, it.record.term)) == promised;
+        if grants { guest.check_newest_party(who.0.as_ref()) } else { Ok(()) }
     }
 
     /// What the record of a guest says whose process is proven dead.
@@ -321,7 +340,7 @@ const fn question_of(standing: Standing, process: Process) -> Question {
 }
 
 /// What is known of a dead process from the boot in which its record was written.
-fn dead_since(entry: &Entry) -> Process {
+pub(crate) fn dead_since(entry: &Entry) -> Process {
     match BootId::now() {
         Ok(boot) if boot == entry.boot => Process::Dead,
         // Where the boot is not known, notes may be lost.

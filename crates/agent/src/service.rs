@@ -7,7 +7,6 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_control::api::agent_server::Agent;
-use whimbrel_engine::protocol::{Question, Standing};
 
 use crate::access::{Action, Authenticated, Caller};
 use crate::agent::Core;
@@ -64,23 +63,6 @@ impl AgentService {
                 Status::permission_denied("the policy has just changed; ask again")
             })),
         }
-    }
-
-    /// Refuses whoever has not been the other side of a migration of the guest, and a question that
-    /// is as good as the grant from all but the source that the guest was promised to run for.
-    fn check_asker(&self, who: &Authenticated, request: &api::AskRequest) -> Result<(), Status> {
-        let (uuid, term, question) = convert::question(request)?;
-        let Some(guest) = self.core.guests.get(uuid) else { return Ok(()) };
-        guest.check_party(who.0.as_ref())?;
-        let promised = || {
-            let record = self.core.entry(&guest)?.map(|entry| entry.record);
-            let promised = (Standing::MayOwn, term);
-            Ok::<_, Status>(record.is_some_and(|it| (it.standing, it.term) == promised))
-        };
-        if question == Question::DoYouRun && promised()? {
-            guest.check_newest_party(who.0.as_ref())?;
-        }
-        Ok(())
     }
 }
 
@@ -234,11 +216,8 @@ impl Agent for AgentService {
     }
 
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
-        let uuid = parse_uuid(&request.get_ref().guest_uuid);
-        if let Some(guest) = uuid.and_then(|uuid| self.core.guests.get(uuid)) {
-            guest.check_newest_party(who(&request)?.0.as_ref())?;
-        }
-        self.to_its_end(|core| core.meet(request.into_inner())).await
+        let who = who(&request)?;
+        self.to_its_end(|core| core.meet(request.into_inner(), who)).await
     }
 
     type RelayStream = GuestFrames;
@@ -256,8 +235,8 @@ impl Agent for AgentService {
     }
 
     async fn ask(&self, request: Request<api::AskRequest>) -> Answer<api::AskResponse> {
-        self.check_asker(&who(&request)?, request.get_ref())?;
-        self.to_its_end(|core| core.ask(request.into_inner())).await
+        let who = who(&request)?;
+        self.to_its_end(|core| core.ask(request.into_inner(), who)).await
     }
 }
 

@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::Status;
+use whimbrel_identity::write_secret;
 
-use crate::{folder, os};
+use crate::os;
 
 /// Spent tickets that are remembered at a time.
 const SPENT_MAX: usize = 65_536;
@@ -51,7 +52,7 @@ impl Spent {
         }
         let left: String = until.iter().map(|(nonce, end)| line(nonce, *end)).collect();
         if left.len() != text.len() {
-            folder::replace(&path, left.as_bytes())?;
+            write_secret(&path, left.as_bytes())?;
         }
         Ok(Self(Mutex::new(State { path, until })))
     }
