@@ -24,10 +24,12 @@ const LISTENING: &str = "whimbrel agent listening on ";
 /// How the line before begins, if it speaks HTTP.
 const SERVING: &str = "whimbrel agent serving http://";
 
-/// The program, built from the sources as they are.
+/// The program, built from the sources as they are; or the one that `WHIMBREL_PROGRAM` names, to
+/// measure two of them in turns.
 pub fn whimbrel() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build)
+    let named = || std::env::var_os("WHIMBREL_PROGRAM").map(PathBuf::from);
+    BUILT.get_or_init(|| named().unwrap_or_else(build))
 }
 
 /// Builds it in the profile of this test, or of the program of this package that this is.

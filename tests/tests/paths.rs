@@ -75,6 +75,21 @@ impl Hosts {
         }
     }
 
+    /// One wire is cut and restored, while another one carries on.
+    async fn cut_and_restore(&mut self, cut: u8, other: u8) {
+        self.wires.cut(cut, true);
+        let before = self.until("the cut wire is out of use", |paths| !wire(paths, cut).up).await;
+        let went_on = |paths: &[api::Path]| wire(paths, other).bytes > wire(&before, other).bytes;
+        self.until("the others go on", went_on).await;
+        self.wires.cut(cut, false);
+        let before = wire(&before, cut).clone();
+        let back = |paths: &[api::Path]| {
+            let now = wire(paths, cut);
+            now.up && now.connections > before.connections && now.bytes > before.bytes
+        };
+        self.until("the restored wire is used again", back).await;
+    }
+
     /// The guest arrives, whole.
     async fn assert_moved(mut self) -> MigrationStatus {
         // By its id a migration can be followed whether it has ended meanwhile or not.
@@ -105,18 +120,7 @@ async fn wires_are_cut_slowed_and_restored_while_a_guest_moves_over_them() {
     hosts.until("pages land over each wire", all).await;
     // The control connection is on the first one.
     for cut in [0, 2] {
-        hosts.wires.cut(cut, true);
-        let out = |paths: &[api::Path]| !wire(paths, cut).up;
-        let before = hosts.until("the cut wire is out of use", out).await;
-        let went_on = |paths: &[api::Path]| wire(paths, 1).bytes > wire(&before, 1).bytes;
-        hosts.until("the others go on", went_on).await;
-        hosts.wires.cut(cut, false);
-        let before = wire(&before, cut).clone();
-        let back = |paths: &[api::Path]| {
-            let now = wire(paths, cut);
-            now.up && now.connections > before.connections && now.bytes > before.bytes
-        };
-        hosts.until("the restored wire is used again", back).await;
+        hosts.cut_and_restore(cut, 1).await;
     }
     hosts.wires.shape(1, SLOW_MBIT / 16);
     let before = hosts.until("the slow wire is used", all).await;
@@ -126,6 +130,23 @@ async fn wires_are_cut_slowed_and_restored_while_a_guest_moves_over_them() {
     let last = hosts.assert_moved().await;
     let report = last.report.expect("a report");
     assert_eq!(report.pages_verified, 128 << 8);
+}
+
+/// A connection of QUIC is its lanes' only one on a wire, and control has one of its own.
+#[tokio::test]
+async fn wires_are_cut_and_restored_under_quic() {
+    let Some(wires) = Wires::make(2) else { return skipped("only root may make networks") };
+    (0..2).for_each(|wire| wires.shape(wire, SLOW_MBIT));
+    let mut hosts = Hosts::start(wires, &["10.77.0.0/16"]).await;
+    hosts.here.guest("web", &GUEST).await;
+    hosts.begin(&["--lanes", "4", "--transport", "quic"]).await;
+    let both = |paths: &[api::Path]| paths.len() == 2 && paths.iter().all(|path| path.bytes > 0);
+    hosts.until("pages land over each wire", both).await;
+    hosts.cut_and_restore(0, 1).await;
+    hosts.wires.unshape();
+    let last = hosts.assert_moved().await;
+    assert_eq!(last.carrier(), api::Carrier::Quic);
+    assert_eq!(last.report.expect("a report").pages_verified, 128 << 8);
 }
 
 #[tokio::test]

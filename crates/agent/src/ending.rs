@@ -64,8 +64,8 @@ impl Core {
         })
     }
 
-    /// Those that have ended since then, the newest first, each in a few words. Blocks.
-    pub(crate) fn ended_migrations(&self, since_ms: u64) -> api::ListMigrationsResponse {
+    /// Those that have ended since that mark, the newest first, each in a few words. Blocks.
+    pub(crate) fn ended_migrations(&self, since: &str) -> api::ListMigrationsResponse {
         let few_words = |ended: MigrationStatus| MigrationStatus {
             rounds: Vec::new(),
             lanes: Vec::new(),
@@ -73,8 +73,9 @@ impl Core {
             decisions: Vec::new(),
             ..ended
         };
-        let migrations = self.history.since(since_ms).into_iter().map(few_words).collect();
-        api::ListMigrationsResponse { migrations }
+        let (migrations, mark) = self.history.since(since);
+        let migrations = migrations.into_iter().map(few_words).collect();
+        api::ListMigrationsResponse { migrations, mark }
     }
 }
 

@@ -1,10 +1,11 @@
 //! Migrations that have ended, kept in the data folder for reports, also after a restart.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use prost::Message;
 use whimbrel_control::api::MigrationStatus;
@@ -15,8 +16,6 @@ use crate::{folder, os};
 
 /// Migrations that are kept; the oldest go first.
 pub(crate) const KEPT_MAX: usize = 256;
-/// A file's time may be so much earlier than the clock was when it was written.
-const CLOCK_GRAIN: Duration = Duration::from_secs(2);
 
 /// One file a migration, by its id.
 #[derive(Debug)]
@@ -24,14 +23,46 @@ pub(crate) struct History {
     folder: PathBuf,
     kept_max: usize,
     /// Held while files come and go.
-    changing: Mutex<()>,
+    changing: Mutex<Order>,
+}
+
+/// In which order they ended, as far as this agent has kept them: a clock may go back.
+#[derive(Debug)]
+struct Order {
+    /// Marks that another one has given are not known here.
+    run: u64,
+    /// How many there were before those in `ids`.
+    before: usize,
+    ids: VecDeque<String>,
+}
+
+impl Order {
+    fn mark(&self) -> String {
+        format!("{:016x}-{}", self.run, self.before + self.ids.len())
+    }
+
+    /// Those after a mark; `None` if it says nothing here.
+    fn since(&self, mark: &str) -> Option<BTreeSet<String>> {
+        let (run, number) = mark.split_once('-')?;
+        if u64::from_str_radix(run, 16) != Ok(self.run) {
+            return None;
+        }
+        let told = number.parse::<usize>().ok()?.checked_sub(self.before)?;
+        Some(self.ids.iter().skip(told).cloned().collect())
+    }
 }
 
 impl History {
     /// Makes or opens the folder.
     pub(crate) fn open(folder: PathBuf, kept_max: usize) -> io::Result<Self> {
         os::create_private_folders(&folder)?;
-        Ok(Self { folder, kept_max, changing: Mutex::default() })
+        let run = getrandom::u64().map_err(io::Error::other)?;
+        let order = Order { run, before: 0, ids: VecDeque::new() };
+        Ok(Self { folder, kept_max, changing: Mutex::new(order) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Order> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what a migration came to, in place of what was known of it before. Blocks.
@@ -40,8 +71,13 @@ impl History {
             // It may come from another host, and is to be the name of a file.
             io::Error::new(ErrorKind::InvalidInput, "the migration's id is no uuid")
         })?;
-        let _held = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = self.lock();
         write_secret(&path, &ended.encode_to_vec())?;
+        order.ids.push_back(ended.migration_id.clone());
+        if order.ids.len() > self.kept_max {
+            order.ids.pop_front();
+            order.before += 1;
+        }
         self.prune()
     }
 
@@ -60,18 +96,17 @@ impl History {
 
     /// All that are kept, the newest first.
     pub(crate) fn all(&self) -> Vec<MigrationStatus> {
-        self.since(0)
+        let files = self.files().unwrap_or_default();
+        self.read(files.iter().map(|(_, id)| id))
     }
 
-    /// Those that ended at `ended_since_ms` or later, the newest first. Reads no others.
-    pub(crate) fn since(&self, ended_since_ms: u64) -> Vec<MigrationStatus> {
-        let since = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ended_since_ms));
-        let Some(since) = since else { return Vec::new() };
-        let mut files = self.files().unwrap_or_default();
-        files.retain(|(written, _)| *written + CLOCK_GRAIN >= since);
-        let mut found = self.read(&files);
-        found.retain(|ended| ended.ended_at_ms >= ended_since_ms);
-        found
+    /// Those that ended since `mark` was given, the newest first, and the mark of now. All of them
+    /// if the mark is none of this agent's.
+    pub(crate) fn since(&self, mark: &str) -> (Vec<MigrationStatus>, String) {
+        let order = self.lock();
+        let (ids, now) = (order.since(mark), order.mark());
+        drop(order);
+        (ids.map_or_else(|| self.all(), |ids| self.read(&ids)), now)
     }
 
     /// The newest ones, at most so many.
@@ -79,11 +114,11 @@ impl History {
         let mut files = self.files().unwrap_or_default();
         files.sort_by_key(|(written, _)| std::cmp::Reverse(*written));
         files.truncate(most);
-        self.read(&files)
+        self.read(files.iter().map(|(_, id)| id))
     }
 
-    fn read(&self, files: &[(SystemTime, String)]) -> Vec<MigrationStatus> {
-        let mut found: Vec<_> = files.iter().filter_map(|(_, id)| self.find(id)).collect();
+    fn read<'a>(&self, ids: impl IntoIterator<Item = &'a String>) -> Vec<MigrationStatus> {
+        let mut found: Vec<_> = ids.into_iter().filter_map(|id| self.find(id)).collect();
         found.sort_by_key(|ended| std::cmp::Reverse(ended.ended_at_ms));
         found
     }
@@ -113,6 +148,8 @@ impl History {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn ended(number: u128) -> MigrationStatus {
@@ -141,12 +178,36 @@ mod tests {
         assert_eq!(history.all(), [ended(5), ended(4), ended(3)]);
         assert_eq!(history.find(&ended(4).migration_id), Some(ended(4)));
         assert_eq!(history.find(&ended(1).migration_id), None);
-        assert_eq!(history.since(4), [ended(5), ended(4)]);
-        assert_eq!((history.since(6), history.since(u64::MAX)), (Vec::new(), Vec::new()));
         let settled = MigrationStatus { reason: "settled".to_owned(), ..ended(4) };
         history.keep(&settled).unwrap();
         assert_eq!(history.find(&settled.migration_id), Some(settled));
         assert_eq!(history.all().len(), 3);
+    }
+
+    #[test]
+    fn what_ended_since_a_mark_is_told_whatever_the_clock_says() {
+        let temp = tempfile::tempdir().unwrap();
+        let history = History::open(temp.path().to_owned(), 3).unwrap();
+        let (none, first) = history.since("");
+        assert_eq!(none, []);
+        history.keep(&ended(9)).unwrap();
+        let (listed, second) = history.since(&first);
+        assert_eq!(listed, [ended(9)]);
+        // The clock has been put back.
+        history.keep(&ended(4)).unwrap();
+        let (listed, third) = history.since(&second);
+        assert_eq!(listed, [ended(4)]);
+        assert_eq!(history.since(&third), (Vec::new(), third.clone()));
+        // A doubt that is settled ends again.
+        history.keep(&ended(9)).unwrap();
+        assert_eq!(history.since(&third).0, [ended(9)]);
+        (0..4).for_each(|_| history.keep(&ended(4)).unwrap());
+        for unknown in ["", "x", "1-x", third.as_str()] {
+            assert_eq!(history.since(unknown).0, [ended(9), ended(4)], "{unknown}");
+        }
+        let next = History::open(temp.path().to_owned(), 3).unwrap();
+        let after = history.since("").1;
+        assert_eq!(next.since(&after).0.len(), 2, "a mark of another run");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use whimbrel_engine::protocol::{GuestUuid, PROTOCOL_VERSIONS, Process, Standing}
 use whimbrel_engine::transport::Endpoint;
 use whimbrel_engine::{Failure, Fault};
 
-use crate::access::{Action, Authenticated, Caller};
+use crate::access::{Action, Authenticated, Caller, Warrant};
 use crate::admission;
 use crate::agent::Core;
 use crate::carriers;
@@ -35,7 +35,7 @@ impl Core {
         carriers::accept(request.carrier(), caller.remote.ip().is_loopback())?;
         let uuid = convert::parse_uuid(&request.guest_uuid)
             .ok_or_else(|| Status::invalid_argument("the guest has no uuid"))?;
-        self.may_send(&who, uuid, &request)?;
+        let warrant = self.may_send(&who, uuid, &request)?;
         check_fit(&request)?;
         let peer = peer_address(&request, &caller)?;
         let endpoints = self.listens_at(request.carrier(), &caller)?;
@@ -50,7 +50,8 @@ impl Core {
             ..Default::default()
         };
         let (span, relays) = (migration.span(), request.relays);
-        let awaited = self.await_guest(guest, migration, asked, caller, who, (relays, endpoints));
+        let with = (relays, endpoints, warrant);
+        let awaited = self.await_guest(guest, migration, asked, caller, who, with);
         awaited.instrument(span).await
     }
 
@@ -74,11 +75,12 @@ impl Core {
         asked: process::ReceiveRequest,
         caller: Caller,
         who: Authenticated,
-        (relays, endpoints): (Vec<String>, Vec<Endpoint>),
+        (relays, endpoints, warrant): (Vec<String>, Vec<Endpoint>, Option<Warrant>),
     ) -> Result<api::PrepareIncomingResponse, Status> {
         let peer = asked.peer.clone();
         let listening = self.listen(&guest, asked, &caller, &who, (&relays, &endpoints));
-        let (listening, endpoints) = match listening.await {
+        let spend = |ways| warrant.iter().try_for_each(|it| self.guard.spend(it)).map(|()| ways);
+        let (listening, endpoints) = match listening.await.and_then(spend) {
             Ok(listening) => listening,
             Err(status) => {
                 let failure = Failure::new(Fault::Capacity, status.message());
@@ -102,20 +104,22 @@ impl Core {
         })
     }
 
-    /// Refuses a source that may not send guests here, unless a ticket allows it this one.
+    /// Refuses a source that may not send guests here, unless a ticket allows it this one, which is
+    /// still to be spent.
     fn may_send(
         &self,
         who: &Authenticated,
         uuid: GuestUuid,
         request: &api::PrepareIncomingRequest,
-    ) -> Result<(), Status> {
+    ) -> Result<Option<Warrant>, Status> {
         let (guard, ticket) = (&self.guard, &request.ticket);
         match &who.0 {
             Some(source) if !ticket.is_empty() && !guard.may(source, Action::Send)? => {
                 let warrant = guard.warrant(ticket)?;
-                guard.spend_incoming(&warrant, uuid, source, request.carrier())
+                guard.check_incoming(&warrant, uuid, source, request.carrier())?;
+                Ok(Some(warrant))
             }
-            _ => guard.require(who, Action::Send),
+            _ => guard.require(who, Action::Send).map(|()| None),
         }
     }
 

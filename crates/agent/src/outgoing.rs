@@ -98,35 +98,34 @@ impl Core {
         Ok(Order { ticket, warrant })
     }
 
-    /// Whether the guest may go to whoever answers there: a ticket says so, or the policy.
+    /// Whether the guest may go to whoever answers there: a ticket says so, which is still to be
+    /// spent, or the policy.
     fn may_receive(
         &self,
         guest: &Guest,
         order: &Order,
         peer: &Client,
         carrier: api::Carrier,
-    ) -> Result<(), Status> {
+    ) -> Result<Option<Warrant>, Status> {
         let Some(destination) = peer.who() else {
             let why = "a ticket is for hosts that prove who they are; use --tls on both";
             let refuse = || Status::failed_precondition(why);
-            return order.warrant.is_none().then_some(()).ok_or_else(refuse);
+            return order.warrant.is_none().then_some(None).ok_or_else(refuse);
         };
         let allowed = self.guard.may(destination, Action::Receive)?;
-        match &order.warrant {
-            Some(warrant) => {
-                self.guard.spend_outgoing(warrant, guest.uuid, destination, carrier)?;
-            }
-            None if allowed => {}
+        let warrant = match &order.warrant {
+            Some(warrant) => Some(warrant.clone()),
+            None if allowed => None,
             None if order.ticket.is_empty() => {
                 let why = self.guard.refusal(destination, Action::Receive);
                 return Err(Status::permission_denied(why));
             }
-            None => {
-                let warrant = self.guard.warrant(&order.ticket)?;
-                self.guard.spend_outgoing(&warrant, guest.uuid, destination, carrier)?;
-            }
+            None => Some(self.guard.warrant(&order.ticket)?),
+        };
+        if let Some(warrant) = &warrant {
+            self.guard.check_outgoing(warrant, guest.uuid, destination, carrier)?;
         }
-        guest.add_party(destination, &[])
+        guest.add_party(destination, &[]).map(|()| warrant)
     }
 
     /// Marks the guest as moving while nobody else can.
@@ -182,21 +181,24 @@ impl Core {
         }
         let (carrier, ours) = self.leaves_by(&options, destination)?;
         migration.set_carrier(carrier);
-        self.may_receive(guest, order, &peer, carrier)?;
+        let warrant = self.may_receive(guest, order, &peer, carrier)?;
         let announcement = self.announcement(guest, migration, order)?;
         let announcement = carried_by(carrier, &mut link, announcement).await?;
         let expected = peer.prepare_incoming(announcement).await;
         let expected = expected.map_err(|error| of_peer(destination, &error))?;
         migration.set_token(&expected.token);
         migration.set_ways(&expected.address, &expected.endpoints);
-        let paths = networks::paths(&ours, &expected);
-        let paths = match paths.and_then(|paths| self.goes_by(carrier, &expected.address, paths)) {
+        let paths = networks::paths(&ours, &expected)
+            .and_then(|paths| self.goes_by(carrier, &expected.address, paths));
+        let spend = |paths| warrant.iter().try_for_each(|it| self.guard.spend(it)).map(|()| paths);
+        let paths = match paths.and_then(spend) {
             Ok(paths) => paths,
             Err(status) => {
                 self.take_back(migration, destination).await;
                 return Err(status);
             }
         };
+        self.relays.set_way(guest.uuid, &peer);
         let peer_ip = expected.address.parse().ok().map(|address: SocketAddr| address.ip());
         let begun = link.migrate(process::MigrateRequest {
             migration_id: migration.id.clone(),

@@ -145,8 +145,8 @@ impl Agent for AgentService {
         &self,
         request: Request<api::ListMigrationsRequest>,
     ) -> Answer<api::ListMigrationsResponse> {
-        let (core, since) = (Arc::clone(&self.core), request.into_inner().ended_since_ms);
-        let listed = tokio::task::spawn_blocking(move || core.ended_migrations(since)).await;
+        let (core, since) = (Arc::clone(&self.core), request.into_inner().since);
+        let listed = tokio::task::spawn_blocking(move || core.ended_migrations(&since)).await;
         let failed = |error| Status::internal(format!("the history was not read: {error}"));
         listed.map(Response::new).map_err(failed)
     }

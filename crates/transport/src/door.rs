@@ -41,17 +41,22 @@ pub struct DoorOptions {
     pub greeting_within: Duration,
     /// How many callers may be about to say it.
     pub greeting_max: usize,
+    /// How many connections that hold several may be there, by whoever was let in.
+    pub links_max: usize,
     /// Socket options of what comes in.
     pub tuning: Tuning,
     /// How it travels; what comes otherwise is hung up on.
     pub carrier: Carrier,
 }
 
+/// One for each of 128 paths, and control connections that follow one another.
+const LINKS_MAX: usize = 160;
+
 impl Default for DoorOptions {
     fn default() -> Self {
         let greeting_within = Duration::from_secs(5);
         let (tuning, carrier) = (Tuning::default(), Carrier::default());
-        Self { greeting_within, greeting_max: 256, tuning, carrier }
+        Self { greeting_within, greeting_max: 256, links_max: LINKS_MAX, tuning, carrier }
     }
 }
 
@@ -131,7 +136,7 @@ impl DoorKey {
         let porter = self.porter.clone();
         let task = match listener {
             Listener::Sockets(listener) => tokio::spawn(porter.run(listener)),
-            Listener::Quic(listener) => tokio::spawn(porter.run_quic(listener)),
+            Listener::Quic(listener) => tokio::spawn(porter.run_quic(listener, address)),
         };
         match listening.as_mut() {
             Some(tasks) => tasks.push(task),
@@ -168,7 +173,8 @@ impl Door {
         addresses.first().ok_or_else(none)?;
         let (tell, callers) = mpsc::channel(WAITING_MAX);
         let room = Arc::new(Semaphore::new(options.greeting_max));
-        let porter = Arc::new(Porter { kinds, options, tell, room });
+        let links = Arc::new(Semaphore::new(options.links_max));
+        let porter = Arc::new(Porter { kinds, options, tell, room, links });
         let key = DoorKey { porter, listening: Arc::new(Mutex::new(Some(Vec::new()))) };
         let mut door = Self { callers, addresses: Vec::new(), key };
         let one = matches!(door.key.porter.options.carrier, Carrier::Local(_));
@@ -283,6 +289,7 @@ struct Porter {
     options: DoorOptions,
     tell: mpsc::Sender<Caller>,
     room: Arc<Semaphore>,
+    links: Arc<Semaphore>,
 }
 
 impl Porter {
@@ -300,23 +307,40 @@ impl Porter {
     }
 
     /// Connections end with this task as far as nobody has come through them.
-    async fn run_quic(self: Arc<Self>, listener: quic::Listener) {
+    async fn run_quic(self: Arc<Self>, mut listener: quic::Listener, address: SocketAddr) {
         let mut links = JoinSet::new();
         loop {
             let crowded = || self.room.available_permits() <= self.options.greeting_max / 2;
-            let Some(link) = listener.accept(crowded).await else { return };
+            let Some(link) = listener.accept(crowded).await else {
+                // The socket has failed, and its connections with it.
+                links.shutdown().await;
+                drop(listener);
+                listener = self.reopen(address).await;
+                continue;
+            };
             let place = self.place().await;
             while links.try_join_next().is_some() {}
             links.spawn(self.clone().follow(link, place));
         }
     }
 
+    async fn reopen(&self, address: SocketAddr) -> quic::Listener {
+        loop {
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            // It can be what it was as soon as nobody holds the old socket.
+            if let Ok(Listener::Quic(listener)) = Listener::open(address, &self.options) {
+                return listener;
+            }
+        }
+    }
+
     /// Shakes hands, and then hears out every stream. Whoever is let in holds no place between
-    /// them: how many streams it may have is bounded by itself.
+    /// them: how many streams it may have is bounded by itself, and how many connections there are.
     async fn follow(self: Arc<Self>, link: Link, place: OwnedSemaphorePermit) {
         let from = link.from();
         let within = self.options.greeting_within;
         let Ok(Ok(streams)) = timeout(within, link.established()).await else { return };
+        let Ok(_counted) = self.links.try_acquire() else { return };
         drop(place);
         while let Ok(stream) = streams.next().await {
             let (accepted, place) = (Accepted::Ready(stream.into()), self.place().await);

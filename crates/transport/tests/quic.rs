@@ -11,6 +11,7 @@ use carried::{CONTROL, LANE, LOOPBACK, PATIENT, door, hello, quic};
 use datagrams::Relay;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UdpSocket;
+use tokio::time::timeout;
 use whimbrel_page::ByteCount;
 use whimbrel_transport::{
     Caller, Carrier, DialError, Door, DoorOptions, Kind, Lane, LaneError, Path, Stream, Tuning,
@@ -184,6 +185,53 @@ async fn garbage_holds_nobody_up() {
     let (one, other) = pair(&mut door, &near, LANE).await;
     let mut one = one.into_lane(PATIENT).expect("a lane");
     says(&mut *one, &mut *other.into_lane(PATIENT).expect("a lane"), b"here");
+}
+
+/// Also those of whoever has shaken hands: each may hold megabytes that nobody reads.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_counted_until_they_end() {
+    let (near, far) = quic();
+    let options = DoorOptions { carrier: far, links_max: 1, ..DoorOptions::default() };
+    let mut door =
+        Door::open(&[(LOOPBACK, 0).into()], vec![CONTROL, LANE], options).expect("a free port");
+    let address = door.address();
+    let (one, other) = pair(&mut door, &near, CONTROL).await;
+    if let Ok(mut second) = reach(&near, address, CONTROL, PATIENT).await {
+        let heard = timeout(PATIENT, second.read_u8()).await.expect("it is hung up on");
+        assert!(heard.is_err(), "one too many was let in");
+    }
+    drop((one, other));
+    let again = async {
+        loop {
+            let (near, far) =
+                tokio::join!(reach(&near, address, CONTROL, PATIENT), timeout(SHORT, door.next()));
+            if let (Ok(near), Ok(far)) = (near, far) {
+                return (near, far);
+            }
+        }
+    };
+    let (mut near, mut far) = timeout(PATIENT, again).await.expect("its place is free");
+    far.answer(b"Y", PATIENT).await.expect("taken");
+    assert_eq!(near.read_u8().await.expect("it arrives"), b'Y');
+}
+
+/// wire.md P12
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lane_that_failed_is_given_up_and_not_ended() {
+    let (near, far) = quic();
+    let mut door = door(far);
+    let (full, unread) = pair(&mut door, &near, LANE).await;
+    let mut full = full.into_lane(SHORT).expect("a lane");
+    let mut piece = [7; 4096];
+    while full.send(&mut [IoSlice::new(&piece)]).is_ok() {}
+    drop(full);
+    let mut unread = unread.into_lane(PATIENT).expect("a lane");
+    let told = loop {
+        if let Err(error) = unread.receive(&mut piece) {
+            break error;
+        }
+    };
+    assert!(matches!(told, LaneError::Link(_)), "{told:?}");
 }
 
 #[tokio::test]

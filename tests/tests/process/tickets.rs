@@ -107,8 +107,12 @@ async fn a_ticket_is_good_for_nothing_but_what_it_says() {
     let ticket = world.ticket(&world.ops, &other, ways, "0s").await;
     let words = ["migrate", "web", &world.b.address, "--ticket", &ticket];
     until_refused(&world.a, &world.scheduler, &words, "ended").await;
-    // Nothing of all that has moved the guest, or kept it from moving.
+    // Nothing of all that has moved the guest, or kept it from moving; nor does a destination that
+    // says no cost the ticket.
     let ticket = world.ticket(&world.ops, &uuid, ways, "600s").await;
+    let _ = guest(&world.b, &world.ops, "web").await;
+    refused(world.spend("web", &ticket).await, "a guest called `web` is here already");
+    let _ = ask(&world.b, &world.ops, &["stop", "web"]).await.ended(0);
     let moved = world.spend("web", &ticket).await.ended(0).json();
     assert_eq!(moved["outcome"], "completed", "{moved}");
 }

@@ -12,7 +12,7 @@ use super::spent::Nonce;
 use crate::convert::since_1970;
 
 /// One move that somebody who may order moves here has allowed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Warrant {
     ticket: api::Ticket,
     /// Who signed it.
@@ -35,40 +35,31 @@ impl Guard {
         Ok(warrant)
     }
 
-    /// Spends a ticket on a move of this guest from this host.
-    pub(crate) fn spend_outgoing(
+    /// Whether a ticket is for a move of this guest from this host.
+    pub(crate) fn check_outgoing(
         &self,
         warrant: &Warrant,
         guest: GuestUuid,
         destination: &Who,
         carrier: api::Carrier,
     ) -> Result<(), Status> {
-        self.spend(warrant, guest, (&self.own()?, destination), carrier)
+        check(warrant, guest, (&self.own()?, destination), carrier)
     }
 
-    /// Spends a ticket on a move of this guest to this host.
-    pub(crate) fn spend_incoming(
+    /// Whether a ticket is for a move of this guest to this host.
+    pub(crate) fn check_incoming(
         &self,
         warrant: &Warrant,
         guest: GuestUuid,
         source: &Who,
         carrier: api::Carrier,
     ) -> Result<(), Status> {
-        self.spend(warrant, guest, (source, &self.own()?), carrier)
+        check(warrant, guest, (source, &self.own()?), carrier)
     }
 
-    /// Spends a ticket if that is the move that it allows.
-    fn spend(
-        &self,
-        warrant: &Warrant,
-        guest: GuestUuid,
-        (source, destination): (&Who, &Who),
-        carrier: api::Carrier,
-    ) -> Result<(), Status> {
+    /// Spends a ticket on the move for which it was checked, when nothing else stands against it.
+    pub(crate) fn spend(&self, warrant: &Warrant) -> Result<(), Status> {
         let Warrant { ticket, by } = warrant;
-        let fits = ticket.check_move(&guest.to_string(), source, destination);
-        let signed = carrier == api::Carrier::Signed;
-        fits.and_then(|()| ticket.check_protection(signed)).map_err(refused)?;
         let clock = self.clock();
         let end = ticket.not_after_s.saturating_add(clock.skew_s);
         self.spent().spend(warrant.nonce()?, end, clock.now_s)?;
@@ -106,6 +97,18 @@ impl Warrant {
             false => Err(refused(TicketError::Guest(self.ticket.guest_uuid.clone()))),
         }
     }
+}
+
+/// Whether that is the move that a ticket allows.
+fn check(
+    warrant: &Warrant,
+    guest: GuestUuid,
+    (source, destination): (&Who, &Who),
+    carrier: api::Carrier,
+) -> Result<(), Status> {
+    let fits = warrant.ticket.check_move(&guest.to_string(), source, destination);
+    let signed = carrier == api::Carrier::Signed;
+    fits.and_then(|()| warrant.ticket.check_protection(signed)).map_err(refused)
 }
 
 /// The time of day.

@@ -1,15 +1,21 @@
 //! The guest's service port: what agents' relays say and hear.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{StreamExt as _, once};
 use tonic::{Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_guest::kv::{FromGuest, KvMonitor, Outlet, RelayId};
 
-use crate::relay::words;
+use crate::relay::{GuestFrames, words};
 
 /// Messages to a relay that wait for the network.
 const WAITING_MAX: usize = 8;
+/// How long a relay waits for a guest that is not running yet.
+const RUNS_WITHIN: Duration = Duration::from_secs(2);
 
 struct ToRelay(mpsc::Sender<Result<api::GuestFrame, Status>>);
 
@@ -26,25 +32,25 @@ impl Outlet for ToRelay {
     }
 }
 
-/// Attaches a relay, whose first frame says who it is.
+/// Attaches a relay, whose first frame says who it is, as soon as the guest runs here.
 pub(super) async fn attach(
     port: KvMonitor,
     mut frames: Streaming<api::RelayFrame>,
-) -> Result<ReceiverStream<Result<api::GuestFrame, Status>>, Status> {
+) -> Result<GuestFrames, Status> {
     let first = frames.message().await?.unwrap_or_default();
     let attach = first.attach.ok_or_else(|| Status::invalid_argument("a relay attaches first"))?;
-    // A guest that is parked may be about to run elsewhere.
-    if !port.is_running() {
-        return Err(Status::failed_precondition("the guest does not run here"));
+    let (host, held) = (attach.host, attach.held.len());
+    let (give, mut said) = mpsc::channel(WAITING_MAX);
+    let attach = words::attach(&attach);
+    let relay = attach.relay;
+    let away = || Status::failed_precondition("the guest does not run here");
+    if !port.attach(attach, Box::new(ToRelay(give))) {
+        return Err(away());
     }
-    let relay = RelayId { host: attach.host, run: attach.run };
-    let (give, said) = mpsc::channel(WAITING_MAX);
-    tracing::info!(host = attach.host, held = attach.held.len(), "a relay attaches");
-    if !port.attach(relay, words::held(&attach), Box::new(ToRelay(give))) {
-        return Err(Status::failed_precondition("the guest has left"));
-    }
+    let first = timeout(RUNS_WITHIN, said.recv()).await.ok().flatten().ok_or_else(away)?;
+    tracing::info!(host, held, "a relay is attached");
     tokio::spawn(hear(port, relay, frames));
-    Ok(ReceiverStream::new(said))
+    Ok(Box::pin(once(first).chain(ReceiverStream::new(said))))
 }
 
 /// Brings what a relay says to the guest, as long as both are there.

@@ -3,7 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Interceptor;
 use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
@@ -12,6 +11,7 @@ use super::port;
 use super::worker::Worker;
 use crate::process_api::process_server::Process;
 use crate::process_api::{self as process, VERSIONS};
+use crate::relay::GuestFrames;
 use crate::secret;
 use crate::watching::{self, StatusStream};
 
@@ -200,7 +200,7 @@ impl Process for ProcessService {
         self.blocking(move |worker| worker.give_way(request.reason)).await
     }
 
-    type RelayStream = ReceiverStream<Result<api::GuestFrame, Status>>;
+    type RelayStream = GuestFrames;
 
     async fn relay(
         &self,

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
@@ -12,12 +11,10 @@ use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
 use super::client::{Client, Event};
-use super::owner::{self, Owner};
+use super::owner::{Owner, Search};
+use super::{PAUSE, PAUSE_MAX};
 use crate::agent::Core;
 
-/// Between attempts to find the guest: at first, and at most.
-const PAUSE: Duration = Duration::from_millis(2);
-const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Events of clients that wait for the hub.
 const EVENTS_MAX: usize = 256;
 /// Bytes of words after which the next ones go into another frame.
@@ -152,7 +149,7 @@ impl Hub {
         }
     }
 
-    /// Looks for the guest once.
+    /// Looks for the guest for a while.
     async fn find(&mut self) -> Option<Owner> {
         let held = self.clients.iter_mut().map(|(id, client)| client.attach(*id)).collect();
         self.news = self.clients.keys().copied().collect();
@@ -161,19 +158,18 @@ impl Hub {
             host: self.core.folder.host(),
             run: self.run,
             held,
+            last: self.last_id,
         };
-        let (core, guest, hint) = (Arc::clone(&self.core), self.guest, self.hint.take());
-        let owner = owner::attach(core, guest, attach, hint, self.before.clone());
-        match self.meanwhile(owner).await {
-            Ok(owner) => {
-                self.before = owner.agent.clone().or(self.before.take());
-                Some(owner)
-            }
-            Err(status) => {
-                tracing::debug!(%guest, "not found: {}", status.message());
-                None
-            }
-        }
+        let search = Search {
+            core: Arc::clone(&self.core),
+            guest: self.guest,
+            attach,
+            hint: self.hint.take(),
+            before: self.before.clone(),
+        };
+        let owner = self.meanwhile(search.attach()).await?;
+        self.before = owner.agent.clone().or(self.before.take());
+        Some(owner)
     }
 
     /// Relays to the guest as long as it is there; says whether it ever was.

@@ -21,6 +21,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
@@ -28,7 +29,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::{Stream, once};
 use tonic::{Status, Streaming};
-use whimbrel_control::api;
+use whimbrel_control::{AgentAddress, Client, api};
 use whimbrel_engine::protocol::GuestUuid;
 
 use crate::access::Authenticated;
@@ -42,6 +43,9 @@ use hub::{Hub, Looks};
 pub(crate) type GuestFrames =
     Pin<Box<dyn Stream<Item = Result<api::GuestFrame, Status>> + Send + 'static>>;
 
+/// Between attempts to find a guest: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(2);
+const PAUSE_MAX: Duration = Duration::from_millis(200);
 /// Frames on their way through this agent.
 const PASSING_MAX: usize = 8;
 
@@ -74,6 +78,8 @@ struct Relay {
     carried: Arc<AtomicU64>,
     task: JoinHandle<()>,
     let_go: Arc<Notify>,
+    /// A connection to where the guest is about to go.
+    way: Option<Client>,
 }
 
 /// All relays of this agent.
@@ -99,6 +105,18 @@ impl Relays {
         let relay = relays.get(&guest)?;
         Some((relay.address.clone(), relay.carried.load(Ordering::Relaxed)))
     }
+
+    /// A guest that has clients is about to go there: they are not to wait for a connection then.
+    pub(crate) fn set_way(&self, guest: GuestUuid, way: &Client) {
+        if let Some(relay) = self.lock().get_mut(&guest) {
+            relay.way = Some(way.clone());
+        }
+    }
+
+    /// The connection to `peer` that was kept for this; the next one is a new one.
+    fn take_way(&self, guest: GuestUuid, peer: &AgentAddress) -> Option<Client> {
+        self.lock().get_mut(&guest)?.way.take_if(|way| way.address() == peer)
+    }
 }
 
 impl Core {
@@ -110,7 +128,7 @@ impl Core {
         let let_go = Arc::new(Notify::new());
         let looks = Looks { carried: Arc::clone(&carried), let_go: Arc::clone(&let_go) };
         let task = tokio::spawn(Hub::new(core, guest.uuid, run, door.0, looks).run());
-        let relay = Relay { address, carried, task, let_go };
+        let relay = Relay { address, carried, task, let_go, way: None };
         if let Some(old) = self.relays.lock().insert(guest.uuid, relay) {
             old.task.abort();
         }

@@ -2,12 +2,16 @@
 
 use whimbrel_control::api;
 use whimbrel_control::api::relay_word::What;
-use whimbrel_guest::kv::{ConnectionId, FromGuest, Position, Said, ToGuest};
+use whimbrel_guest::kv::{Attach, ConnectionId, FromGuest, Position, RelayId, Said, ToGuest};
 
-/// The connections that an attaching relay holds.
-pub(crate) fn held(attach: &api::RelayAttach) -> Vec<(ConnectionId, Position)> {
+/// How a relay attaches.
+pub(crate) fn attach(attach: &api::RelayAttach) -> Attach {
     let held = attach.held.iter();
-    held.map(|held| (ConnectionId(held.connection), Position(held.delivered))).collect()
+    Attach {
+        relay: RelayId { host: attach.host, run: attach.run },
+        last: ConnectionId(attach.last),
+        held: held.map(|held| (ConnectionId(held.connection), Position(held.delivered))).collect(),
+    }
 }
 
 /// A word of a relay; one that a newer relay has and this guest does not know is none.

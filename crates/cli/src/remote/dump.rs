@@ -1,7 +1,8 @@
 //! `dump`: what a key-value guest holds, as a file of commands that bring it back.
 //!
 //! It is read by a client like any other, key by key while the guest works, also while it moves: a
-//! key is in the file as it was at some moment of the dump. It is **not** a picture of one moment.
+//! key's value is in the file as it was at some moment of the dump, and when it ends as it was just
+//! after. It is **not** a picture of one moment.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -24,8 +25,8 @@ use crate::exit::{Ending, Exit, Stop};
 const REPLY_WITHIN: Duration = Duration::from_secs(60);
 /// Keys that are asked for at a time, about.
 const KEYS_AT_ONCE: &[u8] = b"200";
-/// Elements of a list that are asked for at a time.
-const ELEMENTS_AT_ONCE: usize = 1000;
+/// How often a key may become another kind of thing while it is read.
+const CHANGES_MAX: u32 = 100;
 /// Words of one command of the file, and about its bytes: what brings it in needs memory for it in
 /// one piece.
 const WORDS_MAX: usize = 256;
@@ -92,7 +93,7 @@ async fn copy(store: &mut Store, out: &mut impl Write) -> Result<(), Stop> {
             return Err(store.strange(&Frame::Null));
         };
         for key in store.words(Frame::Array(keys))? {
-            let commands = store.key(&key).await?;
+            let commands = store.settled(&key).await?;
             let written = commands.iter().try_for_each(|words| out.write_all(&command(words)));
             written.map_err(|why| Stop::failed(format!("the dump cannot be written: {why}")))?;
         }
@@ -150,23 +151,43 @@ impl Store {
     }
 
     /// The commands that make a key what it is; none if it is gone meanwhile.
-    async fn key(&mut self, key: &[u8]) -> Result<Vec<Vec<Bytes>>, Stop> {
+    async fn settled(&mut self, key: &[u8]) -> Result<Vec<Vec<Bytes>>, Stop> {
+        for _ in 0..CHANGES_MAX {
+            if let Some(commands) = self.key(key).await? {
+                return Ok(commands);
+            }
+        }
+        let key = key.escape_ascii();
+        Err(Stop::failed(format!("key `{key}` becomes another kind again and again")))
+    }
+
+    /// The same; nothing if it has become another kind of thing since that was asked.
+    async fn key(&mut self, key: &[u8]) -> Result<Option<Vec<Vec<Bytes>>>, Stop> {
         let kind = self.ask(&[b"TYPE", key]).await?;
         let Frame::SimpleString(kind) = kind else { return Err(self.strange(&kind)) };
+        let words: &[&[u8]] = match kind.as_slice() {
+            b"string" => &[b"GET", key],
+            b"list" => &[b"LRANGE", key, b"0", b"-1"],
+            b"hash" => &[b"HGETALL", key],
+            b"set" => &[b"SMEMBERS", key],
+            b"none" => return Ok(Some(Vec::new())),
+            _ => return Err(self.strange(&Frame::SimpleString(kind))),
+        };
+        // All of it in one reply: that is of one moment.
+        let reply = self.ask(words).await?;
         // Whoever brings it in may have the key.
         let mut commands = vec![vec![b"DEL".to_vec(), key.to_vec()]];
-        commands.extend(match kind.as_slice() {
-            b"string" => match self.ask(&[b"GET", key]).await? {
-                Frame::BulkString(value) => vec![vec![b"SET".to_vec(), key.to_vec(), value]],
-                Frame::Null => return Ok(Vec::new()),
-                reply => return Err(self.strange(&reply)),
-            },
-            b"list" => self.list(key).await?,
-            b"hash" => adding("HSET", key, &self.all(&[b"HGETALL", key]).await?, 2),
-            b"set" => adding("SADD", key, &self.all(&[b"SMEMBERS", key]).await?, 1),
-            b"none" => return Ok(Vec::new()),
-            _ => return Err(self.strange(&Frame::SimpleString(kind))),
-        });
+        match (kind.as_slice(), reply) {
+            (_, Frame::Error(why)) if why.starts_with("WRONGTYPE") => return Ok(None),
+            (_, Frame::Null) => return Ok(Some(Vec::new())),
+            (b"string", Frame::BulkString(value)) => {
+                commands.push(vec![b"SET".to_vec(), key.to_vec(), value]);
+            }
+            (b"list", reply) => commands.extend(adding("RPUSH", key, &self.words(reply)?, 1)),
+            (b"hash", reply) => commands.extend(adding("HSET", key, &self.words(reply)?, 2)),
+            (b"set", reply) => commands.extend(adding("SADD", key, &self.words(reply)?, 1)),
+            (_, reply) => return Err(self.strange(&reply)),
+        }
         match self.ask(&[b"PTTL", key]).await? {
             Frame::Integer(-1) => {}
             Frame::Integer(left @ 0..) => {
@@ -174,30 +195,9 @@ impl Store {
                 let end = now.as_millis().saturating_add(left.unsigned_abs().into()).to_string();
                 commands.push(vec![b"PEXPIREAT".to_vec(), key.to_vec(), end.into_bytes()]);
             }
-            _ => return Ok(Vec::new()),
+            _ => return Ok(Some(Vec::new())),
         }
-        Ok(commands)
-    }
-
-    async fn list(&mut self, key: &[u8]) -> Result<Vec<Vec<Bytes>>, Stop> {
-        let mut commands = Vec::new();
-        let mut from = 0;
-        loop {
-            let (first, last) = (from.to_string(), (from + ELEMENTS_AT_ONCE - 1).to_string());
-            let words = [b"LRANGE", key, first.as_bytes(), last.as_bytes()];
-            let elements = self.all(&words).await?;
-            commands.extend(adding("RPUSH", key, &elements, 1));
-            if elements.len() < ELEMENTS_AT_ONCE {
-                return Ok(commands);
-            }
-            from += ELEMENTS_AT_ONCE;
-        }
-    }
-
-    /// The words that a command is answered with.
-    async fn all(&mut self, words: &[&[u8]]) -> Result<Vec<Bytes>, Stop> {
-        let reply = self.ask(words).await?;
-        self.words(reply)
+        Ok(Some(commands))
     }
 
     fn words(&self, reply: Frame) -> Result<Vec<Bytes>, Stop> {

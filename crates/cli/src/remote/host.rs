@@ -1,5 +1,6 @@
 //! `watch` without a guest: a host with all its guests, on a terminal or as lines for a log.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -103,10 +104,10 @@ struct Follower {
 /// What is known to have ended; there is nothing to tell of what had before the first look.
 #[derive(Debug, Default)]
 struct Ended {
-    /// When the last one did, by the agent's clock.
-    last_ms: u64,
-    /// Those of then, with how they ended: a doubt that was settled ends again.
-    known: Vec<(String, Outcome)>,
+    /// The agent's mark of what it has told.
+    mark: String,
+    /// With how each one ended: a doubt that was settled ends again.
+    known: BTreeMap<String, Outcome>,
 }
 
 impl Follower {
@@ -150,30 +151,28 @@ impl Follower {
         client: &mut Client,
         mut over: Vec<MigrationStatus>,
     ) -> Result<Vec<MigrationStatus>, ClientError> {
-        let since = self.ended.as_ref().map_or(0, |ended| ended.last_ms);
-        let request = api::ListMigrationsRequest { ended_since_ms: since };
-        let mut listed = client.list_migrations(request).await?.migrations;
+        let since = self.ended.as_ref().map_or_else(String::new, |ended| ended.mark.clone());
+        let answer = client.list_migrations(api::ListMigrationsRequest { since }).await?;
+        let mut listed = answer.migrations;
         over.retain(|one| !listed.iter().any(|ended| ended.migration_id == one.migration_id));
         listed.extend(over);
         let first = self.ended.is_none();
-        let news = self.ended.get_or_insert_default().take(listed);
+        let ended = self.ended.get_or_insert_default();
+        ended.mark = answer.mark;
+        let news = ended.take(listed);
         Ok(if first { Vec::new() } else { news })
     }
 }
 
 impl Ended {
-    /// What is new among those that ended since the last one, oldest first.
+    /// What is new among those that have ended, oldest first.
     fn take(&mut self, listed: Vec<MigrationStatus>) -> Vec<MigrationStatus> {
-        let what = |ended: &MigrationStatus| (ended.migration_id.clone(), ended.outcome());
-        let last_ms = listed.iter().map(|ended| ended.ended_at_ms).max().unwrap_or(self.last_ms);
-        let of_then = listed.iter().filter(|ended| ended.ended_at_ms == last_ms).map(what);
-        let of_then: Vec<_> = of_then.collect();
         let mut news = listed;
-        news.retain(|ended| !self.known.contains(&what(ended)));
+        news.retain(|ended| {
+            let told = self.known.insert(ended.migration_id.clone(), ended.outcome());
+            told != Some(ended.outcome())
+        });
         news.sort_by_key(|ended| ended.ended_at_ms);
-        if !of_then.is_empty() {
-            (self.last_ms, self.known) = (last_ms, of_then);
-        }
         news
     }
 }
@@ -200,9 +199,8 @@ mod tests {
         let mut known = Ended::default();
         let (a, b) = (ended("a", 5, Outcome::Completed), ended("b", 7, Outcome::InDoubt));
         assert_eq!(ids(known.take(vec![b.clone(), a])), ["a", "b"]);
-        assert_eq!(known.last_ms, 7);
-        // The agent is asked for those of that millisecond and later.
-        let c = ended("c", 7, Outcome::Aborted);
+        // By a clock that has been put back.
+        let c = ended("c", 3, Outcome::Aborted);
         assert_eq!(ids(known.take(vec![c.clone(), b.clone()])), ["c"]);
         assert!(known.take(vec![c.clone(), b]).is_empty() && known.take(Vec::new()).is_empty());
         let settled = ended("b", 9, Outcome::Completed);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use whimbrel_engine::guest::Throttle;
 
 use super::machine::Event;
-use super::port::{RelayId, ToGuest};
+use super::port::{Attach, Outlet, RelayId, ToGuest};
 
 /// Bytes of clients that may wait here; relays that keep to their credit come nowhere near it.
 const WAITING_MAX: usize = 64 << 20;
@@ -30,6 +30,8 @@ struct State {
     events: VecDeque<Event>,
     /// What they count for.
     waiting: usize,
+    /// The executor is to forget the relays.
+    lets_go: bool,
     throttle: Throttle,
     /// The throttle keeps the executor out until then.
     stands_until: Option<Instant>,
@@ -39,6 +41,14 @@ impl State {
     const fn open(&self) -> bool {
         !self.paused && self.holds == 0 && !self.ended
     }
+}
+
+/// What the executor is called for.
+pub(crate) enum Call {
+    /// It may go in. These events have come.
+    Work(Vec<Event>),
+    /// The guest is parked: it is to forget the relays and all that is not in memory, outside.
+    LetGo,
 }
 
 /// The doorway of one guest; closed at first.
@@ -92,6 +102,17 @@ impl Doorway {
         self.change(|state| state.events.push_back(event));
     }
 
+    /// Brings a relay that attaches; what it asked for before and has not got, it does not want.
+    pub(crate) fn attach(&self, attach: Attach, outlet: Box<dyn Outlet>) {
+        let relay = attach.relay;
+        self.change(|state| {
+            state.events.retain(
+                |event| !matches!(event, Event::Attach(earlier, _) if earlier.relay == relay),
+            );
+            state.events.push_back(Event::Attach(attach, outlet));
+        });
+    }
+
     /// Brings what a relay has said.
     pub(crate) fn hear(&self, relay: RelayId, said: Vec<ToGuest>) -> Result<(), Overrun> {
         let size: usize = said.iter().map(size_of).sum();
@@ -105,14 +126,17 @@ impl Doorway {
         Ok(())
     }
 
-    /// Waits until the executor may go in, and there is an event or `wait` is over; `None` at the
-    /// end of the guest. The executor is inside then.
-    pub(crate) fn enter(&self, wait: Duration) -> Option<Vec<Event>> {
+    /// Waits until the executor may go in, and there is an event or `wait` is over: it is inside
+    /// then. Or until it is to let go; `None` at the end of the guest.
+    pub(crate) fn enter(&self, wait: Duration) -> Option<Call> {
         let deadline = Instant::now() + wait;
         let mut state = self.lock();
         loop {
             if state.ended {
                 return None;
+            }
+            if std::mem::take(&mut state.lets_go) {
+                return Some(Call::LetGo);
             }
             let until = state.stands_until.unwrap_or(deadline);
             let left = until.saturating_duration_since(Instant::now());
@@ -131,7 +155,7 @@ impl Doorway {
         let events: Vec<_> = state.events.drain(..count).collect();
         let size: usize = events.iter().map(event_size).sum();
         state.waiting -= size;
-        Some(events)
+        Some(Call::Work(events))
     }
 
     /// Comes out after `worked`, with the events that it did not get to.
@@ -168,6 +192,14 @@ impl Doorway {
 
     pub(crate) fn resume(&self) {
         self.change(|state| state.paused = false);
+    }
+
+    /// A parked guest has no relays any more: what they said and it did not take, they keep.
+    pub(crate) fn let_go(&self) {
+        self.change(|state| {
+            state.events.retain(|event| matches!(event, Event::BeginMove));
+            (state.waiting, state.lets_go) = (0, true);
+        });
     }
 
     /// Keeps memory still for a moment, whether or not the guest is parked.

@@ -15,7 +15,7 @@ use whimbrel_memory::GuestMemory;
 use whimbrel_memory::page::{ByteCount, Layout};
 
 use super::arena::Arena;
-use super::doorway::Doorway;
+use super::doorway::{Call, Doorway};
 use super::head;
 use super::machine::{BEAT_US, Machine, now_ms};
 use super::monitor::KvMonitor;
@@ -137,7 +137,11 @@ fn execute(shared: &Shared) {
     let open = || doorway.is_open();
     let mut machine = None;
     let mut wait = Duration::ZERO;
-    while let Some(events) = doorway.enter(wait) {
+    while let Some(call) = doorway.enter(wait) {
+        let Call::Work(events) = call else {
+            machine = None;
+            continue;
+        };
         let began = Instant::now();
         // Memory is not looked at before the guest may run.
         let made = match machine.take() {
@@ -223,6 +227,13 @@ impl Guest for KvGuest {
 
     fn throttle(&mut self, throttle: Throttle) -> Result<(), GuestError> {
         self.shared.doorway.set_throttle(throttle);
+        Ok(())
+    }
+
+    /// Its clients: relays look for it elsewhere from here on, and come back if it runs again.
+    fn release(&mut self) -> Result<(), GuestError> {
+        self.needs_parked("let go of its clients")?;
+        self.shared.doorway.let_go();
         Ok(())
     }
 }

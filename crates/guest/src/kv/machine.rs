@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::arena::Arena;
 use super::connections::{Record, RelayRecord};
 use super::head::{self, NoStore};
-use super::port::{ConnectionId, FromGuest, Outlet, Position, RelayId, Said, ToGuest};
+use super::port::{Attach, ConnectionId, FromGuest, Outlet, Position, RelayId, Said, ToGuest};
 use super::session::{Rest, Session};
 use super::store::Store;
 
@@ -24,8 +24,7 @@ pub(crate) const BEAT_US: u64 = 2000;
 
 /// What comes through the doorway.
 pub(crate) enum Event {
-    /// A relay that holds these connections, whose replies it has delivered up to there.
-    Attach(RelayId, Vec<(ConnectionId, Position)>, Box<dyn Outlet>),
+    Attach(Attach, Box<dyn Outlet>),
     FromRelay(RelayId, ToGuest),
     /// A move begins: the gaps that a user feels are counted from here on.
     BeginMove,
@@ -76,7 +75,7 @@ impl Machine {
     /// One event.
     pub(crate) fn handle(&mut self, event: Event, open: &dyn Fn() -> bool) {
         match event {
-            Event::Attach(relay, held, outlet) => self.attach(relay, &held, outlet),
+            Event::Attach(attach, outlet) => self.attach(&attach, outlet),
             Event::FromRelay(relay, said) => {
                 // The word of a relay that has been replaced since.
                 if self.attached.get(&relay.host).is_some_and(|known| known.run == relay.run) {
@@ -91,12 +90,13 @@ impl Machine {
         }
     }
 
-    fn attach(
-        &mut self,
-        relay: RelayId,
-        held: &[(ConnectionId, Position)],
-        outlet: Box<dyn Outlet>,
-    ) {
+    fn attach(&mut self, attach: &Attach, mut outlet: Box<dyn Outlet>) {
+        let Attach { relay, last, held } = attach;
+        let (relay, last) = (*relay, *last);
+        // It has asked elsewhere as well, and was answered there.
+        if !outlet.give(Vec::new()) {
+            return;
+        }
         let attachment =
             Attachment { run: relay.run, outlet, news: BTreeSet::new(), notes: Vec::new() };
         self.attached.insert(relay.host, attachment);
@@ -107,7 +107,7 @@ impl Machine {
         for key in known {
             let session = &self.sessions[&key];
             let same = session.record.relay(self.store.arena()).run == relay.run;
-            if !same || !delivered.contains_key(&key.1) {
+            if !same || key.1 <= last && !delivered.contains_key(&key.1) {
                 self.end(key);
             }
         }

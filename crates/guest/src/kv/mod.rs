@@ -40,5 +40,5 @@ pub use doorway::Overrun;
 pub use guest::{KIND, KvError, KvFactory, KvGuest, KvMonitorSlot, MEMORY_MIN, STATE_VERSION};
 pub use monitor::{KvCheckError, KvMonitor, KvReport};
 pub use port::{
-    ConnectionId, FromGuest, Outlet, PIECE_MAX, Position, RelayId, Said, ToGuest, WINDOW,
+    Attach, ConnectionId, FromGuest, Outlet, PIECE_MAX, Position, RelayId, Said, ToGuest, WINDOW,
 };

@@ -14,7 +14,7 @@ use super::doorway::Overrun;
 use super::guest::Shared;
 use super::head;
 use super::machine::Event;
-use super::port::{ConnectionId, Outlet, Position, RelayId, ToGuest};
+use super::port::{Attach, Outlet, RelayId, ToGuest};
 
 /// A guest at one moment. Its memory must hold a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,24 +101,12 @@ impl KvMonitor {
         }
     }
 
-    /// Whether the guest runs here: only then is a relay to attach.
-    #[must_use]
-    pub fn is_running(&self) -> bool {
-        let shared = self.shared.upgrade();
-        shared.is_some_and(|shared| shared.doorway.is_alive() && !shared.doorway.is_paused())
-    }
-
-    /// Attaches a relay that holds these connections, whose replies it has delivered up to there.
-    /// The outlet is dropped when the guest leaves this host. `false` if it already has.
-    pub fn attach(
-        &self,
-        relay: RelayId,
-        held: Vec<(ConnectionId, Position)>,
-        outlet: Box<dyn Outlet>,
-    ) -> bool {
-        let shared = self.shared.upgrade();
+    /// Attaches a relay once the guest runs: the outlet is given something then. It is dropped
+    /// when the guest lets go of its clients or leaves this host. `false` if it already has left.
+    pub fn attach(&self, attach: Attach, outlet: Box<dyn Outlet>) -> bool {
+        let shared = self.shared.upgrade().filter(|shared| shared.doorway.is_alive());
         shared.is_some_and(|shared| {
-            shared.doorway.bring(Event::Attach(relay, held, outlet));
+            shared.doorway.attach(attach, outlet);
             true
         })
     }

@@ -73,12 +73,23 @@ pub struct Said {
     pub last: bool,
 }
 
+/// How a relay attaches.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attach {
+    /// Which run of which relay.
+    pub relay: RelayId,
+    /// The last number it has given by now. It says nothing about connections beyond.
+    pub last: ConnectionId,
+    /// The connections it holds, and up to where the replies to each are delivered.
+    pub held: Vec<(ConnectionId, Position)>,
+}
+
 /// Where the guest puts what it says to one relay.
 pub trait Outlet: Send {
     /// Whether a call of [`Outlet::give`] would be taken now.
     fn has_room(&self) -> bool;
 
-    /// Takes it. `false` if the relay has gone.
+    /// Takes it. `false` if the relay has gone. What is given first is empty: the relay is attached.
     fn give(&mut self, said: Vec<FromGuest>) -> bool;
 }
 

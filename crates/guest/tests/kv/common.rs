@@ -1,10 +1,10 @@
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::Duration;
 
 use whimbrel_engine::guest::Guest;
 use whimbrel_engine::protocol::GuestUuid;
 use whimbrel_guest::kv::{
-    ConnectionId, FromGuest, KvGuest, KvMonitor, Outlet, Position, RelayId, Said, ToGuest,
+    Attach, ConnectionId, FromGuest, KvGuest, KvMonitor, Outlet, Position, RelayId, Said, ToGuest,
 };
 use whimbrel_memory::page::{ByteCount, Layout};
 use whimbrel_memory::{Backing, GuestMemory};
@@ -79,6 +79,24 @@ impl Relay {
         self.monitor = monitor.clone();
     }
 
+    /// An attachment that was asked for before the client came, and comes late.
+    pub(crate) fn attach_late(&self) {
+        let late = attach_as(
+            &self.monitor,
+            Attach { relay: self.id, last: ConnectionId(0), held: Vec::new() },
+        );
+        assert_eq!(late.recv_timeout(PATIENCE), Ok(Vec::new()));
+    }
+
+    /// Waits until the guest has let go of it.
+    pub(crate) fn is_let_go(&self) {
+        while let Ok(said) = self.from_guest.recv_timeout(PATIENCE) {
+            assert!(said.is_empty(), "a parked guest says {said:?}");
+        }
+        let end = self.from_guest.try_recv();
+        assert_eq!(end, Err(TryRecvError::Disconnected), "the guest keeps the relay");
+    }
+
     pub(crate) fn tell(&self, said: ToGuest) {
         self.monitor.hear(self.id, vec![said]).expect("within its credit");
     }
@@ -138,7 +156,11 @@ fn attach(
     id: RelayId,
     held: Vec<(ConnectionId, Position)>,
 ) -> Receiver<Vec<FromGuest>> {
+    attach_as(monitor, Attach { relay: id, last: ConnectionId(1), held })
+}
+
+fn attach_as(monitor: &KvMonitor, attach: Attach) -> Receiver<Vec<FromGuest>> {
     let (give, from_guest) = sync_channel(1 << 16);
-    assert!(monitor.attach(id, held, Box::new(Channel(give))));
+    assert!(monitor.attach(attach, Box::new(Channel(give))));
     from_guest
 }

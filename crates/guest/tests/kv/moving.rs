@@ -29,6 +29,15 @@ fn moved(mut source: KvGuest) -> Moved {
     Moved { guest, monitor }
 }
 
+fn pages(memory: &GuestMemory) -> Vec<u8> {
+    let region = memory.layout().regions()[0];
+    let mut all = vec![0; SIZE.0 as usize];
+    for (index, page) in all.chunks_mut(4096).enumerate() {
+        memory.copy_run(Run::new(region.id, index as u64, 1), page).expect("a page");
+    }
+    all
+}
+
 fn copy(from: &GuestMemory) -> GuestMemory {
     let to = memory(SIZE);
     let region = to.layout().regions()[0];
@@ -75,6 +84,30 @@ fn what_comes_while_it_is_parked_is_not_lost_and_not_twice() {
     relay.say_again();
     relay.say_again();
     relay.listen(|relay| relay.heard == b":1\r\n:2\r\n");
+    relay.hears(b"GET a\r\n", b"$1\r\n2\r\n");
+}
+
+#[test]
+fn a_parked_guest_lets_go_of_relays_and_goes_on_with_them_where_it_stood() {
+    let mut source = guest(SIZE);
+    let mut relay = Relay::new(&source.monitor(), 1, 1);
+    relay.hears(b"INCR a\r\n", b":1\r\n");
+    assert!(source.release().is_err(), "it runs");
+    source.pause().expect("it comes to a stand");
+    let before = pages(&source.memory());
+    relay.say(b"INCR a\r\n");
+    source.release().expect("parked");
+    relay.is_let_go();
+    assert!(before == pages(&source.memory()), "letting go wrote to memory");
+    // The attempt is given up. Of two that have asked meanwhile one does not wait any more.
+    relay.attach(&source.monitor());
+    relay.attach(&source.monitor());
+    source.reacquire().expect("nothing to take");
+    source.resume().expect("it has a store");
+    relay.say_again();
+    relay.listen(|relay| relay.heard == b":1\r\n:2\r\n");
+    relay.attach_late();
+    relay.attach(&source.monitor());
     relay.hears(b"GET a\r\n", b"$1\r\n2\r\n");
 }
 

@@ -25,13 +25,15 @@ const CHUNKS: usize = 16;
 /// What the peer is told of a lane that is given up (wire.md P12).
 const GIVEN_UP: VarInt = VarInt::from_u32(1);
 
-/// A [`Lane`] over a stream of QUIC. Dropping it ends both directions.
+/// A [`Lane`] over a stream of QUIC. Dropping it ends both directions; where a call has failed
+/// midway it gives the stream up.
 pub(crate) struct QuicLane {
     inner: Arc<Inner>,
     /// Rung when there may be something to read, and when there may be room to write.
     wakers: (Waker, Waker),
     stall: Duration,
     ahead: Ahead,
+    failed: bool,
 }
 
 struct Inner {
@@ -39,6 +41,14 @@ struct Inner {
     receive: Mutex<RecvStream>,
     bell: Arc<Bell>,
     cancelled: AtomicBool,
+}
+
+impl Inner {
+    /// wire.md P12. Each fails if that direction has ended before.
+    fn give_up(&self) {
+        let _ = lock(&self.outlet).stream().reset(GIVEN_UP);
+        let _ = lock(&self.receive).stop(GIVEN_UP);
+    }
 }
 
 /// Holds the lane weakly: a handle must not keep a stream open that its thread has closed.
@@ -54,10 +64,8 @@ impl Reach for Remote {
     fn cancel(&self) {
         if let Some(inner) = self.0.upgrade() {
             inner.cancelled.store(true, Ordering::Release);
-            // Each fails if that direction has ended before. The thread holds neither while it
-            // waits.
-            let _ = lock(&inner.outlet).stream().reset(GIVEN_UP);
-            let _ = lock(&inner.receive).stop(GIVEN_UP);
+            // The thread holds neither half while it waits.
+            inner.give_up();
             inner.bell.ring(|rung| (rung.readable, rung.writable) = (true, true));
         }
     }
@@ -166,7 +174,13 @@ impl QuicLane {
         let (outlet, receive) = (Mutex::new(outlet), Mutex::new(receive));
         let inner = Inner { outlet, receive, bell, cancelled: AtomicBool::new(false) };
         let (wakers, ahead) = ((readable, writable), Ahead::default());
-        Self { inner: Arc::new(inner), wakers, stall, ahead }
+        Self { inner: Arc::new(inner), wakers, stall, ahead, failed: false }
+    }
+
+    /// What was said or heard in part cannot be gone on with.
+    fn noted(&mut self, done: Result<(), LaneError>) -> Result<(), LaneError> {
+        self.failed |= !matches!(done, Ok(()) | Err(LaneError::Closed));
+        done
     }
 
     /// What an error means: a cancel gives the stream up, which looks like an end.
@@ -242,10 +256,8 @@ impl QuicLane {
         }
         Ok(true)
     }
-}
 
-impl Lane for QuicLane {
-    fn send(&mut self, parts: &mut [IoSlice<'_>]) -> Result<(), LaneError> {
+    fn send_pieces(&self, parts: &mut [IoSlice<'_>]) -> Result<(), LaneError> {
         let mut missing: usize = parts.iter().map(|part| part.len()).sum();
         let mut piece = BytesMut::new();
         for part in parts {
@@ -265,7 +277,7 @@ impl Lane for QuicLane {
         Ok(())
     }
 
-    fn receive(&mut self, into: &mut [u8]) -> Result<(), LaneError> {
+    fn receive_all(&mut self, into: &mut [u8]) -> Result<(), LaneError> {
         let (mut filled, mut until) = (0, Instant::now() + self.stall);
         while filled < into.len() {
             if !self.fill()? {
@@ -281,6 +293,26 @@ impl Lane for QuicLane {
             until = Instant::now() + self.stall;
         }
         Ok(())
+    }
+}
+
+impl Drop for QuicLane {
+    fn drop(&mut self) {
+        if self.failed {
+            self.inner.give_up();
+        }
+    }
+}
+
+impl Lane for QuicLane {
+    fn send(&mut self, parts: &mut [IoSlice<'_>]) -> Result<(), LaneError> {
+        let sent = self.send_pieces(parts);
+        self.noted(sent)
+    }
+
+    fn receive(&mut self, into: &mut [u8]) -> Result<(), LaneError> {
+        let received = self.receive_all(into);
+        self.noted(received)
     }
 
     fn try_receive(&mut self, into: &mut [u8]) -> Result<usize, LaneError> {

@@ -2,7 +2,7 @@
 //! after it moves, next to the gap that the guest itself has seen.
 //!
 //! `cargo run --release -p whimbrel-tests --bin latency [FILE.svg]` prints the figures, and draws
-//! every reply.
+//! them.
 #![forbid(unsafe_code)]
 
 #[cfg(target_os = "linux")]
