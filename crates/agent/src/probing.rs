@@ -2,22 +2,26 @@
 //!
 //! ```text
 //!  ProbePaths ─► this agent ─► OpenProbe ─► the other one answers for a while at its addresses
-//!                    └─► each path in turn: round trip, packet size, throughput
+//!                    └─► each path in turn: round trip, packet size, throughput, and over QUIC
 //! ```
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Semaphore;
 use tonic::Status;
 use whimbrel_control::{AgentAddress, Client, api};
-use whimbrel_engine::transport::{self, Answerer, Answering, Measured, Path};
+use whimbrel_engine::Identity;
+use whimbrel_engine::transport::{
+    self, Answerer, Answering, Carrier, Measured, Path, ProbeToken, Sinks, Throughput,
+};
 
 use crate::access::Caller;
 use crate::agent::Core;
 use crate::convert::micros;
-use crate::networks;
+use crate::{carriers, networks};
 
 /// How long the other side answers.
 const OPEN_FOR: Duration = Duration::from_secs(120);
@@ -55,6 +59,7 @@ impl Core {
     pub(crate) async fn open_probe(
         &self,
         caller: &Caller,
+        request: &api::OpenProbeRequest,
     ) -> Result<api::OpenProbeResponse, Status> {
         let busy = || Status::resource_exhausted("other probes go on; try again soon");
         let place = Arc::clone(&self.probes.answered).try_acquire_owned().map_err(|_| busy())?;
@@ -67,6 +72,11 @@ impl Core {
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
         getrandom::fill(&mut token).map_err(|error| failed(&error))?;
         let answering = Answering::open(&ips, token).await.map_err(|error| failed(&error))?;
+        let identity = carriers::identity(api::Carrier::Quic)?;
+        let certificate_sha256 = carriers::told(identity.as_ref());
+        let quic = over_quic(identity, &request.certificate_sha256)?;
+        let sinks = quic.map(|quic| Sinks::open(&ips, token, quic)).transpose();
+        let sinks = sinks.map_err(|error| failed(&error))?;
         let mut told = Vec::new();
         for (at, answerer) in answering.addresses().iter().enumerate() {
             let address = answerer.tcp.to_string();
@@ -75,14 +85,16 @@ impl Core {
             told.push(api::ProbeEndpoint {
                 endpoint: Some(endpoint.unwrap_or_else(unlisted)),
                 udp: answerer.udp.to_string(),
+                quic: sinks.iter().map(|it| it.addresses()[at].to_string()).collect(),
             });
         }
         tokio::spawn(async move {
             tokio::time::sleep(OPEN_FOR).await;
-            drop((answering, place));
+            drop((answering, sinks, place));
         });
         let listed = !endpoints.is_empty();
-        Ok(api::OpenProbeResponse { endpoints: told, token: token.to_vec(), listed })
+        let token = token.to_vec();
+        Ok(api::OpenProbeResponse { endpoints: told, token, listed, certificate_sha256 })
     }
 
     /// Measures each path to another host.
@@ -102,8 +114,11 @@ impl Core {
         let ours = networks::endpoints(&self.options.networks)?;
         let mut peer = self.connect(&destination).await?;
         let clock_offset_us = clock_offset(&mut peer).await?;
-        let opened = peer.open_probe(api::OpenProbeRequest {}).await;
+        let identity = carriers::identity(api::Carrier::Quic)?;
+        let certificate_sha256 = carriers::told(identity.as_ref());
+        let opened = peer.open_probe(api::OpenProbeRequest { certificate_sha256 }).await;
         let opened = opened.map_err(|error| Status::unavailable(error.to_string()))?;
+        let quic = over_quic(identity, &opened.certificate_sha256)?;
         let token = opened.token.as_slice().try_into();
         let token = token.map_err(|_| Status::internal("the other side's token is unusable"))?;
         let paths = if ours.is_empty() && !opened.listed {
@@ -113,20 +128,58 @@ impl Core {
             networks::paths(&ours, &expected(&opened))?
         };
         let mut probes = Vec::new();
+        let trial = Trial { opened: &opened, token, quic, lanes: &lanes, each };
         for path in paths {
-            let there = answerers(&opened).find(|it| it.tcp == path.remote);
-            let measured = match there {
-                Some(there) => transport::measure(&path, there, token, &lanes, each).await,
-                None => continue,
-            };
-            probes.push(match measured {
-                Ok(measured) => told(&path, &measured),
-                Err(error) => api::PathProbe { error: error.to_string(), ..named(&path) },
-            });
+            probes.extend(trial.measure(&path).await);
         }
         let listed = !self.options.networks.is_empty() || opened.listed;
         Ok(api::ProbePathsResponse { paths: probes, clock_offset_us, listed })
     }
+}
+
+/// How paths are tried.
+struct Trial<'a> {
+    opened: &'a api::OpenProbeResponse,
+    token: ProbeToken,
+    quic: Option<Carrier>,
+    lanes: &'a [u16],
+    each: Duration,
+}
+
+impl Trial<'_> {
+    /// Nothing of a path that does not lead to where the other side answers.
+    async fn measure(&self, path: &Path) -> Option<api::PathProbe> {
+        let Self { opened, token, lanes, each, .. } = *self;
+        let there = answerers(opened).find(|it| it.tcp == path.remote)?;
+        let measured = transport::measure(path, there, token, lanes, each).await;
+        let mut probe = match measured {
+            Ok(measured) => told(path, &measured),
+            Err(error) => {
+                return Some(api::PathProbe { error: error.to_string(), ..named(path) });
+            }
+        };
+        if let (Some(quic), Some(remote)) = (&self.quic, quic_beside(opened, there)) {
+            let path = Path { remote, ..path.clone() };
+            match transport::measure_over(&path, quic, token, lanes, each).await {
+                Ok(measured) => probe.quic = measured.iter().map(throughput).collect(),
+                Err(error) => probe.quic_error = error.to_string(),
+            }
+        }
+        Some(probe)
+    }
+}
+
+/// QUIC to the side that has told this certificate; nothing if it has told none.
+fn over_quic(own: Option<Arc<Identity>>, peer: &[u8]) -> Result<Option<Carrier>, Status> {
+    let told = (!peer.is_empty()).then_some(peer);
+    told.map(|peer| carriers::engines(api::Carrier::Quic, own, peer, PathBuf::new)).transpose()
+}
+
+/// Where the address of an answerer is answered over QUIC.
+fn quic_beside(opened: &api::OpenProbeResponse, there: Answerer) -> Option<SocketAddr> {
+    let tcp = there.tcp.to_string();
+    let same = |it: &&api::ProbeEndpoint| it.endpoint.as_ref().is_some_and(|it| it.address == tcp);
+    opened.endpoints.iter().find(same)?.quic.parse().ok()
 }
 
 /// How far the other side's clock is ahead of this one, as far as one call can tell.
@@ -177,11 +230,6 @@ fn named(path: &Path) -> api::PathProbe {
 }
 
 fn told(path: &Path, measured: &Measured) -> api::PathProbe {
-    let throughput = |it: &transport::Throughput| api::Throughput {
-        lanes: it.lanes.into(),
-        rate_bytes_per_s: it.rate.0,
-        retransmitted: it.retransmitted,
-    };
     api::PathProbe {
         round_trip_us: micros(measured.round_trip),
         mtu: measured.mtu,
@@ -190,6 +238,14 @@ fn told(path: &Path, measured: &Measured) -> api::PathProbe {
         best_lanes: measured.best().map(|best| best.lanes.into()),
         under_way_bytes: measured.under_way().map(|bytes| bytes.0),
         ..named(path)
+    }
+}
+
+fn throughput(it: &Throughput) -> api::Throughput {
+    api::Throughput {
+        lanes: it.lanes.into(),
+        rate_bytes_per_s: it.rate.0,
+        retransmitted: it.retransmitted,
     }
 }
 
@@ -236,6 +292,9 @@ mod tests {
         assert_eq!(probed.paths.len(), 1, "{probed:?}");
         let path = &probed.paths[0];
         assert_eq!((path.error.as_str(), path.throughput.len()), ("", 2), "{path:?}");
+        let quic: Vec<_> = path.quic.iter().map(|it| it.lanes).collect();
+        assert_eq!((path.quic_error.as_str(), quic.as_slice()), ("", &[1, 2][..]), "{path:?}");
+        assert!(path.quic.iter().all(|it| it.rate_bytes_per_s > 0), "{path:?}");
         assert!(path.round_trip_us > 0 && path.best_lanes.is_some() && !probed.listed, "{path:?}");
         assert!(client.probe_paths(request("not an address:0")).await.is_err());
     }

@@ -212,7 +212,8 @@ impl Agent for AgentService {
         &self,
         request: Request<api::OpenProbeRequest>,
     ) -> Answer<api::OpenProbeResponse> {
-        self.core.open_probe(&caller(&request)?).await.map(Response::new)
+        let caller = caller(&request)?;
+        self.core.open_probe(&caller, &request.into_inner()).await.map(Response::new)
     }
 
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {

@@ -40,7 +40,9 @@ pub use identity::{Credentials, Fingerprint, Identity, NoFingerprint};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};
 pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, paths};
 pub use pair::{PairLane, lane_pair};
-pub use probe::{Answerer, Answering, Measured, ProbeToken, Throughput, measure};
+pub use probe::{
+    Answerer, Answering, Measured, ProbeToken, Sinks, Throughput, measure, measure_over,
+};
 pub use quic::Quic;
 pub use signed::{End, LaneSecret};
 pub use socket::SocketLane;

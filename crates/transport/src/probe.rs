@@ -4,6 +4,7 @@
 //!   measure ──► TCP, echo: a byte goes and comes back      ──┐
 //!           ──► TCP, sink: what arrives is counted         ──┼─► Answering, for a short time
 //!           ──► UDP, no fragments: the size that arrived   ──┘
+//!   measure_over ──► lanes of another carrier: the same ─────► Sinks
 //! ```
 //!
 //! Who cannot show the token is not answered. The bytes mean nothing and are kept nowhere.
@@ -13,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
@@ -21,7 +22,9 @@ use tokio::time::timeout;
 use whimbrel_page::{ByteCount, ByteRate};
 
 use crate::os as system;
-use crate::{DialError, Path, Tuning, dial};
+use crate::{
+    Carrier, DialError, Door, DoorOptions, Kind, Path, Purpose, Stream, Tuning, connect, dial,
+};
 
 /// Opens the answering side of one probe.
 pub type ProbeToken = [u8; TOKEN_SIZE];
@@ -123,16 +126,73 @@ async fn take_call(mut stream: TcpStream, token: ProbeToken) -> io::Result<()> {
             let byte = stream.read_u8().await?;
             stream.write_u8(byte).await?;
         },
-        SINK => {
-            let (mut chunk, mut sum) = (vec![0; CHUNK], 0_u64);
-            loop {
-                match stream.read(&mut chunk).await? {
-                    0 => return stream.write_u64(sum).await,
-                    some => sum += some as u64,
-                }
-            }
-        }
+        SINK => sink(stream).await,
         _ => Ok(()),
+    }
+}
+
+/// Counts what arrives, and says how much it was.
+async fn sink(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
+    let (mut chunk, mut sum) = (vec![0; CHUNK], 0_u64);
+    loop {
+        match stream.read(&mut chunk).await? {
+            0 => break,
+            some => sum += some as u64,
+        }
+    }
+    stream.write_u64(sum).await?;
+    stream.flush().await
+}
+
+/// What a lane of a probe says first; its token follows.
+const LANE: Kind = Kind { magic: *b"WBPROBE1", size: 8 + TOKEN_SIZE, purpose: Purpose::Bulk };
+
+/// Counts what arrives over a carrier. Dropping it ends it.
+#[derive(Debug)]
+pub struct Sinks {
+    addresses: Vec<SocketAddr>,
+    task: JoinHandle<()>,
+}
+
+impl Sinks {
+    /// Answers at each of `ips`, on ports of the system's choice.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(ips: &[IpAddr], token: ProbeToken, carrier: Carrier) -> io::Result<Self> {
+        let options = DoorOptions { carrier, greeting_within: PATIENCE, ..DoorOptions::default() };
+        let addresses: Vec<_> = ips.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
+        let door = Door::open(&addresses, vec![LANE], options)?;
+        let addresses = door.addresses().to_vec();
+        Ok(Self { addresses, task: tokio::spawn(take_lanes(door, token)) })
+    }
+
+    /// Where it answers, in the order that was asked for.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+}
+
+impl Drop for Sinks {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Lanes that are being counted end with this task.
+async fn take_lanes(mut door: Door, token: ProbeToken) {
+    let (room, mut lanes) = (Arc::new(Semaphore::new(CALLS_MAX)), JoinSet::new());
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        let caller = door.next().await;
+        while lanes.try_join_next().is_some() {}
+        if caller.hello[LANE.magic.len()..] == token {
+            lanes.spawn(async move {
+                // Whoever breaks off a probe has no use for its answer.
+                let _ = timeout(CALL_MAX, sink(caller.stream)).await;
+                drop(place);
+            });
+        }
     }
 }
 
@@ -189,9 +249,44 @@ pub async fn measure(
     let (mtu, mtu_here) = packets(&path, there.udp, token).await.map_err(DialError::Option)?;
     let mut throughput = Vec::new();
     for lanes in lanes {
-        throughput.push(carry(&path, token, *lanes, each).await?);
+        let mut streams = Vec::new();
+        for _ in 0..*lanes {
+            streams.push(call(&path, token, SINK).await?);
+        }
+        throughput.push(carry(streams, each).await?);
     }
     Ok(Measured { round_trip, mtu, mtu_here, throughput })
+}
+
+/// Measures what lanes of `carrier` bring along `path`, to where [`Sinks`] answer: with each
+/// number of `lanes` in turn, so long each. What is sent again is not known.
+///
+/// # Errors
+/// [`DialError`] if it cannot be reached, or ends a lane.
+pub async fn measure_over(
+    path: &Path,
+    carrier: &Carrier,
+    token: ProbeToken,
+    lanes: &[u16],
+    each: Duration,
+) -> Result<Vec<Throughput>, DialError> {
+    let mut throughput = Vec::new();
+    for lanes in lanes {
+        let mut streams = Vec::new();
+        for _ in 0..*lanes {
+            streams.push(lane(path, carrier, token).await?);
+        }
+        throughput.push(Throughput { retransmitted: None, ..carry(streams, each).await? });
+    }
+    Ok(throughput)
+}
+
+async fn lane(path: &Path, carrier: &Carrier, token: ProbeToken) -> Result<Stream, DialError> {
+    let how = (carrier, LANE.purpose);
+    let mut stream = connect(path, &Tuning::default(), how, PATIENCE).await?;
+    let hello = [&LANE.magic[..], &token].concat();
+    stream.write_all(&hello).await.map_err(DialError::Greeting)?;
+    Ok(stream)
 }
 
 async fn call(path: &Path, token: ProbeToken, wanted: u8) -> Result<TcpStream, DialError> {
@@ -217,16 +312,11 @@ async fn round_trip(path: &Path, token: ProbeToken) -> Result<Duration, DialErro
     Ok(best)
 }
 
-async fn carry(
-    path: &Path,
-    token: ProbeToken,
-    lanes: u16,
-    each: Duration,
-) -> Result<Throughput, DialError> {
-    let mut streams = Vec::new();
-    for _ in 0..lanes {
-        streams.push(call(path, token, SINK).await?);
-    }
+async fn carry<S>(streams: Vec<S>, each: Duration) -> Result<Throughput, DialError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let lanes = u16::try_from(streams.len()).unwrap_or(u16::MAX);
     let before = system::retransmitted();
     let began = Instant::now();
     let mut sending: JoinSet<io::Result<u64>> =
@@ -242,7 +332,10 @@ async fn carry(
 }
 
 /// Sends for so long, and hears how much has arrived.
-async fn send_for(mut stream: TcpStream, each: Duration) -> io::Result<u64> {
+async fn send_for(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    each: Duration,
+) -> io::Result<u64> {
     let (chunk, until) = (vec![0xa5; CHUNK], Instant::now() + each);
     while Instant::now() < until {
         timeout(PATIENCE, stream.write_all(&chunk)).await??;

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use whimbrel_page::ByteRate;
-use whimbrel_transport::{Answerer, Answering, Measured, Path, Throughput, measure};
+use whimbrel_transport::{
+    Answerer, Answering, Carrier, Measured, Path, Sinks, Throughput, measure, measure_over,
+};
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const TOKEN: [u8; 16] = [7; 16];
@@ -36,6 +38,18 @@ async fn who_does_not_know_the_token_is_not_answered() {
     assert!(measure(&path, there, [8; 16], &[1], SHORT).await.is_err());
     drop(answering);
     assert!(measure(&path, there, TOKEN, &[1], SHORT).await.is_err(), "nobody is there any more");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_of_a_carrier_are_measured_for_who_knows_the_token() {
+    let sinks = Sinks::open(&[LOOPBACK], TOKEN, Carrier::Tcp).expect("loopback");
+    let path = Path::to(sinks.addresses()[0]);
+    let measured = measure_over(&path, &Carrier::Tcp, TOKEN, &[1, 3], SHORT).await;
+    let measured = measured.expect("it answers");
+    let lanes: Vec<_> = measured.iter().map(|it| it.lanes).collect();
+    assert_eq!(lanes, [1, 3]);
+    assert!(measured.iter().all(|it| it.rate > ByteRate(0)), "{measured:?}");
+    assert!(measure_over(&path, &Carrier::Tcp, [8; 16], &[1], SHORT).await.is_err());
 }
 
 #[test]

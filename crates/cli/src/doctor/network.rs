@@ -70,8 +70,22 @@ fn of_path(path: &api::PathProbe) -> Vec<Finding> {
     let told = format!("{name}: {class}, round trip {trip}, {}", carried.join(", "));
     let mut found = vec![Finding::ok("path", told)];
     found.push(packets(path));
+    found.extend(quic(path));
     found.extend(losses(path));
     found
+}
+
+/// Nothing where one of the agents is of a release that does not measure it.
+fn quic(path: &api::PathProbe) -> Option<Finding> {
+    let name = &path.name;
+    if !path.quic_error.is_empty() {
+        let found = format!("{name}: QUIC does not work: {}", path.quic_error);
+        let advice = "let UDP pass between the hosts, or move with --transport tls";
+        return Some(Finding::warn("quic", found, advice));
+    }
+    let carried: Vec<_> = path.quic.iter().map(carried).collect();
+    let told = || Finding::ok("quic", format!("{name}: over QUIC {}", carried.join(", ")));
+    (!carried.is_empty()).then(told)
 }
 
 fn carried(it: &api::Throughput) -> String {
@@ -156,6 +170,7 @@ mod tests {
             mtu: Some(9000),
             mtu_here: Some(9000),
             throughput: vec![throughput(1, 600, 0), throughput(2, 1100, 3)],
+            quic: vec![throughput(1, 500, 0)],
             best_lanes: Some(2),
             ..Default::default()
         }
@@ -204,6 +219,7 @@ mod tests {
             (with(|path| path.mtu = Some(1500)), "the MTU differs along the way"),
             (with(|path| path.mtu = None), "no packet was answered"),
             (with(|path| path.error = "unreachable".into()), "unreachable"),
+            (with(|path| path.quic_error = "no answer".into()), "QUIC does not work: no answer"),
             (with(|path| path.throughput[1].retransmitted = Some(9000)), "sent again"),
         ];
         for (probed, what) in cases {

@@ -89,7 +89,8 @@ pub trait Outlet: Send {
     /// Whether a call of [`Outlet::give`] would be taken now.
     fn has_room(&self) -> bool;
 
-    /// Takes it. `false` if the relay has gone. What is given first is empty: the relay is attached.
+    /// Takes it. `false` if the relay has gone. What is given first is empty: the relay is
+    /// attached.
     fn give(&mut self, said: Vec<FromGuest>) -> bool;
 }
 
