@@ -26,6 +26,8 @@ pub mod realm;
 #[cfg(target_os = "linux")]
 pub mod redis;
 pub mod tmux;
+#[cfg(target_os = "linux")]
+pub mod windows;
 
 /// A test that needs what is not here says so and passes; where everything must be there, as in
 /// CI, it fails.

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::os::Pid;
 use crate::realm::realm;
+use crate::windows;
 
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
 pub const WATCHDOG: Duration = Duration::from_secs(180);
@@ -163,6 +164,8 @@ pub struct How {
     pub also: Vec<IpAddr>,
     /// Nothing that it says on its standard error can be written.
     pub mute: bool,
+    /// It is the program for Windows, under Wine.
+    pub windows: bool,
 }
 
 impl How {
@@ -177,6 +180,10 @@ impl How {
         let folder = data.folder.path().to_str().expect("UTF-8");
         let words = ["agent", "--listen", listen, "--data", folder];
         let mut command = match &self.elsewhere {
+            None if self.windows => {
+                let folder = windows::path(data.folder.path());
+                windows::command(&["agent", "--listen", listen, "--data", &folder])
+            }
             None => command(&words),
             Some((namespace, _)) => {
                 let mut command = Command::new("ip");

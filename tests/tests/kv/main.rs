@@ -1,5 +1,6 @@
 //! The key-value guest as clients meet it that we did not write, at rest and on the move.
 
+mod border;
 mod breaking;
 mod dumping;
 mod library;

@@ -9,13 +9,13 @@ use whimbrel_tests::redis::{Connection, Reply, tool};
 use crate::load::Checker;
 use crate::store;
 
-async fn migrate(from: &Agent, to: &Agent) {
+pub(crate) async fn migrate(from: &Agent, to: &Agent) {
     let moved = from.ask(&["migrate", "store", &to.address, "--json"]).await.ended(0).json();
     assert_eq!(moved["outcome"], "completed", "{moved}");
     to.until("store", |guest| guest["state"] == "running").await;
 }
 
-async fn is_sound(agent: &Agent) {
+pub(crate) async fn is_sound(agent: &Agent) {
     let status = agent.ask(&["status", "store", "--check", "--json"]).await.ended(0).json();
     assert_eq!(status["check"]["sound"], true, "{status}");
 }

@@ -2,6 +2,7 @@
 
 mod bad_callers;
 mod bad_peers;
+mod border;
 mod carriers;
 mod demo;
 mod flood;

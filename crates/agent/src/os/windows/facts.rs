@@ -11,17 +11,17 @@ const LACKS: &[Lack] = &[
         advice: "guests are moved by pre-copy",
     },
     Lack {
-        subject: "sparse guests",
+        subject: "commitment",
         found: "all of a guest's memory is promised when it starts, and none is given back",
         advice: "let the page file be as large as the guests",
     },
     Lack {
-        subject: "shared memory",
+        subject: "sharing",
         found: "writes to memory that processes share are not found",
         advice: "give guests private memory",
     },
     Lack {
-        subject: "local sockets",
+        subject: "sockets",
         found: "`--transport unix` is refused",
         advice: "use tcp, tls or quic between two agents of this host",
     },
