@@ -102,7 +102,7 @@ impl Hosts {
     }
 }
 
-const GUEST: [&str; 6] = ["--memory", "128MiB", "--working-set", "8MiB", "--dirty-rate", "2MiB/s"];
+const GUEST: [&str; 6] = ["--memory", "192MiB", "--working-set", "8MiB", "--dirty-rate", "2MiB/s"];
 
 fn wire(paths: &[api::Path], wire: u8) -> &api::Path {
     let name = format!("w{wire} ");
@@ -129,7 +129,7 @@ async fn wires_are_cut_slowed_and_restored_while_a_guest_moves_over_them() {
     hosts.wires.unshape();
     let last = hosts.assert_moved().await;
     let report = last.report.expect("a report");
-    assert_eq!(report.pages_verified, 128 << 8);
+    assert_eq!(report.pages_verified, 192 << 8);
 }
 
 /// A connection of QUIC is its lanes' only one on a wire, and control has one of its own.
@@ -146,7 +146,7 @@ async fn wires_are_cut_and_restored_under_quic() {
     hosts.wires.unshape();
     let last = hosts.assert_moved().await;
     assert_eq!(last.carrier(), api::Carrier::Quic);
-    assert_eq!(last.report.expect("a report").pages_verified, 128 << 8);
+    assert_eq!(last.report.expect("a report").pages_verified, 192 << 8);
 }
 
 #[tokio::test]

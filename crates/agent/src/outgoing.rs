@@ -331,8 +331,9 @@ impl Core {
                 self.end_process(&guest).await;
                 self.process_ended(&guest).await;
             }
-            // A living process has told the destination's by itself.
-            api::Outcome::Aborted if matches!(guest.look(), Life::Dead) => {
+            // A process that lives may have ended before it met the destination's, which waits for
+            // it; where the link is lost this would wait as well.
+            api::Outcome::Aborted if guest.is_dead() || last.fault() != api::Fault::Link => {
                 self.take_back(&migration, &destination).await;
             }
             api::Outcome::Aborted | api::Outcome::Unspecified => {}
