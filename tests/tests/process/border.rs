@@ -73,18 +73,4 @@ async fn what_windows_lacks_is_said() {
         assert!(said.out.contains(&format!("\"{subject}\"")), "{subject}: {said:?}");
     }
     assert!(said.out.contains("write-watch is used"), "{said:?}");
-    let (here, there) = (Agent::start().await, abroad().await);
-    here.guest("web", &["--memory", "16MiB"]).await;
-    let refused = here.ask(&["migrate", "web", &there.address, "--transport", "unix"]).await;
-    assert!(refused.status != Some(0) && refused.err.contains("choose tcp"), "{refused:?}");
-    for (option, value, why) in
-        [("--dscp", "8", "New-NetQosPolicy"), ("--congestion", "cubic", "Set-NetTCPSetting")]
-    {
-        let name = option.trim_start_matches('-');
-        there.guest(name, &["--memory", "16MiB"]).await;
-        let words = ["migrate", name, &here.address, option, value, "--json"];
-        let refused = there.ask(&words).await.ended(3).json();
-        assert!(refused["reason"].to_string().contains(why), "{refused}");
-        there.assert_runs(name).await;
-    }
 }
