@@ -39,3 +39,14 @@ pub fn skipped(why: &str) {
     assert!(!all, "WHIMBREL_REQUIRE=all, and this cannot be tested: {why}");
     println!("SKIPPED: {why}");
 }
+
+/// How a program that measures ends: one that could not says why, and fails.
+pub fn ended(outcome: Result<(), impl std::fmt::Display>) -> std::process::ExitCode {
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

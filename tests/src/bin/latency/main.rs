@@ -10,17 +10,10 @@ mod linux;
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
-    match linux::main() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(why) => {
-            eprintln!("{why}");
-            std::process::ExitCode::FAILURE
-        }
-    }
+    whimbrel_tests::ended(linux::main())
 }
 
 #[cfg(not(target_os = "linux"))]
 fn main() -> std::process::ExitCode {
-    eprintln!("this is measured on Linux only");
-    std::process::ExitCode::FAILURE
+    whimbrel_tests::ended(Err("this is measured on Linux only"))
 }
