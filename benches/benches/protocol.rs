@@ -66,7 +66,9 @@ fn round(ledger: &mut Ledger, leaf: Leaf) -> PageCount {
         for (region, page) in take.runs().iter().flat_map(|r| r.pages().map(|p| (r.region, p))) {
             sum = sum.plus(leaf.mix(region, page));
         }
-        (0..take.pages().0).for_each(|_| take.found(leaf));
+        for _ in 0..take.pages().0 {
+            take.found(leaf);
+        }
         if let Some(batch) = ledger.sent(LANE, &take, take.pages().bytes()) {
             ledger.acked(LANE, batch, sum).expect("the sum of what was sent");
         }

@@ -28,6 +28,8 @@ pub struct Chart {
     pub places: Vec<String>,
     /// The lines with their names.
     pub lines: Vec<(String, Vec<f64>)>,
+    /// The first place that is of another kind: no line leads there.
+    pub apart: Option<usize>,
 }
 
 impl Chart {
@@ -45,6 +47,12 @@ impl Chart {
         for ((_, line), value) in self.lines.iter_mut().zip(values) {
             line.push(*value);
         }
+    }
+
+    /// The same for a place that is not in a row with those before.
+    pub fn push_apart(&mut self, place: impl Into<String>, values: &[f64]) {
+        self.apart.get_or_insert(self.places.len());
+        self.push(place, values);
     }
 
     /// The chart as an SVG document.
@@ -81,11 +89,18 @@ impl Chart {
     fn draw_lines(&self, svg: &mut String, top: f64) {
         for (number, (name, values)) in self.lines.iter().enumerate() {
             let colour = COLOURS[number % COLOURS.len()];
-            let points: Vec<_> = values.iter().enumerate().collect();
-            let points = points.iter().map(|(place, value)| {
-                format!("{:.1},{:.1}", self.across(*place), height(**value, top))
-            });
-            let points = points.collect::<Vec<_>>().join(" ");
+            let points = values.iter().enumerate();
+            let points: Vec<_> =
+                points.map(|(place, value)| (self.across(place), height(*value, top))).collect();
+            for (x, y) in &points {
+                let _ = writeln!(
+                    svg,
+                    "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3\" fill=\"{colour}\"/>"
+                );
+            }
+            let joined = points[..self.apart.unwrap_or(points.len())].iter();
+            let points: Vec<_> = joined.map(|(x, y)| format!("{x:.1},{y:.1}")).collect();
+            let points = points.join(" ");
             let _ = writeln!(
                 svg,
                 "<polyline points=\"{points}\" fill=\"none\" stroke=\"{colour}\" \
@@ -146,8 +161,12 @@ mod tests {
         let mut chart = Chart::of("a < b", "", "", &["one", "two"]);
         chart.push("1", &[1.0, 2.0]);
         chart.push("2", &[2.0, 0.5]);
+        chart.push_apart("another", &[1.0, 1.0]);
         let svg = chart.svg();
         assert_eq!(svg.matches("<polyline").count(), 2);
+        assert_eq!(svg.matches("<circle").count(), 6);
+        let joined = svg.lines().filter(|line| line.starts_with("<polyline"));
+        assert!(joined.clone().all(|line| line.matches(',').count() == 2), "two places in a row");
         assert!(svg.contains("a &lt; b") && svg.contains(">two</text>"));
     }
 }

@@ -12,6 +12,7 @@ pub mod demo;
 pub mod faults;
 pub mod house;
 pub mod http;
+pub mod initials;
 pub mod museum;
 #[cfg(target_os = "linux")]
 pub mod net;

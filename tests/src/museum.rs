@@ -39,7 +39,7 @@ pub const MUTATIONS: [Mutation; 4] = [
         }
         if core.both_announced() && matches!(self.stage, Stage::Waiting(_)) {
             self.stage",
-        test: &["-p", "whimbrel-protocol", "--test", "transitions"],
+        test: &["-p", "whimbrel-protocol", "--test", "forecasting", "after_a_wait_it_is_decided"],
     },
     Mutation {
         name: "state-not-counted",
@@ -66,6 +66,8 @@ pub struct Exhibit {
     pub broken: Vec<String>,
     /// Changes of the source that put it back.
     pub mutations: Vec<String>,
+    /// Laws of the simulator that find them out.
+    pub laws: Vec<String>,
     /// Paths that the row names.
     pub paths: Vec<String>,
     /// Whether it says that the defect cannot exist.
@@ -92,14 +94,16 @@ fn read_row(line: &str) -> Option<Exhibit> {
         names.into_iter().partition(|name| name.starts_with(char::is_uppercase));
     let (paths, mutations): (Vec<_>, Vec<_>) =
         rest.into_iter().partition(|name| name.contains('/'));
-    let paths = paths.into_iter().chain(quoted(cells.get(4).copied().unwrap_or_default()));
-    let paths = paths.filter(|path| path.contains('/')).collect();
+    let found_out = quoted(cells.get(4).copied().unwrap_or_default());
+    let (more, laws): (Vec<_>, Vec<_>) = found_out.into_iter().partition(|it| it.contains('/'));
+    let paths = paths.into_iter().chain(more).collect();
     let bounds = cells.get(5).copied().unwrap_or_default().split('≤').skip(1);
     let number_of = |text: &str| text.trim().split([')', ',']).next()?.trim().parse().ok();
     Some(Exhibit {
         number,
         broken,
         mutations,
+        laws,
         paths,
         impossible: put_back.starts_with("cannot exist"),
         seeds_max: bounds.filter_map(number_of).collect(),
@@ -113,12 +117,14 @@ mod tests {
     #[test]
     fn rows_are_read() {
         let table = "| # | x |\n|---|---|\n\
-            | M7 | a | b | `Overtake`, `late-ack` in `crates/x.rs` | `tests/y.rs` | 3 (≤ 60) |\n\
+            | M7 | a | b | `Overtake`, `late-ack` in `crates/x.rs` \
+            | `OneCopy` in `tests/y.rs` | 3 (≤ 60) |\n\
             | M8 | a | b | cannot exist: why | | |\n";
         let rows = read(table);
         assert_eq!((rows.len(), rows[0].number), (2, 7));
         assert_eq!((rows[0].broken.join(" "), rows[0].seeds_max[0]), ("Overtake".to_owned(), 60));
         assert_eq!((rows[0].mutations.join(" "), rows[0].paths.len()), ("late-ack".to_owned(), 2));
+        assert_eq!(rows[0].laws, ["OneCopy"]);
         assert!(rows[1].impossible && !rows[0].impossible);
     }
 }

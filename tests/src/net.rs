@@ -172,17 +172,44 @@ impl Wires {
         }
     }
 
+    /// Sets the largest packet that each end of a wire takes, in bytes.
+    ///
+    /// # Panics
+    /// If that cannot be done.
+    pub fn set_mtu(&self, wire: u8, here: u32, there: u32) {
+        for (host, mtu) in [(&self.here, here), (&self.there, there)] {
+            let words = format!("-n {} link set w{wire} mtu {mtu}", host.name);
+            assert!(ip(&words), "{words}");
+        }
+    }
+
     /// Bytes that the first host has sent over an interface.
     ///
     /// # Panics
     /// If there is none.
     #[must_use]
     pub fn sent(&self, interface: &str) -> u64 {
-        let path = os::counter_of_sent(interface);
+        let told = self.told_here(&format!("cat {}", os::counter_of_sent(interface)));
+        told.trim().parse().expect("a number of bytes")
+    }
+
+    /// The first host's connections to an address, one a line, with how what they send is marked.
+    ///
+    /// # Panics
+    /// If the system does not tell.
+    #[must_use]
+    pub fn marks(&self, to: &str) -> Vec<String> {
+        let told = self.told_here(&format!("ss -HOtn --tos state established dst {to}"));
+        told.lines().map(str::to_owned).collect()
+    }
+
+    /// What a program says on the first host.
+    fn told_here(&self, words: &str) -> String {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.here.name, "cat", &path]);
-        let told = command.output().expect("ip runs").stdout;
-        String::from_utf8_lossy(&told).trim().parse().expect("a number of bytes")
+        command.args(["netns", "exec", &self.here.name]).args(words.split_whitespace());
+        let done = command.output().expect("ip runs");
+        assert!(done.status.success(), "{words}: {done:?}");
+        String::from_utf8_lossy(&done.stdout).into_owned()
     }
 }
 

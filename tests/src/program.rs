@@ -39,11 +39,24 @@ fn build() -> PathBuf {
     let folder = test.parent().expect("target/PROFILE/deps/TEST, or target/PROFILE/PROGRAM");
     let folder = if folder.ends_with("deps") { folder.parent().expect("it") } else { folder };
     let mut cargo = Blocking::new(env!("CARGO"));
-    cargo.args(["build", "--quiet", "--package", "whimbrel-cli", "--bin", "whimbrel"]);
-    if folder.ends_with("release") {
-        cargo.arg("--release");
+    // The command line's own tests stand on it. With them it has the features that it has in
+    // `cargo test --workspace`: with others nearly everything would be built once more.
+    cargo.args(match folder.ends_with("release") {
+        true => &["build", "--release", "--package", "whimbrel-cli", "--bin", "whimbrel"][..],
+        false => &["test", "--workspace", "--no-run", "--test", "command_line"],
+    });
+    // What cargo tells this test of its own package: with other words in them build scripts are run
+    // again, and all that stands on theirs is built again.
+    let of_this_package = |name: &str| {
+        name == "OUT_DIR" || name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(of_this_package) {
+            cargo.env_remove(name);
+        }
     }
-    let status = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+    let status =
+        cargo.arg("--quiet").current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
     assert!(status.success(), "the program does not build");
     folder.join(format!("whimbrel{}", std::env::consts::EXE_SUFFIX))
 }
@@ -318,6 +331,14 @@ impl Agent {
     /// If it does not end.
     pub async fn end(&mut self) -> Option<i32> {
         crate::os::terminate(self.pid());
+        self.ended().await
+    }
+
+    /// Waits until it has ended, as somebody has asked it to; its folder is still there.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub async fn ended(&mut self) -> Option<i32> {
         let ended = timeout(WATCHDOG, self.child.wait()).await.expect("an agent ends");
         ended.expect("it was started").code()
     }

@@ -60,6 +60,17 @@ pub async fn run(words: &[&str]) -> Said {
     Said::of(command(words)).await
 }
 
+/// The parent of a process of Windows hears an event of the console: `break`, `close`, `logoff` or
+/// `shutdown`.
+///
+/// # Panics
+/// If that cannot be brought about.
+pub async fn event(event: &str, pid: &str) {
+    let mut command = Command::new(TOOL);
+    command.args(["event", event, pid]).stdin(Stdio::null()).kill_on_drop(true);
+    let _ = Said::of(command).await.ended(0);
+}
+
 /// A file or folder of this host, as the program knows it.
 #[must_use]
 pub fn path(path: &Path) -> String {

@@ -1,6 +1,7 @@
 //! The table of the museum is true: each defect is put back by what the table says, and what is
 //! put back in the simulator is found out within the worlds that the table allows.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use whimbrel_sim::{Broken, Case};
@@ -40,13 +41,18 @@ fn every_defect_has_its_row_and_every_row_its_proof() {
 fn what_is_put_back_is_found_out_as_soon_as_the_table_says() {
     for exhibit in table() {
         assert_eq!(exhibit.broken.len(), exhibit.seeds_max.len(), "bounds of {exhibit:?}");
-        for (name, most) in exhibit.broken.iter().zip(exhibit.seeds_max) {
+        let mut laws = BTreeSet::new();
+        for (name, most) in exhibit.broken.iter().zip(&exhibit.seeds_max) {
             let broken = Broken::named(name).unwrap_or_else(|| panic!("there is no {name}"));
-            let mut worlds = (0..most).map(|seed| Case::new(seed, Some(broken)));
-            let found = worlds.position(|world| world.run().is_err());
-            let found = found.unwrap_or_else(|| panic!("{name}: not within {most} seeds"));
-            println!("M{}: {name}: {} seeds", exhibit.number, found + 1);
+            laws.extend(broken.laws().iter().map(|law| format!("{law:?}")));
+            let worlds = (0..*most).map(|seed| (seed, Case::new(seed, Some(broken)).run()));
+            let found = worlds.filter_map(|(seed, ended)| Some((seed, ended.err()?))).next();
+            let (seed, breach) = found.unwrap_or_else(|| panic!("{name}: not within {most} seeds"));
+            assert!(broken.laws().contains(&breach.law), "{name}, seed {seed}: {breach}");
+            println!("M{}: {name}: {} seeds: {breach}", exhibit.number, seed + 1);
         }
+        let named: BTreeSet<String> = exhibit.laws.iter().cloned().collect();
+        assert_eq!(named, laws, "M{} is found out by", exhibit.number);
     }
 }
 

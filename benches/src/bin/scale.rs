@@ -57,12 +57,12 @@ fn three(guest: &GuestMemory, way: Way) -> anyhow::Result<Vec<Migrated>> {
     Ok((0..REPEATS).map(|_| moving::migrate(guest, way)).collect::<Result<_, _>>()?)
 }
 
-/// Runs of each of two kinds, in turns: what else the machine does meets both alike.
-fn in_turns<K, T>(
-    kinds: &[K; 2],
+/// Runs of each of some kinds, in turns: what else the machine does meets all alike.
+fn in_turns<K, T, const N: usize>(
+    kinds: &[K; N],
     run: impl Fn(&K) -> anyhow::Result<T>,
-) -> anyhow::Result<[Vec<T>; 2]> {
-    let mut runs = [Vec::new(), Vec::new()];
+) -> anyhow::Result<[Vec<T>; N]> {
+    let mut runs = [(); N].map(|()| Vec::new());
     for _ in 0..REPEATS {
         for (runs, kind) in runs.iter_mut().zip(kinds) {
             runs.push(run(kind)?);
@@ -84,15 +84,21 @@ fn size(folder: &Path) -> anyhow::Result<()> {
     let mut beside = Chart::of(title, x, "MiB", &["beside the guest's own, both sides"]);
     for size in [256, 512, 1024, 2048, 4096, 8192] {
         let moved = three(&moving::filled(size << 20)?, idle(4))?;
-        sized(&size.to_string(), &moved, &mut times, &mut beside);
+        let figures = sized(&size.to_string(), &moved);
+        times.push(size.to_string(), &figures[..2]);
+        beside.push(size.to_string(), &figures[2..]);
     }
     // 2 GiB of pages, spread over it.
-    sized("1 TiB sparse", &three(&spread(1024 * GIB)?, idle(4))?, &mut times, &mut beside);
+    let moved = three(&spread(1024 * GIB)?, idle(4))?;
+    let figures = sized("1 TiB sparse", &moved);
+    times.push_apart("1 TiB, 2 GiB in it", &figures[..2]);
+    beside.push_apart("1 TiB, 2 GiB in it", &figures[2..]);
     save(folder, "memory.svg", &beside)?;
     save(folder, "size.svg", &times)
 }
 
-fn sized(name: &str, moved: &[Migrated], times: &mut Chart, memory: &mut Chart) {
+/// Total and CPU in milliseconds, and MiB beside the guest's own.
+fn sized(name: &str, moved: &[Migrated]) -> [f64; 3] {
     let total = of(moved, |moved| ms(moved.report.total));
     let cpu = of(moved, |moved| ms(moved.cpu));
     let beside = of(moved, |moved| mib(moved.beside));
@@ -101,8 +107,7 @@ fn sized(name: &str, moved: &[Migrated], times: &mut Chart, memory: &mut Chart) 
         of(moved, |moved| ms(moved.downtime())),
         of(moved, |moved| ms(moved.report.downtime.harvest)),
     );
-    times.push(name, &[total, cpu]);
-    memory.push(name, &[beside]);
+    [total, cpu, beside]
 }
 
 /// Rates against the number of lanes, beside the plain mover.
@@ -168,9 +173,11 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
     memory::warm(3 * GIB as usize);
     let (title, x) = ("1 GiB, 256 MiB of it written, 4 lanes", "the guest writes, MiB/s");
     let trackers = [TrackerKind::Userfaultfd, TrackerKind::Mprotect];
-    let names = ["total", "downtime", "lost to the guest"];
+    let totals = trackers.map(|kind| format!("total, {kind}"));
+    let mut totals = Chart::of(title, x, "ms", &totals);
+    let names = ["downtime", "lost to the guest"];
     let names = trackers.map(|kind| names.map(|name| format!("{name}, {kind}"))).concat();
-    let mut times = Chart::of(title, x, "ms", &names);
+    let mut felt = Chart::of(title, x, "ms", &names);
     let costs = trackers.map(|kind| format!("CPU, the guest's with it, {kind}"));
     let mut costs = Chart::of(title, x, "ms", &costs);
     let beside = trackers.map(|kind| format!("beside the guest's own, {kind}"));
@@ -190,14 +197,15 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
             println!("{name:>5} {tracker:>12} {}", at_work(worked));
         }
         let figures = worked.each_ref().map(|runs| {
-            let total = of(runs, |run| ms(run.report.total));
-            [total, of(runs, |run| ms(run.report.downtime.total())), of(runs, |run| ms(run.lost))]
+            [of(runs, |run| ms(run.report.downtime.total())), of(runs, |run| ms(run.lost))]
         });
-        times.push(&*name, &figures.concat());
+        felt.push(&*name, &figures.concat());
+        totals.push(&*name, &worked.each_ref().map(|runs| of(runs, |run| ms(run.report.total))));
         costs.push(&*name, &worked.each_ref().map(|runs| of(runs, |run| ms(run.cpu))));
         beside.push(name, &worked.each_ref().map(|runs| of(runs, |run| mib(run.beside))));
     }
-    save(folder, "rate.svg", &times)?;
+    save(folder, "rate.svg", &totals)?;
+    save(folder, "rate-felt.svg", &felt)?;
     save(folder, "rate-cpu.svg", &costs)?;
     save(folder, "rate-memory.svg", &beside)
 }
@@ -274,24 +282,25 @@ fn sparse() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// 4 GiB of random pages, and the same with every second one zero, in turns; and a region beside
-/// it that nobody touched.
+/// 4 GiB of random pages, and the same with half of them zero, in pieces of 2 MiB or every second
+/// page, in turns; and a region beside it that nobody touched.
 fn zero() -> anyhow::Result<()> {
-    println!("4 GiB            total, ms   CPU, ms   bytes on the wire");
-    memory::warm(3 * 4 * GIB as usize);
+    println!("4 GiB            total, ms   CPU, ms   bytes on the wire   time, CPU of the first");
+    memory::warm(4 * 4 * GIB as usize);
     let region = |id, size| RegionLayout { id: RegionId(id), size: ByteCount(size) };
     let layout = Layout::new(vec![region(0, 4 * GIB), region(1, GIB)])?;
     let (page, zeros) = (memory::random(4096), vec![0; 4096]);
-    let kinds = [("random", 1), ("half zero", 2)];
-    let filled = |every| {
+    // After so many pages of either kind comes the other.
+    let kinds = [("random", u64::MAX), ("half zero, 2 MiB", 512), ("every second", 1)];
+    let filled = |each| {
         let guest = GuestMemory::allocate(&layout, Backing::Private)?;
         for number in 0..4 * GIB / 4096 {
-            let bytes = if number % every == 0 { &page } else { &zeros };
+            let bytes = if number / each % 2 == 0 { &page } else { &zeros };
             guest.write(RegionId(0), PageIndex(number).offset(), bytes)?;
         }
         anyhow::Ok(guest)
     };
-    let guests = [filled(kinds[0].1)?, filled(kinds[1].1)?];
+    let guests = [filled(kinds[0].1)?, filled(kinds[1].1)?, filled(kinds[2].1)?];
     let moved = in_turns(&guests, |guest| {
         let (resident, tables) = (guest.resident()?, page_tables()?);
         let moved = moving::migrate(guest, idle(4))?;
@@ -303,20 +312,20 @@ fn zero() -> anyhow::Result<()> {
         }
         Ok(moved)
     })?;
-    for (moved, (name, _)) in moved.iter().zip(kinds) {
+    for (runs, (name, _)) in moved.iter().zip(kinds) {
+        let pairs: Vec<_> = runs.iter().zip(&moved[0]).collect();
+        let share = |figure: fn(&Migrated) -> Duration| {
+            of(&pairs, |(run, full)| figure(run).as_secs_f64() / figure(full).as_secs_f64())
+        };
         println!(
-            "{name:14} {:11.0} {:9.0} {:14.0} MiB",
-            of(moved, |moved| ms(moved.report.total)),
-            of(moved, |moved| ms(moved.cpu)),
-            of(moved, |moved| mib(moved.report.progress.bytes_on_wire)),
+            "{name:16} {:9.0} {:9.0} {:14.0} MiB {:12.2} / {:.2}",
+            of(runs, |moved| ms(moved.report.total)),
+            of(runs, |moved| ms(moved.cpu)),
+            of(runs, |moved| mib(moved.report.progress.bytes_on_wire)),
+            share(|moved| moved.report.total),
+            share(|moved| moved.cpu),
         );
     }
-    let pairs: Vec<_> = moved[1].iter().zip(&moved[0]).collect();
-    let share = |figure: fn(&Migrated) -> Duration| {
-        of(&pairs, |(half, full)| figure(half).as_secs_f64() / figure(full).as_secs_f64())
-    };
-    let (time, cpu) = (share(|moved| moved.report.total), share(|moved| moved.cpu));
-    println!("half zero of random: {time:.2} of the time, {cpu:.2} of the CPU");
     Ok(())
 }
 

@@ -336,7 +336,7 @@ mod tests {
     #[test]
     fn questions_and_answers_survive_the_wire() {
         let term = Term { generation: 4, host: 5 };
-        for asked in [Question::MayIRun, Question::DoYouRun, Question::DidYouRun] {
+        for asked in Question::ALL {
             let request = ask_request(GuestUuid(9), term, asked);
             assert_eq!(question(&request).unwrap(), (GuestUuid(9), term, asked));
         }

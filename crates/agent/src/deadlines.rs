@@ -204,7 +204,8 @@ impl MigrationDeadlines {
         self.set_lanes(&mut options.lanes);
     }
 
-    fn beat(&self) -> Duration {
+    /// Between two signs of life.
+    pub(crate) fn beat(&self) -> Duration {
         if self.beat.is_zero() { self.silence / 5 } else { self.beat }
     }
 

@@ -159,6 +159,14 @@ impl GuestFolder {
         write_secret(&self.path.join("config"), &config.encode_to_vec())
     }
 
+    /// As [`GuestFolder::write_config`], where nobody else writes it meanwhile. Who runs on the
+    /// thread that asks does not wait for the disk, as clients of a guest that has just come would.
+    pub(crate) async fn keep_config(&self, config: GuestFile) -> io::Result<()> {
+        let folder = self.clone();
+        let kept = tokio::task::spawn_blocking(move || folder.write_config(&config)).await;
+        kept.map_err(io::Error::other)?
+    }
+
     /// Agents that it had to do with.
     pub(crate) fn read_parties(&self) -> io::Result<PartiesFile> {
         match read_message(&self.path.join("parties")) {

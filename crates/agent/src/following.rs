@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use tonic::Status;
+use tokio::time::timeout;
+use tonic::{Code, Status};
 use whimbrel_control::api::{self, MigrationStatus};
 use whimbrel_engine::protocol::Standing;
 use whimbrel_engine::{Failure, Fault};
 
 use crate::agent::Core;
-use crate::convert::set_aborted;
+use crate::convert::{set_aborted, standing_word};
 use crate::guests::{Guest, Life, Migration};
 use crate::watching::is_last;
 
@@ -97,7 +98,8 @@ impl Core {
         let Ok(entry) = self.entry(guest) else { return };
         let term = entry.as_ref().map(|entry| entry.record.term);
         let standing = entry.map(|entry| entry.record.standing);
-        tracing::info!(guest = name, ?standing, "the guest process has ended");
+        let word = standing.map(standing_word);
+        tracing::info!(guest = name, standing = word, "the guest process has ended");
         match standing {
             // Whoever stops it deals with the rest.
             _ if guest.was_stopped() => {}
@@ -114,6 +116,47 @@ impl Core {
                 self.settle_dead(guest).await;
             }
         }
+    }
+
+    /// Whether the guest has moved away from a process that is still there.
+    pub(crate) fn has_left(&self, guest: &Guest) -> bool {
+        let standing = || Some(self.entry(guest).ok()??.record.standing);
+        guest.identity().is_some() && standing() == Some(Standing::Ceded)
+    }
+
+    /// Admits a guest. Where it is refused for what those have who have moved away, it is so once
+    /// more when they have given that back.
+    pub(crate) async fn admit<T>(
+        &self,
+        admit: impl Fn() -> Result<T, Status>,
+    ) -> Result<T, Status> {
+        let taken = |code| matches!(code, Code::ResourceExhausted | Code::AlreadyExists);
+        match admit() {
+            Err(refused) if taken(refused.code()) && self.makes_room().await => admit(),
+            admitted => admitted,
+        }
+    }
+
+    /// Whether there is more room once those who have moved away have given back what they had.
+    async fn makes_room(&self) -> bool {
+        let mut left = self.guests.all();
+        left.retain(|guest| self.has_left(guest));
+        !left.is_empty() && self.see_ended(&left).await
+    }
+
+    /// Waits until the processes of guests that have moved away have ended, no longer than whoever
+    /// calls waits. Says whether they have.
+    pub(crate) async fn see_ended(&self, left: &[Arc<Guest>]) -> bool {
+        let ended = async {
+            for guest in left {
+                if let Some(identity) = guest.identity() {
+                    identity.ended().await?;
+                    guest.set_dead();
+                }
+            }
+            Ok::<_, std::io::Error>(())
+        };
+        matches!(timeout(self.options.deadlines.peer_call / 2, ended).await, Ok(Ok(())))
     }
 
     /// Keeps the number of guests that are only remembered in bounds.

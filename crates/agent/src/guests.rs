@@ -8,7 +8,7 @@
 //! they are and which migration it watches.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{Notify, watch};
 use tonic::Status;
@@ -22,6 +22,7 @@ use crate::convert::parse_uuid;
 use crate::deadlines::Deadlines;
 use crate::folder::GuestFolder;
 use crate::limits::Pace;
+use crate::lock::lock;
 use crate::log::migration_span;
 use crate::os::ProcessIdentity;
 use crate::process_api::{GuestFile, ProcessFile};
@@ -430,8 +431,4 @@ pub(crate) fn life_of(file: Option<ProcessFile>) -> Life {
         Some((identity, file)) => Life::Alive(identity, file),
         None => Life::Dead,
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

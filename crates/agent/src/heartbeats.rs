@@ -4,8 +4,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use whimbrel_control::api;
 use whimbrel_engine::transport::{self, Path};
 
+use crate::convert::micros;
 use crate::deadlines::MigrationDeadlines;
 
 /// A peer is lost when it was silent for `threshold` times `delay`.
@@ -36,6 +38,38 @@ impl Heartbeats {
     }
 }
 
+/// Nobody waits longer for a source because that says so, unless the deadlines here do.
+const SILENCE_MAX: Duration = Duration::from_secs(600);
+
+/// What a source that keeps to these deadlines tells the destination.
+pub(crate) fn told(deadlines: &MigrationDeadlines) -> api::Heartbeat {
+    api::Heartbeat {
+        delay_us: micros(deadlines.beat()),
+        silence_us: micros(deadlines.silence),
+        lane_stall_us: micros(deadlines.lane_stall),
+    }
+}
+
+/// What the destination keeps to: the source's heartbeats, as it is the source that gives signs of
+/// life. `said` are those of the classes of ways that it may take; the slowest of them holds.
+pub(crate) fn agreed<'a>(
+    own: MigrationDeadlines,
+    said: impl IntoIterator<Item = &'a api::Heartbeat>,
+) -> MigrationDeadlines {
+    let slowest = said.into_iter().max_by_key(|heartbeat| heartbeat.silence_us);
+    let Some(said) = slowest.filter(|it| it.delay_us > 0 && it.silence_us / 2 >= it.delay_us)
+    else {
+        return own;
+    };
+    let bounded = |said, own: Duration| Duration::from_micros(said).min(own.max(SILENCE_MAX));
+    MigrationDeadlines {
+        beat: bounded(said.delay_us, own.beat),
+        silence: bounded(said.silence_us, own.silence),
+        lane_stall: bounded(said.lane_stall_us.max(1), own.lane_stall),
+        ..own
+    }
+}
+
 /// Whether a migration over these paths, or where there are none to this address, stays within
 /// subnets of this host.
 pub(crate) fn is_near(paths: &[Path], peer: Option<IpAddr>) -> bool {
@@ -58,6 +92,39 @@ mod tests {
         assert_eq!((near.silence, near.lane_stall), (Duration::from_secs(2), near.silence));
         assert_eq!(near.beat, Duration::from_millis(500));
         assert_eq!(all.apply(false, plain), plain);
+    }
+
+    /// Whatever the destination's own are: it would take a source for lost that is not.
+    #[test]
+    fn the_destination_keeps_to_what_the_source_does() {
+        let beat = |ms, threshold| Heartbeat { delay: Duration::from_millis(ms), threshold };
+        let ours = Heartbeats { same_subnet: Some(beat(200, 5)), cross_subnet: None };
+        let ours = ours.apply(true, MigrationDeadlines::default());
+        let source = Heartbeats { same_subnet: Some(beat(5000, 4)), cross_subnet: None };
+        let [near, far] = [true, false].map(|near| source.apply(near, Default::default()));
+        let agreed = agreed(ours, [&told(&near), &told(&far)]);
+        assert_eq!((agreed.beat, agreed.silence), (near.beat, Duration::from_secs(20)));
+        assert_eq!((agreed.lane_stall, agreed.doubt), (near.lane_stall, ours.doubt));
+        // An agent of another release says nothing, and one that is ill-disposed anything.
+        assert_eq!(super::agreed(ours, []), ours);
+        let wrong = api::Heartbeat { delay_us: 5, silence_us: 9, lane_stall_us: 0 };
+        assert_eq!(super::agreed(ours, [&wrong]), ours);
+        let endless = api::Heartbeat { silence_us: u64::MAX, ..told(&near) };
+        assert_eq!(super::agreed(ours, [&endless]).silence, SILENCE_MAX);
+    }
+
+    /// Its probes are done, and what was sent is given up, when the peer counts as lost here.
+    #[test]
+    fn the_system_is_told_the_same() {
+        let same_subnet = Some(Heartbeat { delay: Duration::from_secs(2), threshold: 10 });
+        let all = Heartbeats { same_subnet, cross_subnet: None };
+        let mut lanes = whimbrel_engine::LaneOptions::default();
+        all.apply(true, MigrationDeadlines::default()).set_lanes(&mut lanes);
+        let tuning = &lanes.tuning;
+        let probes = (tuning.keepalive_after, tuning.keepalive_every, tuning.keepalive_probes);
+        assert_eq!(probes, (Duration::from_secs(2), Duration::from_secs(2), 10));
+        let silence = Duration::from_secs(20);
+        assert_eq!((tuning.unacknowledged_max, lanes.stall_timeout), (silence, silence));
     }
 
     #[test]

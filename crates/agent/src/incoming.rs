@@ -15,7 +15,9 @@ use crate::admission;
 use crate::agent::Core;
 use crate::carriers;
 use crate::convert;
+use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Migration};
+use crate::heartbeats;
 use crate::kinds;
 use crate::lifecycle::available;
 use crate::networks;
@@ -39,13 +41,14 @@ impl Core {
         check_fit(&request)?;
         let peer = peer_address(&request, &caller)?;
         let endpoints = self.listens_at(request.carrier(), &caller)?;
-        self.bury(uuid).await;
-        let (guest, migration) = self.expect(uuid, &request, &peer)?;
+        self.bury(uuid).await?;
+        let (guest, migration) = self.admit(|| self.expect(uuid, &request, &peer)).await?;
         migration.set_carrier(request.carrier());
         let asked = process::ReceiveRequest {
             migration_id: migration.id.clone(),
             peer: peer.clone(),
             carrier: request.carrier,
+            deadlines: Some(self.deadlines_from(&request, &endpoints, &caller).into()),
             certificate_sha256: request.certificate_sha256,
             ..Default::default()
         };
@@ -53,6 +56,20 @@ impl Core {
         let with = (relays, endpoints, warrant);
         let awaited = self.await_guest(guest, migration, asked, caller, who, with);
         awaited.instrument(span).await
+    }
+
+    /// How long both processes of a migration wait for each other, as its source says. Which way it
+    /// takes is for the source to find, where there are several.
+    fn deadlines_from(
+        &self,
+        request: &api::PrepareIncomingRequest,
+        endpoints: &[Endpoint],
+        caller: &Caller,
+    ) -> MigrationDeadlines {
+        let near = heartbeats::is_near(&[], Some(caller.remote.ip()));
+        let said = [(true, &request.same_subnet), (false, &request.cross_subnet)].into_iter();
+        let said = said.filter(|(class, _)| *class == near || !endpoints.is_empty());
+        heartbeats::agreed(self.deadlines_of(near), said.filter_map(|(_, said)| said.as_ref()))
     }
 
     /// This host's addresses in its migration networks, at which a guest so carried may come in.
@@ -162,11 +179,22 @@ impl Core {
         Ok((guest, migration))
     }
 
-    /// Whoever has died here under this identity is put to rest before another one comes.
-    async fn bury(&self, uuid: GuestUuid) {
-        if let Some(guest) = self.guests.get(uuid).filter(|guest| guest.is_dead()) {
+    /// Whoever has died here under this identity, or has moved away, is put to rest before another
+    /// one comes.
+    async fn bury(self: &Arc<Self>, uuid: GuestUuid) -> Result<(), Status> {
+        let Some(guest) = self.guests.get(uuid) else { return Ok(()) };
+        if self.has_left(&guest) {
+            if !self.see_ended(&[Arc::clone(&guest)]).await {
+                let name = &guest.config.name;
+                let why = format!("guest `{name}` has moved away, and its process here still ends");
+                return Err(Status::unavailable(format!("{why}: try again in a moment")));
+            }
+            self.process_ended(&guest).await;
+        }
+        if guest.is_dead() {
             drop(guest.buried.lock().await);
         }
+        Ok(())
     }
 
     /// A guest whose process is dead has a record that others ask for, and that a person may need:
@@ -178,6 +206,7 @@ impl Core {
                 newcomer.set_stopped_term(entry.record.term);
                 return Ok(());
             }
+            // A source that has not heard of the refusal is told of it still: wire.md O8.
             Standing::Ceded | Standing::Refused => return Ok(()),
             // Without the note it never ran here, and with a dead process it never will.
             Standing::MayOwn if dead_since(&entry) == Process::Dead => return Ok(()),
@@ -212,7 +241,6 @@ impl Core {
             port_first: ports.first.into(),
             port_last: ports.last.into(),
             host_id: self.folder.host(),
-            deadlines: Some(self.deadlines_to(&[], Some(caller.remote.ip())).into()),
             identity: self.identity_for(&asked.peer),
             bind_ips: endpoints.iter().map(|it| it.address.ip().to_string()).collect(),
             ..asked

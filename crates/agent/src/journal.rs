@@ -11,6 +11,11 @@
 //!
 //! The guest process writes. The agent reads at any time, and writes only when that process is
 //! proven dead.
+//!
+//! A record may take the place of a refusal, which the source that it was for need not have heard
+//! of: it still waits for that word, and gives its guest up where it is told that the guest runs
+//! here, though what runs is another one's. So each record has the terms with it that were refused
+//! here before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Error, ErrorKind};
@@ -19,21 +24,64 @@ use std::path::Path;
 use prost::Message;
 use twox_hash::XxHash3_64;
 use whimbrel_engine::Journal;
-use whimbrel_engine::protocol::{GuestUuid, Record, SessionId, Standing, Term};
+use whimbrel_engine::protocol::{
+    Answer, GuestUuid, Process, Question, Record, Ruling, SessionId, Standing, Term, rule,
+};
+use whimbrel_identity::sync_name;
 
 use crate::os::{self, BootId, read_at, write_at};
-use crate::process_api::{JournalRecord, Standing as StandingCode};
+use crate::process_api::{JournalRecord, JournalTerm, Standing as StandingCode};
 
 const SLOT: usize = 4096;
 const MAGIC: [u8; 8] = *b"WHBLJRN1";
 const HEAD: usize = 44;
+/// Refused terms that are kept: far more than sources can be in doubt about. They fit a slot.
+const REFUSED_MAX: usize = 32;
 
 /// A record as it was found, with the run of the host in which it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) record: Record,
     pub(crate) boot: BootId,
+    /// Terms under which the guest never ran here and never will, besides the record's, the last
+    /// one at the end.
+    refused: Vec<Term>,
     sequence: u64,
+}
+
+impl Entry {
+    /// What this host answers to a question about a term, and what it records first.
+    pub(crate) fn rule(&self, question: Question, term: Term, process: Process) -> Ruling {
+        // wire.md O8: a refusal is not taken back.
+        match question {
+            Question::DoYouRun | Question::DidYouRun if self.refused.contains(&term) => {
+                Ruling { answer: Answer::NeverRan, record: None }
+            }
+            _ => rule(question, term, Some(&self.record), process),
+        }
+    }
+
+    /// The refused terms of a record in the place of this one, made in this run of the host.
+    fn refused_before(&self, next: &Record, boot: BootId) -> Vec<Term> {
+        let mut refused = self.refused.clone();
+        let never_ran = match self.record.standing {
+            Standing::Refused => true,
+            // Without the note Running, which is lost only with the host.
+            Standing::MayOwn => self.boot == boot,
+            _ => false,
+        };
+        if never_ran && self.record.term != next.term {
+            refused.push(self.record.term);
+        }
+        refused.drain(..refused.len().saturating_sub(REFUSED_MAX));
+        refused
+    }
+
+    /// Whether nobody may be promised this term here.
+    fn refuses(&self, term: Term) -> bool {
+        let refused = self.record.standing == Standing::Refused && self.record.term == term;
+        refused || self.refused.contains(&term)
+    }
 }
 
 /// The journal as its one writer has it.
@@ -67,8 +115,14 @@ impl FileJournal {
     }
 
     fn write(&mut self, record: &Record, durable: bool) -> io::Result<()> {
-        let sequence = self.newest.as_ref().map_or(0, |newest| newest.sequence) + 1;
-        let entry = Entry { record: record.clone(), boot: self.boot, sequence };
+        let (newest, boot) = (self.newest.as_ref(), self.boot);
+        if record.standing == Standing::MayOwn && newest.is_some_and(|it| it.refuses(record.term)) {
+            let why = format!("term {} was refused here and is not promised again", record.term);
+            return Err(Error::new(ErrorKind::InvalidInput, why));
+        }
+        let sequence = newest.map_or(0, |newest| newest.sequence) + 1;
+        let refused = newest.map_or_else(Vec::new, |it| it.refused_before(record, boot));
+        let entry = Entry { record: record.clone(), boot, refused, sequence };
         let slot = encode(&entry)?;
         let mut written = write_at(&self.file, &slot, offset(sequence));
         if durable {
@@ -111,7 +165,7 @@ fn allocate(file: &File, path: &Path) -> io::Result<()> {
     write_at(file, &[0; 2 * SLOT], 0)?;
     file.sync_all()?;
     // The name must survive too.
-    os::sync_name(path)
+    sync_name(path)
 }
 
 /// A journal of which one slot was never written may have lost its first record to a torn write,
@@ -145,7 +199,7 @@ const fn offset(sequence: u64) -> u64 {
 }
 
 fn encode(entry: &Entry) -> io::Result<[u8; SLOT]> {
-    let payload = to_proto(&entry.record).encode_to_vec();
+    let payload = to_proto(entry).encode_to_vec();
     let end = HEAD + payload.len();
     if end > SLOT {
         let why = format!("a record of {} bytes does not fit a journal slot", payload.len());
@@ -170,9 +224,10 @@ fn decode(slot: &[u8; SLOT]) -> Option<Entry> {
     if slot[..8] != MAGIC || u64_at(8)? != XxHash3_64::oneshot(&slot[16..end]) {
         return None;
     }
-    let record = from_proto(&JournalRecord::decode(&slot[HEAD..end]).ok()?)?;
+    let payload = JournalRecord::decode(&slot[HEAD..end]).ok()?;
+    let (record, refused) = (from_proto(&payload)?, refused_in(&payload));
     let boot = BootId(slot[24..40].try_into().ok()?);
-    Some(Entry { record, boot, sequence: u64_at(16)? })
+    Some(Entry { record, boot, refused, sequence: u64_at(16)? })
 }
 
 const STANDINGS: [(Standing, StandingCode); 7] = [
@@ -185,7 +240,7 @@ const STANDINGS: [(Standing, StandingCode); 7] = [
     (Standing::Refused, StandingCode::Refused),
 ];
 
-fn to_proto(record: &Record) -> JournalRecord {
+fn to_proto(Entry { record, refused, .. }: &Entry) -> JournalRecord {
     let code = STANDINGS.iter().find(|(standing, _)| *standing == record.standing);
     JournalRecord {
         guest: record.guest.to_bytes().to_vec(),
@@ -194,7 +249,16 @@ fn to_proto(record: &Record) -> JournalRecord {
         session: record.session.to_bytes().to_vec(),
         peer: record.peer.clone(),
         standing: code.map_or(StandingCode::Unspecified, |(_, code)| *code).into(),
+        refused: refused
+            .iter()
+            .map(|term| JournalTerm { generation: term.generation, host: term.host })
+            .collect(),
     }
+}
+
+fn refused_in(payload: &JournalRecord) -> Vec<Term> {
+    let term = |term: &JournalTerm| Term { generation: term.generation, host: term.host };
+    payload.refused.iter().map(term).collect()
 }
 
 fn from_proto(record: &JournalRecord) -> Option<Record> {
@@ -211,7 +275,6 @@ fn from_proto(record: &JournalRecord) -> Option<Record> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use whimbrel_engine::protocol::Process;
 
     fn record(generation: u64, standing: Standing) -> Record {
         Record {
@@ -234,7 +297,7 @@ mod tests {
         assert_eq!(read(&path).unwrap(), None);
         let mut journal = FileJournal::open(&path).unwrap();
         assert_eq!(read(&path).unwrap(), None);
-        for (standing, _) in STANDINGS {
+        for standing in Standing::ALL {
             let record = record(7, standing);
             match standing.is_note() {
                 true => journal.note(&record).unwrap(),
@@ -283,7 +346,7 @@ mod tests {
         journal.record(&record(1, Standing::Ceded)).unwrap();
         let slot = offset(2);
         let bytes = std::fs::read(&path).unwrap();
-        let end = HEAD + to_proto(&record(1, Standing::Ceded)).encoded_len();
+        let end = HEAD + to_proto(&read(&path).unwrap().unwrap()).encoded_len();
         for at in slot..slot + end as u64 {
             damage(&path, at, &[bytes[at as usize] ^ 0x10]);
             assert_eq!(read(&path).unwrap().unwrap().record.standing, Standing::Owner, "{at}");
@@ -328,5 +391,65 @@ mod tests {
         assert_eq!(entry.boot, BootId([1; 16]));
         let writer = os::ProcessIdentity { pid: 1, started: 0, boot: entry.boot };
         assert_eq!(writer.fate().unwrap(), Process::HostRestarted);
+    }
+    /// A record after another one, as a process and the next one write them.
+    fn written(records: &[Record]) -> Entry {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        for record in records {
+            FileJournal::open(&path).unwrap().record(record).unwrap();
+        }
+        read(&path).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_refusal_is_not_taken_back_by_what_is_recorded_later() {
+        use Standing::{Ceded, MayOwn, Owner, Refused, Running};
+        let asked = Term { generation: 3, host: 9 };
+        for never_ran in [MayOwn, Refused] {
+            for later in [MayOwn, Refused, Running, Owner, Ceded] {
+                let entry = written(&[record(3, never_ran), record(4, MayOwn), record(4, later)]);
+                for question in [Question::DoYouRun, Question::DidYouRun] {
+                    for process in Process::ALL {
+                        let ruling = Ruling { answer: Answer::NeverRan, record: None };
+                        assert_eq!(entry.rule(question, asked, process), ruling, "{later:?}");
+                    }
+                }
+            }
+        }
+        // It did run, and moved on.
+        let entry = written(&[record(3, MayOwn), record(3, Owner), record(4, MayOwn)]);
+        assert_eq!(entry.refused, []);
+        let ran = written(&[record(3, Owner), record(4, Ceded), record(5, Owner)]);
+        assert_eq!(ran.rule(Question::DoYouRun, asked, Process::Dead).answer, Answer::Runs);
+    }
+
+    #[test]
+    fn a_promise_of_an_earlier_boot_is_no_refusal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut earlier = FileJournal::open(&path).unwrap().of_an_earlier_boot();
+        earlier.record(&record(3, Standing::MayOwn)).unwrap();
+        FileJournal::open(&path).unwrap().record(&record(4, Standing::MayOwn)).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().refused, []);
+    }
+
+    #[test]
+    fn what_was_refused_is_not_promised_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("journal");
+        let mut journal = FileJournal::open(&path).unwrap();
+        for generation in 0..=REFUSED_MAX as u64 + 2 {
+            journal.record(&record(generation, Standing::MayOwn)).unwrap();
+            journal.record(&record(generation, Standing::Refused)).unwrap();
+        }
+        assert_eq!(read(&path).unwrap().unwrap().refused.len(), REFUSED_MAX);
+        for refused in [3, REFUSED_MAX as u64 + 2] {
+            let again = journal.record(&record(refused, Standing::MayOwn)).unwrap_err();
+            assert_eq!(again.kind(), ErrorKind::InvalidInput, "{again}");
+        }
+        let longest = Record { peer: "x".repeat(SLOT / 2), ..record(99, Standing::MayOwn) };
+        journal.record(&longest).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().record, longest);
     }
 }

@@ -12,6 +12,7 @@ use whimbrel_guest::stress::{
 };
 
 use crate::convert::micros;
+use crate::units;
 
 /// A guest that is asked for, checked.
 pub(crate) enum Config {
@@ -206,7 +207,10 @@ fn kv_report(report: &kv::KvReport) -> api::KvReport {
 fn kv_checked(found: &kv::KvCheck) -> api::CheckReport {
     let (keys, bytes) = (found.keys, found.bytes);
     let sentence = match &found.damage {
-        None => format!("all {keys} keys and {bytes} bytes of the store hang together"),
+        None => {
+            let (keys, held) = (units::counted(keys, "key"), units::bytes(bytes));
+            format!("the store hangs together: {keys}, {held}")
+        }
         Some(damage) => format!("the store is damaged: {damage}"),
     };
     api::CheckReport {

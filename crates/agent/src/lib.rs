@@ -32,6 +32,7 @@ mod journal;
 mod kinds;
 mod lifecycle;
 mod limits;
+mod lock;
 mod log;
 mod meeting;
 mod metrics;
@@ -62,7 +63,9 @@ pub use folder::FolderError;
 pub use heartbeats::{Heartbeat, Heartbeats};
 pub use log::{LogFormat, start_log};
 pub use options::{AgentOptions, Limits, PortRange};
-pub use os::{Device, HostFacts, Lack, Overcommit, asked_to_end, host_facts, told_to_end};
+pub use os::{
+    Device, HostFacts, Lack, Overcommit, asked_to_end, host_facts, reader_gone, told_to_end,
+};
 pub use report::report_html;
 pub use web::{WebOptions, WebRight};
 pub use whimbrel_engine::page::{ByteCount, ByteRate};

@@ -69,11 +69,14 @@ impl Core {
             stopped: false,
             service_address: door.as_ref().map(relay::Door::address).unwrap_or_default(),
         };
-        let newcomer = self.newcomer(GuestUuid(uuid.as_u128()), file);
-        let available = available()?;
-        let guest = self.guests.admit(newcomer, |newcomer, living| {
-            admission::check(&self.options.limits, available, newcomer, living)
-        })?;
+        let admit = || {
+            let newcomer = self.newcomer(GuestUuid(uuid.as_u128()), file.clone());
+            let available = available()?;
+            self.guests.admit(newcomer, |newcomer, living| {
+                admission::check(&self.options.limits, available, newcomer, living)
+            })
+        };
+        let guest = self.admit(admit).await?;
         let host_id = self.folder.host();
         let request = process::StartRequest { config: Some(config), host_id };
         if let Err(status) = self.begin(&guest, request).await {
@@ -275,6 +278,10 @@ impl Core {
         let (mut view, link) = match guest.look() {
             Life::Starting => (said(GuestState::Starting, "its process is being started"), None),
             Life::Dead => (self.view_of_dead(guest), None),
+            // It gives its memory back, and need not answer any more.
+            Life::Alive(identity, _) if self.has_left(guest) => {
+                (self.view_of_dead(guest), Some(identity))
+            }
             Life::Alive(identity, _) => (self.view_of_living(guest).await, Some(identity)),
         };
         view.uuid = guest.uuid.to_string();

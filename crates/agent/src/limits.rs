@@ -5,12 +5,14 @@
 //! ```
 //!
 //! A share that is not used is lent to those who want more, and given back as soon as its owner
-//! uses what is left to it.
+//! uses what is left to it: it has it once their processes have been told that they have less.
+
+mod share;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tonic::Status;
@@ -20,16 +22,17 @@ use whimbrel_engine::transport::{self, Network};
 
 use crate::agent::Core;
 use crate::guests::{Guest, Migration};
+use crate::lock::lock;
 use crate::options::AgentOptions;
 use crate::process_api as process;
+use share::{Claim, Used};
 
 /// How often what is used is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Who uses so much of a share is held back by it, and wants more.
-const HELD_BACK: f64 = 0.85;
-/// Who uses less is left this much more than it uses, and at least this part of its own share.
-const HEADROOM: f64 = 1.25;
-const LEFT: f64 = 0.1;
+/// What is used says little of a shorter time.
+const LOOK_LEAST: Duration = Duration::from_millis(100);
+/// A guest's process that says nothing for so long uses nothing.
+const SILENT: Duration = Duration::from_secs(1);
 /// A change of a share by less than this part is not worth a call.
 const NOTICEABLE: f64 = 0.01;
 
@@ -42,6 +45,14 @@ pub(crate) struct Asked {
     rate: Option<ByteRate>,
     switchover: Option<ByteRate>,
     weight: u32,
+}
+
+impl Asked {
+    /// What it never exceeds, in any phase. The last round has the limit of the others where it
+    /// has none of its own.
+    fn most(&self) -> Option<ByteRate> {
+        self.rate.map(|rate| self.switchover.map_or(rate, |last| rate.max(last)))
+    }
 }
 
 impl Default for Asked {
@@ -79,31 +90,68 @@ pub(crate) struct Pace {
 #[derive(Debug, Default)]
 struct State {
     asked: Asked,
-    host: Part,
+    host: Used,
     /// By the address its paths come from.
-    paths: BTreeMap<IpAddr, Part>,
-    /// The time of the last look, since the migration began.
+    paths: BTreeMap<IpAddr, Used>,
+    /// What was looked at last, as time since the migration began, and when.
     elapsed: Duration,
+    looked: Option<Instant>,
+    /// What its process keeps to; nothing before it is under way.
+    told: Option<process::Limits>,
 }
 
-/// What a migration uses of something that it shares with others.
-#[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    bytes: u64,
-    used: f64,
-    share: Option<f64>,
+impl State {
+    fn is_silent(&self) -> bool {
+        self.looked.is_some_and(|looked| looked.elapsed() > SILENT)
+    }
+
+    fn look(&mut self, status: &MigrationStatus) {
+        let elapsed = Duration::from_micros(status.elapsed_us);
+        let passed = elapsed.saturating_sub(self.elapsed);
+        if passed < LOOK_LEAST {
+            return;
+        }
+        (self.elapsed, self.looked) = (elapsed, Some(Instant::now()));
+        self.host.look(status.bytes_on_wire, passed);
+        let mut paths = BTreeMap::<IpAddr, u64>::new();
+        for path in &status.paths {
+            let Ok(from) = path.local.parse() else { continue };
+            *paths.entry(from).or_default() += path.bytes;
+        }
+        self.paths.retain(|from, _| paths.contains_key(from));
+        for (from, bytes) in paths {
+            self.paths.entry(from).or_default().look(bytes, passed);
+        }
+    }
+
+    /// What it claims of `what`, and has of it. Nothing of a path that it does not use, once that
+    /// is known.
+    fn claim(&self, what: What) -> Option<(Claim, f64)> {
+        let told = self.told.as_ref()?;
+        let (used, share) = match what {
+            What::Host => (self.host, told.share_bytes_per_s),
+            What::Path(from) => {
+                let local = from.to_string();
+                let share = told.paths.iter().find(|path| path.local == local);
+                let unknown = self.looked.is_none().then_some(Used::default());
+                (self.paths.get(&from).copied().or(unknown)?, share.map(|it| it.bytes_per_s))
+            }
+        };
+        let (most, weight) = (self.asked.most(), self.asked.weight);
+        if self.is_silent() {
+            return Some((Claim::new(weight, Some(0.0), most), 0.0));
+        }
+        let share = share.map(|share| share as f64);
+        Some((Claim::new(weight, used.wants(share), most), share.unwrap_or_default()))
+    }
 }
 
-impl Part {
-    fn look(&mut self, bytes: u64, passed: Duration) {
-        self.used = bytes.saturating_sub(self.bytes) as f64 / passed.as_secs_f64();
-        self.bytes = bytes;
-    }
-
-    /// What it wants at most; `None` is all it can get.
-    fn wants(&self) -> Option<f64> {
-        self.share.filter(|share| self.used < share * HELD_BACK).map(|_| self.used * HEADROOM)
-    }
+/// What migrations of this host share.
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Host,
+    /// Paths that come from this address.
+    Path(IpAddr),
 }
 
 impl Pace {
@@ -112,23 +160,13 @@ impl Pace {
         self.changed.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+    /// Its process keeps to these.
+    pub(crate) fn set_told(&self, limits: process::Limits) {
+        self.lock().told = Some(limits);
     }
 
-    fn look(&self, status: &MigrationStatus) {
-        let mut state = self.lock();
-        let elapsed = Duration::from_micros(status.elapsed_us);
-        let passed = elapsed.saturating_sub(state.elapsed);
-        if passed.is_zero() {
-            return;
-        }
-        state.elapsed = elapsed;
-        state.host.look(status.bytes_on_wire, passed);
-        for path in &status.paths {
-            let Ok(from) = path.local.parse() else { continue };
-            state.paths.entry(from).or_default().look(path.bytes, passed);
-        }
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
     }
 }
 
@@ -156,11 +194,15 @@ impl HostLimits {
 impl Core {
     /// Tells a guest's process its limits whenever they change, until the guest has left.
     pub(crate) async fn keep_paced(self: Arc<Self>, guest: Arc<Guest>, migration: Arc<Migration>) {
-        let mut told = self.limits_of(&migration);
         while migration.is_running() {
             // Whether something has changed or only time has passed, it is looked at.
             let _ = tokio::time::timeout(LOOK_EVERY, migration.pace.changed.notified()).await;
-            migration.pace.look(&migration.status());
+            let told = {
+                let mut state = migration.pace.lock();
+                state.look(&migration.status());
+                state.told.clone()
+            };
+            let Some(told) = told else { continue };
             let limits = self.limits_of(&migration);
             if !differ(&told, &limits) {
                 continue;
@@ -168,40 +210,46 @@ impl Core {
             let request = process::LimitRequest { limits: Some(limits.clone()) };
             let told_it = async { guest.link(self.options.deadlines).await?.limit(request).await };
             match told_it.await {
-                Ok(_) => told = limits,
+                Ok(_) => {
+                    migration.pace.set_told(limits);
+                    self.others_look(Some(&migration));
+                }
                 Err(status) => {
                     let name = &guest.config.name;
                     tracing::debug!(guest = name, "its limits stay: {}", status.message());
                 }
             }
         }
+        self.others_look(None);
+    }
+
+    /// Something has changed: guests that leave this host, other than `but`, may have to go at
+    /// another pace.
+    pub(crate) fn others_look(&self, but: Option<&Migration>) {
+        let others = self.guests.running_out().into_iter();
+        let others = others.filter(|other| but.is_none_or(|but| other.id != but.id));
+        others.for_each(|other| other.pace.changed.notify_one());
     }
 
     /// The limits of a migration as things are now.
     pub(crate) fn limits_of(&self, migration: &Migration) -> process::Limits {
         let said = self.limits.said();
         let leaving = self.guests.running_out();
-        let share = said.host.map(|host| {
-            let share = share_of(host, migration, &leaving, |state| Some(state.host));
-            migration.pace.lock().host.share = Some(share);
-            share as u64
-        });
+        let share = |all, what| share_of(all, migration, &leaving, what) as u64;
         let mut paths = Vec::new();
         for network in said.networks.iter().filter(|network| network.limit.is_some()) {
             let limit = network.limit.unwrap_or_default();
             let here = transport::endpoints(std::slice::from_ref(network)).unwrap_or_default();
             for from in here.iter().map(|endpoint| endpoint.address.ip()) {
-                let share = share_of(limit, migration, &leaving, |it| it.paths.get(&from).copied());
-                migration.pace.lock().paths.entry(from).or_default().share = Some(share);
-                let local = from.to_string();
-                paths.push(process::PathLimit { local, bytes_per_s: share as u64 });
+                let bytes_per_s = share(limit, What::Path(from));
+                paths.push(process::PathLimit { local: from.to_string(), bytes_per_s });
             }
         }
         let asked = migration.pace.lock().asked;
         process::Limits {
             rounds_bytes_per_s: asked.rate.map(|rate| rate.0),
             switchover_bytes_per_s: asked.switchover.map(|rate| rate.0),
-            share_bytes_per_s: share,
+            share_bytes_per_s: said.host.map(|host| share(host, What::Host)),
             paths,
         }
     }
@@ -236,7 +284,7 @@ impl Core {
             in_force.weight = Some(asked.weight);
             in_force.share_bytes_per_s = self.limits_of(&migration).share_bytes_per_s;
         }
-        self.guests.running_out().iter().for_each(|other| other.pace.changed.notify_one());
+        self.others_look(None);
         Ok(in_force)
     }
 
@@ -275,63 +323,25 @@ impl Core {
     }
 }
 
-/// What a migration may take of `all`, beside the others that leave.
-fn share_of(
-    all: ByteRate,
-    migration: &Migration,
-    leaving: &[Arc<Migration>],
-    part: impl Fn(&State) -> Option<Part>,
-) -> f64 {
-    let claim = |other: &Migration| {
-        let state = other.pace.lock();
-        let part = part(&state)?;
-        Some(Claim { weight: state.asked.weight.into(), wants: part.wants() })
-    };
-    let mut claims = Vec::new();
+/// What a migration may take of `all`, beside the others that leave: no more than their processes
+/// have been told to leave to it.
+fn share_of(all: ByteRate, migration: &Migration, leaving: &[Arc<Migration>], what: What) -> f64 {
+    let all = all.0 as f64;
+    let (mut claims, mut kept) = (Vec::new(), 0.0);
     for other in leaving.iter().filter(|other| other.id != migration.id) {
-        claims.extend(claim(other));
-    }
-    let weight = migration.pace.lock().asked.weight.into();
-    let wants = claim(migration).and_then(|own| own.wants);
-    claims.push(Claim { weight, wants });
-    divide(all.0 as f64, &claims).pop().unwrap_or(all.0 as f64)
-}
-
-/// One of those that share something.
-#[derive(Clone, Copy, Debug)]
-struct Claim {
-    weight: f64,
-    /// `None` is all it can get.
-    wants: Option<f64>,
-}
-
-/// The shares of `all` by weight. Who wants less gets what it wants, though at least a tenth of
-/// its own share, and the others get the rest; where nobody wants it, all do.
-fn divide(all: f64, claims: &[Claim]) -> Vec<f64> {
-    let sum: f64 = claims.iter().map(|claim| claim.weight).sum();
-    let least = |claim: &Claim| all * claim.weight / sum * LEFT;
-    let wants: Vec<Option<f64>> =
-        claims.iter().map(|claim| claim.wants.map(|wants| wants.max(least(claim)))).collect();
-    let mut shares = vec![None; claims.len()];
-    loop {
-        let given: f64 = shares.iter().flatten().sum();
-        let open = || (0..claims.len()).filter(|at| shares[*at].is_none());
-        let weights: f64 = open().map(|at| claims[at].weight).sum();
-        let fair = |at: usize| (all - given).max(0.0) * claims[at].weight / weights;
-        let content: Vec<usize> =
-            open().filter(|at| wants[*at].is_some_and(|wants| wants <= fair(*at))).collect();
-        if open().next().is_none() {
-            // All are content: what is left over is lent before anybody asks.
-            let over = (all - given).max(0.0);
-            let more = claims.iter().map(|claim| over * claim.weight / sum);
-            return shares.iter().flatten().zip(more).map(|(share, more)| share + more).collect();
+        if let Some((claim, has)) = other.pace.lock().claim(what) {
+            claims.push(claim);
+            kept += has;
         }
-        if content.is_empty() {
-            let fair: Vec<_> = (0..claims.len()).map(fair).collect();
-            return shares.iter().zip(fair).map(|(share, fair)| share.unwrap_or(fair)).collect();
-        }
-        content.into_iter().for_each(|at| shares[at] = wants[at]);
     }
+    let own = {
+        let state = migration.pace.lock();
+        let asked = || Claim::new(state.asked.weight, None, state.asked.most());
+        state.claim(what).map_or_else(asked, |(claim, _)| claim)
+    };
+    claims.push(own);
+    let fair = share::divide(all, &claims).pop().unwrap_or(all);
+    fair.min((all - kept).max(share::least(all, &own, &claims)))
 }
 
 /// Whether somebody would notice.
@@ -345,12 +355,9 @@ fn differ(one: &process::Limits, other: &process::Limits) -> bool {
         (Some(one), Some(other)) => one.abs_diff(other) as f64 > one as f64 * NOTICEABLE,
         (one, other) => one != other,
     };
-    let (one, other) = (rates(one), rates(other));
-    one.len() != other.len() || one.into_iter().zip(other).any(far)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    let (here, there) = (one.paths.iter(), other.paths.iter());
+    let same_paths = here.map(|path| &path.local).eq(there.map(|path| &path.local));
+    !same_paths || rates(one).into_iter().zip(rates(other)).any(far)
 }
 
 #[cfg(test)]

@@ -200,6 +200,8 @@ impl Core {
         };
         self.relays.set_way(guest.uuid, &peer);
         let peer_ip = expected.address.parse().ok().map(|address: SocketAddr| address.ip());
+        let limits = self.limits_of(migration);
+        migration.pace.set_told(limits.clone());
         let begun = link.migrate(process::MigrateRequest {
             migration_id: migration.id.clone(),
             peer: destination.to_string(),
@@ -210,7 +212,7 @@ impl Core {
             deadlines: Some(self.deadlines_to(&paths, peer_ip).into()),
             paths: networks::to_process(&paths),
             pin_lanes: self.options.pin_lanes,
-            limits: Some(self.limits_of(migration)),
+            limits: Some(limits),
             identity: self.guard.identity_for(destination),
             carrier: carrier.into(),
             certificate_sha256: expected.certificate_sha256,
@@ -219,6 +221,7 @@ impl Core {
             self.take_back(migration, destination).await;
             return Err(status);
         }
+        self.others_look(Some(migration));
         tracing::info!(guest = %guest.config.name, peer = %destination, "the guest is on its way");
         Ok(())
     }
@@ -265,7 +268,11 @@ impl Core {
 
     /// How long both processes of a migration over this way wait for each other.
     pub(crate) fn deadlines_to(&self, paths: &[Path], peer: Option<IpAddr>) -> MigrationDeadlines {
-        let near = heartbeats::is_near(paths, peer);
+        self.deadlines_of(heartbeats::is_near(paths, peer))
+    }
+
+    /// The same for ways of a class.
+    pub(crate) fn deadlines_of(&self, near: bool) -> MigrationDeadlines {
         self.options.heartbeats.apply(near, self.options.deadlines.migration)
     }
 
@@ -276,7 +283,10 @@ impl Core {
         order: &Order,
     ) -> Result<api::PrepareIncomingRequest, Status> {
         let (agent_host, agent_port) = self.reached_at();
+        let heartbeat = |near| Some(heartbeats::told(&self.deadlines_of(near)));
         Ok(api::PrepareIncomingRequest {
+            same_subnet: heartbeat(true),
+            cross_subnet: heartbeat(false),
             migration_id: migration.id.clone(),
             guest_uuid: guest.uuid.to_string(),
             guest_name: guest.config.name.clone(),
@@ -328,12 +338,18 @@ impl Core {
             }
             api::Outcome::Completed => {
                 self.collect(&migration.id, &destination, &mut last).await;
+                self.conclude(&migration, last).await;
+                // It gives gigabytes back, for which nobody waits who wants the guest there.
                 self.end_process(&guest).await;
-                self.process_ended(&guest).await;
+                return self.process_ended(&guest).await;
             }
-            // A process that lives may have ended before it met the destination's, which waits for
-            // it; where the link is lost this would wait as well.
-            api::Outcome::Aborted if guest.is_dead() || last.fault() != api::Fault::Link => {
+            // A process that has not met the destination's leaves it waiting. A link that is lost
+            // once they have met is told to both, and this would only wait as well.
+            api::Outcome::Aborted
+                if guest.is_dead()
+                    || last.fault() != api::Fault::Link
+                    || last.rounds.is_empty() =>
+            {
                 self.take_back(&migration, &destination).await;
             }
             api::Outcome::Aborted | api::Outcome::Unspecified => {}
@@ -345,18 +361,23 @@ impl Core {
         }
     }
 
-    /// Tells the destination's agent that the guest will not come. Without that word its process
-    /// waits as long as a lost link may take to come back.
+    /// Tells the destination's agent that the guest will not come, and waits until it has nothing
+    /// left of it that the next attempt would find. Without that word its process waits as long as
+    /// a lost link may take to come back.
     pub(crate) async fn take_back(&self, migration: &Migration, destination: &AgentAddress) {
         let Some(token) = migration.token() else { return };
         let cancel = api::CancelIncomingRequest { migration_id: migration.id.clone(), token };
-        let told = match self.connect(destination).await {
-            Ok(mut peer) => peer.cancel_incoming(cancel).await.map_err(|error| error.to_string()),
-            Err(status) => Err(status.message().to_owned()),
+        let told = async {
+            let mut peer = self.connect(destination).await?;
+            peer.cancel_incoming(cancel).await.map_err(|error| of_peer(destination, &error))?;
+            self.ended_there(&migration.id, destination).await
         };
-        if let Err(why) = told {
-            tracing::warn!(peer = %destination, "it still expects the guest: {why}");
-        }
+        let why = match timeout(self.options.deadlines.collect, told).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "it has not said in time that it does not".to_owned(),
+        };
+        tracing::warn!(peer = %destination, "it may still expect the guest: {why}");
     }
 
     /// Adds the destination's half to a report, as far as it can be had in time.

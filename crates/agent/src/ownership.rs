@@ -1,7 +1,7 @@
 //! Who owns a guest, when it is not plain: questions, answers, and a person's word.
 //!
 //! ```text
-//!  asked:  the living process answers; only for a dead one its record does, by `rule`
+//!  asked:  the living process answers; only for a dead one its record does, by the table
 //!  asking: in doubt ─► ask the other agent ─► settled, recorded ─► the guest runs, or is given up
 //! ```
 //!
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 use tonic::Status;
 use whimbrel_control::api::{self, MigrationStatus};
-use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing, Term, rule};
+use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing, Term};
 use whimbrel_engine::{Failure, Fault, Journal};
 
 use crate::access::Authenticated;
@@ -45,6 +45,7 @@ impl Core {
             match asked {
                 Ok(answer) => return Ok(answer),
                 Err(status) => {
+                    let _within = guest.span().entered();
                     let why = status.message();
                     tracing::warn!(guest = %guest.config.name, "it cannot answer: {why}");
                 }
@@ -84,11 +85,10 @@ impl Core {
     ) -> Result<Answer, Status> {
         guest.with_journal(|| {
             let entry = self.entry(guest)?;
-            let process = entry.as_ref().map_or(Process::Dead, dead_since);
-            let record = entry.map(|entry| entry.record);
-            let ruling = rule(question, term, record.as_ref(), process);
-            if let (Some(standing), Some(record)) = (ruling.record, record) {
-                let record = Record { term, standing, ..record };
+            let Some(entry) = entry else { return Ok(Answer::Unknown) };
+            let ruling = entry.rule(question, term, dead_since(&entry));
+            if let Some(standing) = ruling.record {
+                let record = Record { term, standing, ..entry.record };
                 write(guest, &record).map_err(|error| unrecorded(&error))?;
             }
             Ok(ruling.answer)
@@ -320,7 +320,9 @@ impl Core {
             _ => return Err(Status::invalid_argument("say whether to run it here or give it up")),
         };
         self.decide(&guest, &record, decision).await?;
-        tracing::warn!(guest = name, ?decision, "resolved by a person");
+        guest.span().in_scope(|| {
+            tracing::warn!(guest = name, ?decision, "resolved by a person");
+        });
         guest.change_doubt();
         if matches!(decision, Decision::Burn(_)) {
             tokio::spawn(Arc::clone(&self).seek_peer(Arc::clone(&guest)));

@@ -2,15 +2,16 @@
 //!
 //! ```text
 //!  ProbePaths ─► this agent ─► OpenProbe ─► the other one answers for a while at its addresses
-//!                    └─► each path in turn: round trip, packet size, throughput, and over QUIC
+//!                    └─► each path in turn: round trip, packet size, throughput; over TLS and QUIC
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
 use whimbrel_control::{AgentAddress, Client, api};
 use whimbrel_engine::Identity;
@@ -21,10 +22,11 @@ use whimbrel_engine::transport::{
 use crate::access::Caller;
 use crate::agent::Core;
 use crate::convert::micros;
+use crate::lock::lock;
 use crate::{carriers, networks};
 
-/// How long the other side answers.
-const OPEN_FOR: Duration = Duration::from_secs(120);
+/// How long the other side answers at most, where nobody says that a probe is done.
+const OPEN_FOR: Duration = Duration::from_secs(300);
 /// Probes that are answered, and made, at a time.
 const PROBES_MAX: usize = 2;
 /// Connections at once that are tried where nobody says how many.
@@ -40,12 +42,14 @@ const TOKEN_SIZE: usize = 16;
 pub(crate) struct Probes {
     made: Semaphore,
     answered: Arc<Semaphore>,
+    /// Those that are answered, by their tokens: dropped when they are done.
+    open: Arc<Mutex<BTreeMap<Vec<u8>, oneshot::Sender<()>>>>,
 }
 
 impl Default for Probes {
     fn default() -> Self {
         let answered = Arc::new(Semaphore::new(PROBES_MAX));
-        Self { made: Semaphore::new(PROBES_MAX), answered }
+        Self { made: Semaphore::new(PROBES_MAX), answered, open: Arc::default() }
     }
 }
 
@@ -72,11 +76,14 @@ impl Core {
         let failed = |error: &dyn std::fmt::Display| Status::internal(error.to_string());
         getrandom::fill(&mut token).map_err(|error| failed(&error))?;
         let answering = Answering::open(&ips, token).await.map_err(|error| failed(&error))?;
-        let identity = carriers::identity(api::Carrier::Quic)?;
+        let identity = carriers::identity(api::Carrier::Tls)?;
         let certificate_sha256 = carriers::told(identity.as_ref());
-        let quic = over_quic(identity, &request.certificate_sha256)?;
-        let sinks = quic.map(|quic| Sinks::open(&ips, token, quic)).transpose();
-        let sinks = sinks.map_err(|error| failed(&error))?;
+        let open = |carrier| {
+            let carrier = certified(carrier, identity.clone(), &request.certificate_sha256)?;
+            let opened = carrier.map(|carrier| Sinks::open(&ips, token, carrier)).transpose();
+            opened.map_err(|error| failed(&error))
+        };
+        let (tls, quic) = (open(api::Carrier::Tls)?, open(api::Carrier::Quic)?);
         let mut told = Vec::new();
         for (at, answerer) in answering.addresses().iter().enumerate() {
             let address = answerer.tcp.to_string();
@@ -85,16 +92,26 @@ impl Core {
             told.push(api::ProbeEndpoint {
                 endpoint: Some(endpoint.unwrap_or_else(unlisted)),
                 udp: answerer.udp.to_string(),
-                quic: sinks.iter().map(|it| it.addresses()[at].to_string()).collect(),
+                quic: quic.iter().map(|it| it.addresses()[at].to_string()).collect(),
+                tls: tls.iter().map(|it| it.addresses()[at].to_string()).collect(),
             });
         }
+        let (done, is_done) = oneshot::channel();
+        let open = Arc::clone(&self.probes.open);
+        lock(&open).insert(token.to_vec(), done);
         tokio::spawn(async move {
-            tokio::time::sleep(OPEN_FOR).await;
-            drop((answering, sinks, place));
+            let _ = tokio::time::timeout(OPEN_FOR, is_done).await;
+            lock(&open).remove(token.as_slice());
+            drop((answering, tls, quic, place));
         });
         let listed = !endpoints.is_empty();
-        let token = token.to_vec();
-        Ok(api::OpenProbeResponse { endpoints: told, token, listed, certificate_sha256 })
+        let (endpoints, token, called) = (told, token.to_vec(), caller.local.ip().to_string());
+        Ok(api::OpenProbeResponse { endpoints, token, listed, certificate_sha256, called })
+    }
+
+    /// A probe is done: others need not wait for its place.
+    pub(crate) fn close_probe(&self, request: &api::CloseProbeRequest) {
+        lock(&self.probes.open).remove(&request.token);
     }
 
     /// Measures each path to another host.
@@ -114,11 +131,12 @@ impl Core {
         let ours = networks::endpoints(&self.options.networks)?;
         let mut peer = self.connect(&destination).await?;
         let clock_offset_us = clock_offset(&mut peer).await?;
-        let identity = carriers::identity(api::Carrier::Quic)?;
+        let identity = carriers::identity(api::Carrier::Tls)?;
         let certificate_sha256 = carriers::told(identity.as_ref());
         let opened = peer.open_probe(api::OpenProbeRequest { certificate_sha256 }).await;
         let opened = opened.map_err(|error| Status::unavailable(error.to_string()))?;
-        let quic = over_quic(identity, &opened.certificate_sha256)?;
+        let over = |carrier| certified(carrier, identity.clone(), &opened.certificate_sha256);
+        let (tls, quic) = (over(api::Carrier::Tls)?, over(api::Carrier::Quic)?);
         let token = opened.token.as_slice().try_into();
         let token = token.map_err(|_| Status::internal("the other side's token is unusable"))?;
         let paths = if ours.is_empty() && !opened.listed {
@@ -128,12 +146,15 @@ impl Core {
             networks::paths(&ours, &expected(&opened))?
         };
         let mut probes = Vec::new();
-        let trial = Trial { opened: &opened, token, quic, lanes: &lanes, each };
+        let trial = Trial { opened: &opened, token, tls, quic, lanes: &lanes, each };
         for path in paths {
             probes.extend(trial.measure(&path).await);
         }
+        // The other side would find out by itself, though late.
+        let _ = peer.close_probe(api::CloseProbeRequest { token: opened.token.clone() }).await;
         let listed = !self.options.networks.is_empty() || opened.listed;
-        Ok(api::ProbePathsResponse { paths: probes, clock_offset_us, listed })
+        let called = opened.called.clone();
+        Ok(api::ProbePathsResponse { paths: probes, clock_offset_us, listed, called })
     }
 }
 
@@ -141,6 +162,7 @@ impl Core {
 struct Trial<'a> {
     opened: &'a api::OpenProbeResponse,
     token: ProbeToken,
+    tls: Option<Carrier>,
     quic: Option<Carrier>,
     lanes: &'a [u16],
     each: Duration,
@@ -158,28 +180,48 @@ impl Trial<'_> {
                 return Some(api::PathProbe { error: error.to_string(), ..named(path) });
             }
         };
-        if let (Some(quic), Some(remote)) = (&self.quic, quic_beside(opened, there)) {
-            let path = Path { remote, ..path.clone() };
-            match transport::measure_over(&path, quic, token, lanes, each).await {
-                Ok(measured) => probe.quic = measured.iter().map(throughput).collect(),
-                Err(error) => probe.quic_error = error.to_string(),
-            }
+        if let Some(beside) = beside(opened, there) {
+            (probe.tls, probe.tls_error) = self.over(self.tls.as_ref(), path, &beside.tls).await;
+            (probe.quic, probe.quic_error) =
+                self.over(self.quic.as_ref(), path, &beside.quic).await;
         }
         Some(probe)
     }
+
+    /// What lanes of a carrier bring to where they are answered, or why they bring nothing. Neither
+    /// where one of the two sides does not measure that.
+    async fn over(
+        &self,
+        carrier: Option<&Carrier>,
+        path: &Path,
+        there: &str,
+    ) -> (Vec<api::Throughput>, String) {
+        let (Some(carrier), Ok(remote)) = (carrier, there.parse()) else {
+            return Default::default();
+        };
+        let path = Path { remote, ..path.clone() };
+        match transport::measure_over(&path, carrier, self.token, self.lanes, self.each).await {
+            Ok(measured) => (measured.iter().map(throughput).collect(), String::new()),
+            Err(error) => (Vec::new(), error.to_string()),
+        }
+    }
 }
 
-/// QUIC to the side that has told this certificate; nothing if it has told none.
-fn over_quic(own: Option<Arc<Identity>>, peer: &[u8]) -> Result<Option<Carrier>, Status> {
+/// A carrier to the side that has told this certificate; nothing if it has told none.
+fn certified(
+    carrier: api::Carrier,
+    own: Option<Arc<Identity>>,
+    peer: &[u8],
+) -> Result<Option<Carrier>, Status> {
     let told = (!peer.is_empty()).then_some(peer);
-    told.map(|peer| carriers::engines(api::Carrier::Quic, own, peer, PathBuf::new)).transpose()
+    told.map(|peer| carriers::engines(carrier, own, peer, PathBuf::new)).transpose()
 }
 
-/// Where the address of an answerer is answered over QUIC.
-fn quic_beside(opened: &api::OpenProbeResponse, there: Answerer) -> Option<SocketAddr> {
+/// Where the address of an answerer is answered over other carriers.
+fn beside(opened: &api::OpenProbeResponse, there: Answerer) -> Option<&api::ProbeEndpoint> {
     let tcp = there.tcp.to_string();
     let same = |it: &&api::ProbeEndpoint| it.endpoint.as_ref().is_some_and(|it| it.address == tcp);
-    opened.endpoints.iter().find(same)?.quic.parse().ok()
+    opened.endpoints.iter().find(same)
 }
 
 /// How far the other side's clock is ahead of this one, as far as one call can tell.
@@ -292,9 +334,11 @@ mod tests {
         assert_eq!(probed.paths.len(), 1, "{probed:?}");
         let path = &probed.paths[0];
         assert_eq!((path.error.as_str(), path.throughput.len()), ("", 2), "{path:?}");
-        let quic: Vec<_> = path.quic.iter().map(|it| it.lanes).collect();
-        assert_eq!((path.quic_error.as_str(), quic.as_slice()), ("", &[1, 2][..]), "{path:?}");
-        assert!(path.quic.iter().all(|it| it.rate_bytes_per_s > 0), "{path:?}");
+        for (carried, error) in [(&path.tls, &path.tls_error), (&path.quic, &path.quic_error)] {
+            let lanes: Vec<_> = carried.iter().map(|it| it.lanes).collect();
+            assert_eq!((error.as_str(), lanes.as_slice()), ("", &[1, 2][..]), "{path:?}");
+            assert!(carried.iter().all(|it| it.rate_bytes_per_s > 0), "{path:?}");
+        }
         assert!(path.round_trip_us > 0 && path.best_lanes.is_some() && !probed.listed, "{path:?}");
         assert!(client.probe_paths(request("not an address:0")).await.is_err());
     }

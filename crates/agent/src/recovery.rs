@@ -4,7 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
-use tonic::Status;
+use tokio::time::sleep;
+use tonic::{Code, Status};
 use tracing::Instrument;
 use whimbrel_control::api::{Direction, GuestState};
 use whimbrel_engine::protocol::Process;
@@ -61,17 +62,35 @@ impl Core {
         self.guests.admit(guest, |_, _| Ok(())).map_err(io::Error::other)
     }
 
-    /// Takes up what the agent before this one was doing with a guest.
+    /// Takes up what the agent before this one was doing with a guest. A process that does not
+    /// answer in time is asked again, and nobody waits for that.
     async fn take_up(self: Arc<Self>, guest: Arc<Guest>) {
-        if let Err(status) = self.try_to_take_up(&guest).await {
-            let why = status.message();
-            tracing::warn!(guest = %guest.config.name, "its process is not understood: {why}");
+        // Whether the other side has heard of a person's word is not known any more.
+        tokio::spawn(Arc::clone(&self).seek_peer(Arc::clone(&guest)));
+        let mut pause = self.options.deadlines.ask_pause;
+        if !self.is_taken_up(&guest).await {
+            tokio::spawn(async move {
+                loop {
+                    sleep(pause).await;
+                    pause = (pause * 2).min(self.options.deadlines.ask_pause_max);
+                    if self.is_taken_up(&guest).await {
+                        return;
+                    }
+                }
+            });
         }
     }
 
+    /// Whether there is nothing more to try.
+    async fn is_taken_up(self: &Arc<Self>, guest: &Arc<Guest>) -> bool {
+        let Err(status) = self.try_to_take_up(guest).await else { return true };
+        let why = status.message();
+        tracing::warn!(guest = %guest.config.name, "its process is not understood: {why}");
+        let answered = matches!(status.code(), Code::FailedPrecondition | Code::Internal);
+        answered || matches!(guest.look(), Life::Dead)
+    }
+
     async fn try_to_take_up(self: &Arc<Self>, guest: &Arc<Guest>) -> Result<(), Status> {
-        // Whether the other side has heard of a person's word is not known any more.
-        tokio::spawn(Arc::clone(self).seek_peer(Arc::clone(guest)));
         let mut link = guest.link(self.options.deadlines).await?;
         let status = link.get_status(process::GetStatusRequest {}).await?;
         let state = status.guest.unwrap_or_default().state();

@@ -120,7 +120,8 @@ impl Core {
                 port_last: ports.last.into(),
             };
             let opened = link.listen(request).await?.addresses;
-            let told = fresh.iter().zip(opened).map(|(it, address)| networks::told(it, address));
+            let told = fresh.iter().zip(opened).filter(|(_, address)| !address.is_empty());
+            let told = told.map(|(it, address)| networks::told(it, address));
             migration.add_endpoints(told);
         }
         let address = migration.address();

@@ -216,6 +216,14 @@ impl Agent for AgentService {
         self.core.open_probe(&caller, &request.into_inner()).await.map(Response::new)
     }
 
+    async fn close_probe(
+        &self,
+        request: Request<api::CloseProbeRequest>,
+    ) -> Answer<api::CloseProbeResponse> {
+        self.core.close_probe(&request.into_inner());
+        Ok(Response::new(api::CloseProbeResponse {}))
+    }
+
     async fn meet(&self, request: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
         let who = who(&request)?;
         self.to_its_end(|core| core.meet(request.into_inner(), who)).await

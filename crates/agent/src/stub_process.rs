@@ -1,4 +1,4 @@
-//! For tests: a guest process that says who it is and nothing else, and is in truth the test.
+//! For tests: a guest process that says who it is and little else, and is in truth the test.
 
 use std::ops::RangeInclusive;
 
@@ -56,7 +56,7 @@ macro_rules! silent {
         #[tonic::async_trait]
         impl Process for Stub {
             type WatchStream = StatusStream;
-            type RelayStream = tokio_stream::Pending<Result<api::GuestFrame, Status>>;
+            type RelayStream = tokio_stream::Once<Result<api::GuestFrame, Status>>;
 
             async fn hello(
                 &self,
@@ -81,6 +81,14 @@ macro_rules! silent {
                 Ok(Response::new(process::YieldResponse {}))
             }
 
+            /// The guest is attached to, and lets go at once.
+            async fn relay(
+                &self,
+                _: Request<Streaming<api::RelayFrame>>,
+            ) -> Result<Response<Self::RelayStream>, Status> {
+                Ok(Response::new(tokio_stream::once(Ok(api::GuestFrame::default()))))
+            }
+
             $(async fn $name(&self, _: Request<$request>) -> Result<Response<$answer>, Status> {
                 Err(Status::unimplemented("a stub"))
             })*
@@ -103,6 +111,5 @@ silent! {
     cancel(process::CancelRequest) -> api::CancelMigrationResponse;
     ask(api::AskRequest) -> api::AskResponse;
     settle(process::SettleRequest) -> process::Status;
-    relay(Streaming<api::RelayFrame>) -> Self::RelayStream;
     stop(process::StopRequest) -> process::StopResponse;
 }

@@ -54,7 +54,12 @@ pub fn count(count: u64) -> String {
 
 /// `1 page`, `2 pages`.
 pub fn pages(pages: u64) -> String {
-    format!("{} {}", count(pages), if pages == 1 { "page" } else { "pages" })
+    counted(pages, "page")
+}
+
+/// `1 key`, `2 keys`: so many of what has a name in the singular.
+pub fn counted(many: u64, name: &str) -> String {
+    format!("{} {name}{}", count(many), if many == 1 { "" } else { "s" })
 }
 
 /// Below ten one place is shown, unless the value has none.

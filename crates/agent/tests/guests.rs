@@ -30,6 +30,42 @@ async fn a_guest_starts_works_checks_itself_and_stops_without_a_trace() {
     assert_eq!(guest(&mut client, "web").await.unwrap_err().refusal(), Some(Code::NotFound));
 }
 
+/// What a process has open that others can have as well: files, sockets and pipes, each by name.
+#[cfg(target_os = "linux")]
+fn open_files(pid: u32) -> std::collections::BTreeSet<std::path::PathBuf> {
+    let numbers = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let names = numbers.filter_map(|number| std::fs::read_link(number.unwrap().path()).ok());
+    // All of these have one name, and are made by who has them.
+    let own = |name: &std::path::PathBuf| name.to_string_lossy().starts_with("anon_inode:");
+    names.filter(|name| !name.starts_with("/dev") && !own(name)).collect()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_guest_process_inherits_nothing_but_what_it_is_given() {
+    // Whoever runs the tests may have left files open for all, as Cargo does.
+    let for_all = open_files(std::process::id());
+    let agent = AgentProcess::start();
+    let mut client = agent.client().await;
+    let first = start_filled(&mut client, "one", 16 * MIB).await;
+    let second = start_filled(&mut client, "two", 16 * MIB).await;
+    let mut of_agent = open_files(agent.pid());
+    of_agent.retain(|name| !for_all.contains(name));
+    assert!(of_agent.iter().any(|name| name.ends_with("agent.lock")), "{of_agent:?}");
+    // The agent of the tests is started with a parent to die with.
+    let lifeline = std::fs::read_link(format!("/proc/{}/fd/0", agent.pid())).unwrap();
+    for (guest, other) in [(&first, &second), (&second, &first)] {
+        let open = open_files(guest.pid);
+        assert!(open.contains(&lifeline), "{open:?}");
+        let shared = open.intersection(&of_agent).filter(|name| **name != lifeline);
+        let is_log = |name: &&std::path::PathBuf| name.ends_with("log");
+        let given =
+            |name: &&std::path::PathBuf| is_log(name) && !open_files(other.pid).contains(*name);
+        let shared: Vec<_> = shared.filter(|name| !given(name)).collect();
+        assert!(shared.is_empty(), "{shared:?}");
+    }
+}
+
 #[tokio::test]
 async fn what_the_host_cannot_hold_is_refused_and_leaves_nothing() {
     let agent = AgentProcess::start_with(&["memory=100663296", "guests=2"]);

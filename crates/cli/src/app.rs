@@ -36,6 +36,7 @@ fn carry_out(command: Command) -> Ending {
         Command::Run(args) => asked("; a guest that was started goes on", remote::run(args)),
         Command::List(args) => asked("", remote::list(args)),
         Command::Status(args) => asked("", remote::status(args)),
+        Command::Watch(args) if args.guest.is_none() => asked(ALL_GO_ON, remote::watch(args)),
         Command::Watch(args) => asked(MIGRATION_GOES_ON, remote::watch(args)),
         Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
         Command::Report(args) => asked("", remote::report(args)),
@@ -62,6 +63,9 @@ fn carry_out(command: Command) -> Ending {
 /// What somebody is told who stops following a migration.
 const MIGRATION_GOES_ON: &str =
     "; a migration that has begun goes on: `whimbrel watch` follows it, `whimbrel cancel` ends it";
+
+/// What somebody is told who stops watching a host.
+pub(crate) const ALL_GO_ON: &str = "; migrations go on";
 
 /// Runs a command that leaves nothing behind but `what_goes_on`, until it is done or interrupted.
 fn asked(what_goes_on: &str, command: impl Future<Output = Ending>) -> Ending {

@@ -23,7 +23,7 @@ const MEMORY_WANTED: u64 = (2 << 30) + (128 << 20);
 const FILES_WANTED: u64 = 1024;
 /// Enough for a tracker that splits mappings over a guest of some gibibytes.
 const MAPPINGS_WANTED: u64 = 262_144;
-/// A 10 Gbit/s link with a round trip of 3 ms is filled by this.
+/// A 10 Gbit/s link with a round trip of 3 ms is filled by this. QUIC asks for as much.
 const BUFFER_WANTED: u64 = 4 << 20;
 /// Congestion controls that hold back on a link that loses nothing.
 const PACED: [&str; 3] = ["bbr", "bbr2", "bbr3"];
@@ -105,7 +105,7 @@ fn findings(facts: &HostFacts) -> Vec<Finding> {
     let mut found = vec![kernel(facts)];
     found.extend(trackers(facts));
     found.extend([memory(facts), overcommit(facts), huge_pages(facts), mappings(facts)]);
-    found.extend([files(facts), congestion(facts), buffers(facts), kvm(facts)]);
+    found.extend([files(facts), congestion(facts), buffers(facts), udp_buffers(facts), kvm(facts)]);
     found
 }
 
@@ -246,6 +246,19 @@ fn buffers(facts: &HostFacts) -> Finding {
     Finding::warn(subject, found, advice)
 }
 
+fn udp_buffers(facts: &HostFacts) -> Finding {
+    let subject = "UDP buffers";
+    let Some((send, receive)) = facts.udp_buffers_max else { return unknown(subject) };
+    let (sent, received) = (units::bytes(send.0), units::bytes(receive.0));
+    let found = format!("up to {sent} to send, {received} to receive");
+    if send.0.min(receive.0) >= BUFFER_WANTED {
+        return Finding::ok(subject, found);
+    }
+    let found = format!("{found}: packets of --transport quic that come in a burst are lost");
+    let advice = "sysctl net.core.wmem_max=4194304 net.core.rmem_max=4194304";
+    Finding::warn(subject, found, advice)
+}
+
 fn kvm(facts: &HostFacts) -> Finding {
     let found = match facts.kvm {
         Device::Usable => "usable; no kind of guest needs it yet",
@@ -324,6 +337,7 @@ mod tests {
             congestion: Some("cubic".into()),
             congestion_allowed: vec!["reno".into(), "cubic".into()],
             tcp_buffers_max: Some((ByteCount(4 << 20), ByteCount(32 << 20))),
+            udp_buffers_max: Some((ByteCount(4 << 20), ByteCount(4 << 20))),
             kvm: Device::Absent,
             ..facts
         }
@@ -381,6 +395,11 @@ mod tests {
                 "TCP buffers",
                 "tcp_wmem",
             ),
+            (
+                HostFacts { udp_buffers_max: Some((ByteCount(4 << 20), ByteCount(1))), ..good() },
+                "UDP buffers",
+                "net.core.rmem_max=4194304",
+            ),
             (without(good(), &["userfaultfd"]), "tracker", "mprotect is used instead"),
         ];
         for (facts, subject, advice) in cases {
@@ -409,6 +428,21 @@ mod tests {
     }
 
     #[test]
+    fn buffers_are_held_against_what_a_way_keeps_under_way() {
+        let probed = |mib: u64, best_lanes| {
+            let under_way_bytes = Some(mib << 20);
+            let path = api::PathProbe { under_way_bytes, best_lanes, ..Default::default() };
+            api::ProbePathsResponse { paths: vec![path], ..Default::default() }
+        };
+        assert_eq!(long_fat(&good(), &probed(8, Some(4))), None);
+        let found = long_fat(&good(), &probed(12, Some(4))).expect("a lane's half is too small");
+        assert_eq!(found.verdict, Verdict::Warn);
+        assert!(found.found.contains("keeps 3 MiB under way"), "{found:?}");
+        assert!(found.advice.is_some_and(|advice| advice.contains("tcp_wmem")));
+        assert_eq!(long_fat(&good(), &api::ProbePathsResponse::default()), None);
+    }
+
+    #[test]
     fn without_a_tracker_no_guest_can_move() {
         let facts = without(good(), &["userfaultfd", "mprotect"]);
         let findings = findings(&facts);
@@ -428,10 +462,11 @@ mod tests {
             files_max: None,
             congestion: None,
             tcp_buffers_max: None,
+            udp_buffers_max: None,
             ..good()
         };
         let told = troubles(&silent);
-        assert_eq!(told.len(), 8);
+        assert_eq!(told.len(), 9);
         assert!(told.iter().all(|told| told.contains("this system does not say")), "{told:?}");
     }
 

@@ -201,6 +201,8 @@ calls! {
     probe_paths(ProbePathsRequest) -> ProbePathsResponse, check;
     /// Between agents: has measurements answered for a while.
     open_probe(OpenProbeRequest) -> OpenProbeResponse, call;
+    /// Between agents: they have been answered.
+    close_probe(CloseProbeRequest) -> CloseProbeResponse, call;
     /// Between agents: has a guest expected.
     prepare_incoming(PrepareIncomingRequest) -> PrepareIncomingResponse, call;
     /// Between agents: takes [`Client::prepare_incoming`] back.

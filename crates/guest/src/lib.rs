@@ -9,3 +9,4 @@
 
 pub mod kv;
 pub mod stress;
+mod throttled;

@@ -26,7 +26,7 @@ pub use certificate::Certificate;
 pub use error::IdentityError;
 pub use fingerprint::{BadFingerprint, Fingerprint};
 pub use folder::IdentityFolder;
-pub use os::{Exposure, writable_by_others, write_secret};
+pub use os::{Exposure, sync_name, writable_by_others, write_secret};
 pub use paired::{Paired, PairedFile, is_name};
 pub use rules::{Rules, Signed, Who};
 pub use rustls;

@@ -18,7 +18,7 @@ use std::path::Path;
 #[cfg(test)]
 pub(crate) use system::open_up;
 pub(crate) use system::{CLOSE_KEY, create_private_folders, open_private, open_to_others};
-pub use system::{Exposure, writable_by_others};
+pub use system::{Exposure, sync_name, writable_by_others};
 
 /// Whoever reads `path` finds all of the old bytes or all of the new ones; nobody but this user
 /// reads them where they are `secret`.
@@ -38,7 +38,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8], secret: bool) -> io::Result<()>
     };
     // What is not whole is of no use to anybody, on a full disk least of all.
     write().inspect_err(|_| drop(fs::remove_file(&new)))?;
-    system::sync_name(path)
+    sync_name(path)
 }
 
 /// Makes a file that is not there yet, and closes it to others before anything is in it.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_page::{ByteCount, Layout, PageSet, RegionId, Run};
 
-use crate::sys::{self, AdoptedRegion, Mapping};
+use crate::sys::{self, AdoptedRegion, Mapping, Populator};
 use crate::write_log::{Logged, WriteLog};
 use crate::{MemoryError, TrackerKind};
 
@@ -323,10 +323,20 @@ impl GuestMemory {
             .map_err(MemoryError::os("count the populated pages of guest memory"))
     }
 
-    /// Gives the pages of `run`, all of which are about to be written, their memory at once.
-    pub(crate) fn populate(&self, run: Run) -> Result<(), MemoryError> {
-        let (mapping, _) = self.locate_run(run)?;
-        let populated = mapping.populate(run.first.offset().0, run.count.bytes().0 as usize);
+    /// Gives the pages of these runs, all of which are about to be written, their memory at once.
+    ///
+    /// # Panics
+    /// If the guest has no such pages.
+    pub(crate) fn populate(
+        &self,
+        populator: &Populator,
+        runs: impl Iterator<Item = Run>,
+    ) -> Result<(), MemoryError> {
+        let pieces = runs.map(|run| {
+            let (mapping, _) = self.locate_run(run).expect("pages of this guest");
+            (mapping, run.first.offset().0, run.count.bytes().0 as usize)
+        });
+        let populated = populator.populate(pieces);
         populated.map_err(MemoryError::os("give the guest memory for pages that arrived"))
     }
 

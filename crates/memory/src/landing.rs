@@ -4,6 +4,7 @@ use whimbrel_page::{Layout, PageIndex, RegionId, Run};
 
 use crate::atomic_bits::AtomicBits;
 use crate::guest_memory::check_buffer;
+use crate::sys::Populator;
 use crate::{GuestMemory, MemoryError};
 
 /// Guest memory that only arriving pages are written to, until it goes live. The guest it belongs
@@ -16,6 +17,7 @@ pub struct Landing {
     memory: GuestMemory,
     /// The pages that may not be zero, one map a region in the layout's order.
     written: Vec<(RegionId, AtomicBits)>,
+    populator: Populator,
 }
 
 impl Landing {
@@ -27,7 +29,7 @@ impl Landing {
         let regions = memory.layout().regions().iter();
         let written: Vec<_> =
             regions.map(|region| (region.id, AtomicBits::new(region.pages().0))).collect();
-        let landing = Self { written, memory };
+        let landing = Self { written, memory, populator: Populator::new() };
         for run in landing.memory.touched()?.runs() {
             landing.map_of(run)?.set(run.first.0, run.count.0);
         }
@@ -46,15 +48,25 @@ impl Landing {
     /// [`MemoryError::NoSuchRun`], [`MemoryError::BufferSize`] if `from` is not exactly as large
     /// as the run, or [`MemoryError::Os`] if the host has no memory left; nothing is written then.
     pub fn write_pages(&self, run: Run, from: &[u8]) -> Result<(), MemoryError> {
-        let map = self.map_of(run)?;
-        check_buffer(run, from.len())?;
-        let fresh = !map.any(run.first.0, run.count.0);
-        map.set(run.first.0, run.count.0);
-        if fresh {
-            // One call instead of a fault a page, and a host without memory says so.
-            self.memory.populate(run)?;
+        self.write_runs(std::iter::once((run, from)))
+    }
+
+    /// Writes the pages of several runs, each with its bytes.
+    ///
+    /// # Errors
+    /// As [`Landing::write_pages`]; nothing of any run is written then.
+    pub fn write_runs<'a>(
+        &self,
+        mut runs: impl Iterator<Item = (Run, &'a [u8])> + Clone,
+    ) -> Result<(), MemoryError> {
+        for (run, from) in runs.clone() {
+            self.map_of(run)?;
+            check_buffer(run, from.len())?;
         }
-        self.memory.write(run.region, run.first.offset(), from)
+        // A call or two instead of a fault a page, and a host without memory says so.
+        let fresh = runs.clone().map(|(run, _)| run).filter(|run| self.begin(*run));
+        self.memory.populate(&self.populator, fresh)?;
+        runs.try_for_each(|(run, from)| self.memory.write(run.region, run.first.offset(), from))
     }
 
     /// Makes the pages of `run` zero: gives back what was written, leaves alone what was not.
@@ -88,6 +100,14 @@ impl Landing {
     #[must_use]
     pub fn into_live(self) -> GuestMemory {
         self.memory
+    }
+
+    /// Takes note that the pages of `run` are written, and says whether none of them was before.
+    fn begin(&self, run: Run) -> bool {
+        let map = self.map_of(run).expect("a run that was checked");
+        let fresh = !map.any(run.first.0, run.count.0);
+        map.set(run.first.0, run.count.0);
+        fresh
     }
 
     fn map_of(&self, run: Run) -> Result<&AtomicBits, MemoryError> {

@@ -156,3 +156,24 @@ impl Now {
         self.0.saturating_sub(earlier.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+    use crate::{Accepted, Message};
+
+    /// What is logged of messages is their `Debug`.
+    #[test]
+    fn what_is_printed_of_a_message_shows_no_token() {
+        let secret = 0x1234_5678_9abc_def0_0fed_cba9_8765_4321;
+        let lanes = [(LaneId(3), Token(secret))].to_vec();
+        let accepted = Message::Accepted(Accepted { lanes, resume_token: Token(secret) });
+        let printed = format!("{accepted:?} {accepted:#?}").to_lowercase();
+        assert!(printed.contains("token"), "{printed}");
+        for text in [format!("{secret}"), format!("{secret:x}")] {
+            assert!(!printed.contains(&text), "{printed}");
+        }
+    }
+}

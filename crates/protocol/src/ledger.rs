@@ -99,6 +99,19 @@ impl Ledger {
         self.merge(pages)
     }
 
+    /// These pages were written since the last harvest, and will be in the next one: those of them
+    /// that the round has not come to are left to the round after it. Returns how many pages the
+    /// round will have taken, by what is known now.
+    ///
+    /// # Panics
+    /// If the set is over another layout.
+    pub fn written(&mut self, pages: &PageSet) -> PageCount {
+        if self.sweep.may_leave() {
+            self.heat.written(pages, &self.pending);
+        }
+        self.sweep.tally.pages + self.pending.count() - self.heat.left().count()
+    }
+
     /// Adds pages that may differ from what the destination holds, such as everything the guest
     /// ever touched. Returns how many were not pending before.
     ///
@@ -146,9 +159,8 @@ impl Ledger {
     /// what is known now: pages that are merged ahead of the cursor belong to it too.
     pub fn start_round(&mut self, number: RoundNumber, pass: Pass) -> PageCount {
         self.heat.choose(pass, &self.pending);
-        self.sweep.start(number, pass);
-        let left = self.heat.left().map_or(PageCount::ZERO, PageSet::count);
-        self.pending.count() - left
+        self.sweep.start(number, pass, self.heat.is_watched());
+        self.pending.count() - self.heat.left().count()
     }
 
     /// Ends the round where it stands, without a [`LedgerEvent::RoundTaken`]: nothing is taken
@@ -210,13 +222,26 @@ impl Ledger {
     pub fn take(&mut self, lane: LaneId, budget: PageCount, take: &mut Take) -> PageCount {
         assert!(self.lanes[&lane].taken.is_empty(), "{lane:?} has not sent its last taking");
         take.clear();
-        self.fill(budget, take);
-        if take.runs().is_empty() && !self.pending.is_empty() && self.sweep.wrap() {
-            self.fill(budget, take);
+        let taken = self.take_more(lane, budget, take);
+        if taken == PageCount::ZERO && !self.pending.is_empty() && self.sweep.wrap() {
+            return self.take_more(lane, budget, take);
         }
-        self.lanes.get_mut(&lane).expect("as above").taken.extend_from_slice(take.runs());
-        self.sweep.tally.pages += take.pages();
-        take.pages()
+        taken
+    }
+
+    /// Adds at most `budget` pages to the lane's last taking, which is not sent yet: many of its
+    /// pages turned out to take no room on the wire. Returns how many there are.
+    ///
+    /// # Panics
+    /// If the lane has no account.
+    pub fn take_more(&mut self, lane: LaneId, budget: PageCount, take: &mut Take) -> PageCount {
+        let (runs, pages) = (take.runs().len(), take.pages());
+        self.fill(pages + budget, take);
+        let account = self.lanes.get_mut(&lane).expect("a lane with an account");
+        account.taken.extend_from_slice(&take.runs()[runs..]);
+        let more = take.pages() - pages;
+        self.sweep.tally.pages += more;
+        more
     }
 
     /// The taking was copied and digested, and its batch of `wire` bytes is about to be written:
@@ -294,7 +319,8 @@ impl Ledger {
         while take.pages() < budget {
             let Self { layout, pending, in_flight, heat, .. } = self;
             let pages = Pages { layout, pending, in_flight, left: heat.left() };
-            let Some(run) = self.sweep.next_run(&pages, (budget - take.pages()).0) else {
+            let (most, last) = ((budget - take.pages()).0, take.runs().last());
+            let Some(run) = self.sweep.next_run(&pages, most, last.copied()) else {
                 return;
             };
             self.pending.remove(run);

@@ -22,6 +22,7 @@ pub mod limits;
 mod message;
 mod outcome;
 mod ownership;
+mod pace;
 mod source;
 mod throughput;
 mod verify;
@@ -38,6 +39,7 @@ pub use message::{
 };
 pub use outcome::{Failure, Fault, Outcome, Violation};
 pub use ownership::{Answer, Process, Question, Record, Ruling, Standing, rule};
+pub use pace::{Claim, Limits, Pace};
 pub use source::{Harvest, Source, SourceAction, SourceEvent, SourceOptions, Subject};
 pub use throughput::{Meter, Throughput};
 pub use verify::{VERIFY_FULL, Verify};

@@ -49,6 +49,17 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Owner,
+        Self::Switching,
+        Self::Granted,
+        Self::Ceded,
+        Self::MayOwn,
+        Self::Running,
+        Self::Refused,
+    ];
+
     /// Whether this is a note, which is written without being waited for.
     #[must_use]
     pub const fn is_note(self) -> bool {
@@ -67,6 +78,11 @@ pub enum Process {
     HostRestarted,
 }
 
+impl Process {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Alive, Self::Dead, Self::HostRestarted];
+}
+
 /// What one agent asks another about a term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Question {
@@ -78,6 +94,11 @@ pub enum Question {
     /// The source asks the destination: I may have run the guest on after I announced this term,
     /// and cannot know; does it run with you? This grants nothing.
     DidYouRun,
+}
+
+impl Question {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::MayIRun, Self::DoYouRun, Self::DidYouRun];
 }
 
 /// What is answered.

@@ -24,6 +24,14 @@ struct World {
 impl World {
     /// All of the guest's 64 MiB was sent, and it writes no more.
     fn idle(policy: Policy, state_size: ByteCount) -> Self {
+        let mut world = Self::unready(policy, state_size);
+        world.tell([SourceEvent::Message(Message::Ready(TERM))]);
+        world.now = Now(Duration::from_secs(4));
+        world
+    }
+
+    /// The same, before the destination has said that it may own the guest.
+    fn unready(policy: Policy, state_size: ByteCount) -> Self {
         let subject = Subject {
             guest: GuestUuid(1),
             name: "g".into(),
@@ -54,9 +62,7 @@ impl World {
         world.tell([SourceEvent::LinkUp]);
         world.tell(said);
         world.tell([SourceEvent::LaneUp(LaneId(0)), SourceEvent::Armed]);
-        let ready = SourceEvent::Message(Message::Ready(TERM));
-        world.tell([SourceEvent::Recorded(Standing::Switching), ready]);
-        world.now = Now(Duration::from_secs(4));
+        world.tell([SourceEvent::Recorded(Standing::Switching)]);
         world
     }
 
@@ -231,6 +237,28 @@ fn after_an_outage_the_guest_is_harvested_once_more() {
     let forecast = world.source.forecast();
     // The harvest, and four errands of a millisecond.
     assert_eq!(forecast.downtime(PageCount::ZERO), Some(Duration::from_millis(5)));
+}
+
+/// Museum M23: it was time to switch over, and then the destination had to be waited for. What was
+/// known when the waiting began decides nothing.
+#[test]
+fn after_a_wait_it_is_decided_on_a_fresh_harvest() {
+    let mut world = World::unready(Policy::Wait, ByteCount::ZERO);
+    world.now = Now(Duration::from_secs(4));
+    let quiesced =
+        |world: &World| world.acts.iter().any(|it| matches!(it, SourceAction::Quiesce(_)));
+    world.tell([SourceEvent::RoundTaken, SourceEvent::Harvested(quiet())]);
+    assert!(!quiesced(&world), "nobody has said there that the guest may be owned");
+    world.forget_asked();
+    world.later(Duration::from_secs(1));
+    world.tell([SourceEvent::Message(Message::Ready(TERM))]);
+    assert!(!quiesced(&world), "the last harvest is a second old");
+    assert_eq!(world.count(&SourceAction::Harvest), 1);
+    // Meanwhile the guest has written a quarter of its memory.
+    let pending = PageCount(4096);
+    world.tell([SourceEvent::Harvested(Harvest { pending, written: pending, ..quiet() })]);
+    assert!(!quiesced(&world), "16 MiB take longer than may be");
+    assert!(world.has(&SourceAction::StartRound(1)));
 }
 
 /// The lanes were slow to come to rest, so that they were asked a second time; then both answers

@@ -9,17 +9,6 @@ use whimbrel_protocol::{
 const LAW: &str = include_str!("../../../proto/wire.md");
 const HEAD: &str = "| question | record's term | standing | alive | dead | restarted |";
 
-const QUESTIONS: [Question; 3] = [Question::MayIRun, Question::DoYouRun, Question::DidYouRun];
-const PROCESSES: [Process; 3] = [Process::Alive, Process::Dead, Process::HostRestarted];
-const STANDINGS: [Standing; 7] = [
-    Standing::Owner,
-    Standing::Switching,
-    Standing::Granted,
-    Standing::Ceded,
-    Standing::MayOwn,
-    Standing::Running,
-    Standing::Refused,
-];
 const ANSWERS: [Answer; 6] = [
     Answer::Yours,
     Answer::NotYours,
@@ -54,7 +43,7 @@ fn named<T: Copy + std::fmt::Debug>(all: &[T], word: &str) -> Vec<T> {
 
 fn ruling(cell: &str) -> Ruling {
     let (answer, record) = match cell.split_once(" → ") {
-        Some((answer, standing)) => (answer, Some(named(&STANDINGS, standing)[0])),
+        Some((answer, standing)) => (answer, Some(named(&Standing::ALL, standing)[0])),
         None => (cell, None),
     };
     Ruling { answer: named(&ANSWERS, answer)[0], record }
@@ -71,7 +60,7 @@ fn records(term: &str, standing: &str) -> Vec<Option<Record>> {
         peer: "peer:1".into(),
         standing,
     };
-    let standings = named(&STANDINGS, standing);
+    let standings = named(&Standing::ALL, standing);
     let each = |term| standings.iter().map(move |standing| Some(record(term, *standing)));
     terms(term).into_iter().flat_map(each).collect()
 }
@@ -88,10 +77,10 @@ fn the_table_says_what_the_code_answers_in_every_case() {
     let mut seen = BTreeSet::new();
     for row in rows() {
         let [question, term, standing, cells @ ..] = &row[..] else { panic!("{row:?}") };
-        assert_eq!(cells.len(), PROCESSES.len(), "{row:?}");
-        for question in named(&QUESTIONS, question) {
+        assert_eq!(cells.len(), Process::ALL.len(), "{row:?}");
+        for question in named(&Question::ALL, question) {
             for record in records(term, standing) {
-                for (process, cell) in PROCESSES.into_iter().zip(cells) {
+                for (process, cell) in Process::ALL.into_iter().zip(cells) {
                     let answered = rule(question, ASKED, record.as_ref(), process);
                     assert_eq!(answered, ruling(cell), "{row:?} {process:?}");
                     let case = record.as_ref().map(|record| (record.term, record.standing));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// What must hold, whatever goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Law {
     /// The guest runs in one place only.
     OneRunner,
@@ -35,6 +35,27 @@ pub enum Law {
     Agreement,
     /// A guest that stays is neither throttled nor tracked.
     CleanUp,
+}
+
+impl Law {
+    /// All of them.
+    pub const ALL: [Self; 15] = [
+        Self::OneRunner,
+        Self::Owning,
+        Self::Locks,
+        Self::OneCopy,
+        Self::TrueDigests,
+        Self::SameMemory,
+        Self::Limits,
+        Self::Deadlines,
+        Self::Cancel,
+        Self::Honesty,
+        Self::Strangers,
+        Self::StandStill,
+        Self::Ends,
+        Self::Agreement,
+        Self::CleanUp,
+    ];
 }
 
 /// A law that was broken, and how.

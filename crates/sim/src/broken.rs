@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use crate::breach::Law;
+
 macro_rules! broken_laws {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// One law, broken by the hand that carries out what the machines want. Where the defect
+    ($($(#[$doc:meta])* $name:ident: $($law:ident)|+,)*) => {
+        /// One rule, broken by the hand that carries out what the machines want. Where the defect
         /// is in the museum of `docs/museum.md`, its number is named.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Broken {
@@ -14,75 +16,99 @@ macro_rules! broken_laws {
         impl Broken {
             /// Every law that can be broken.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The laws of which one is the first to be broken by it.
+            #[must_use]
+            pub const fn laws(self) -> &'static [Law] {
+                match self {
+                    $(Self::$name => &[$(Law::$law),+],)*
+                }
+            }
         }
     };
 }
 
 broken_laws! {
     /// M1: the destination runs the guest once it is loaded, before any grant.
-    RunBeforeGrant,
+    RunBeforeGrant: Owning,
     /// M2: the source runs the guest on when the last word is late.
-    UnwindWhenLate,
+    UnwindWhenLate: OneRunner,
     /// M3: the source runs the guest on when the link is lost after the grant.
-    ResumeAfterGrant,
+    ResumeAfterGrant: OneRunner | Owning,
     /// M4: the source runs the guest on without the locks that it let go of.
-    RunWithoutLocks,
+    RunWithoutLocks: Locks,
     /// M5: after a failed switchover nobody runs the guest on.
-    StayPaused,
+    StayPaused: Agreement | StandStill,
     /// M7: a page counts as landed when it is sent, so the next copy may overtake it.
-    LandedWhenSent,
+    LandedWhenSent: TrueDigests,
     /// M8: the dirty log is read, and cleared only later (law 1).
-    ClearAfterReading,
+    ClearAfterReading: SameMemory,
     /// M9: batches of zeros alone are never sent.
-    DropZeroBatches,
+    DropZeroBatches: TrueDigests,
     /// M10: zero pages are counted, and never written at the destination.
-    SkipZeroPages,
+    SkipZeroPages: TrueDigests,
     /// M12: now and then two batches of a lane have the same number.
-    NumberTwice,
+    NumberTwice: Honesty,
     /// M13: the destination goes by the order to prepare, not by what has landed.
-    LandedUncounted,
+    LandedUncounted: Honesty,
     /// M14: what a lost lane had under way counts as landed.
-    SkipGiveBack,
+    SkipGiveBack: TrueDigests,
     /// M14: a second attempt sends only what is newly dirty.
-    ResendDirtyOnly,
+    ResendDirtyOnly: SameMemory,
     /// M15: some writes never reach the dirty log.
-    UntrackedWriter,
+    UntrackedWriter: SameMemory,
     /// M16: what is digested is the live page, not the copy that is sent.
-    DigestLivePage,
+    DigestLivePage: Honesty,
     /// M17: the first pass begins before the tracker is armed.
-    ArmAfterReading,
+    ArmAfterReading: SameMemory,
     /// M18: a lane that fails tells nobody.
-    FailSilently,
+    FailSilently: Ends,
     /// M19: a cancel waits for a while.
-    CancelLater,
+    CancelLater: Cancel,
     /// M20: a failed attempt is reported as completed.
-    ReportSuccess,
+    ReportSuccess: Agreement,
     /// M21: nobody at the source looks at the clock.
-    NoClock,
+    NoClock: Ends | StandStill,
     /// M25: neither side asks again about a grant.
-    NeverAskAgain,
+    NeverAskAgain: Ends,
     /// M26: a lane is let in whatever session and ticket it names.
-    TakeStrangers,
+    TakeStrangers: TrueDigests,
     /// M27: the throttle and the tracker stay on after a failed attempt.
-    LeaveThrottled,
+    LeaveThrottled: CleanUp,
     /// The pages of a failed lane go again before its other end is known to be closed (law 3).
-    GiveBackEarly,
+    GiveBackEarly: OneCopy,
     /// A batch is acknowledged when it arrives, before it has landed.
-    AckBeforeLanding,
+    AckBeforeLanding: TrueDigests,
     /// A lane is reported as ended while its thread still lands (law 3).
-    EndBeforeLanding,
+    EndBeforeLanding: OneCopy,
     /// The destination says that the roots agree without looking (law 4).
-    SkipDigests,
+    SkipDigests: SameMemory,
     /// A page that is being written in place keeps its digest (law 4).
-    KnowTornPages,
+    KnowTornPages: TrueDigests,
     /// The note that the guest runs is not written before it does.
-    RunWithoutNote,
+    RunWithoutNote: Owning,
     /// A refusal is said without being recorded.
-    RefuseWithoutRecord,
+    RefuseWithoutRecord: Owning,
     /// The journal has one slot, which a write tears.
-    OneSlot,
+    OneSlot: Owning,
     /// Lanes do not wait for acknowledgements (law 5).
-    IgnoreWindow,
+    IgnoreWindow: Limits,
+    /// Lanes carry what they have, whatever their limit.
+    IgnoreRate: Limits,
+    /// A batch has a page more than was agreed on.
+    LongBatches: Limits,
+    /// For each lane another one is opened.
+    OpenMoreLanes: Limits,
+    /// A switchover that does not come through is begun again for ever.
+    PauseForEver: Limits,
+    /// Nobody at the source looks at the clock while the guest is paused.
+    IgnorePauseBudget: StandStill,
+    /// A wait whose deadline is so far off that it is none.
+    WaitForHours: Deadlines,
+    /// M26: the door forgets which lane it has just let in.
+    ForgetLanes: Strangers,
+    /// The full verification says that it is done and has looked at nothing.
+    SkipVerify: SameMemory,
 }
 
 impl Broken {

@@ -46,6 +46,8 @@ pub(crate) struct DestinationHost {
     pub(crate) rotten: PageSet,
     /// The number of the last batch in the order of sending that has landed.
     pub(crate) landed_last: u64,
+    /// The machine as it was before it let the last lane in, for a door that forgets.
+    pub(crate) forgetful: Option<Destination>,
     /// The state that the parked guest has taken.
     state: Option<u64>,
 }
@@ -71,6 +73,7 @@ impl DestinationHost {
             agent_out: Duration::ZERO,
             rotten: PageSet::new(&plan.layout),
             landed_last: 0,
+            forgetful: None,
             state: None,
         }
     }
@@ -140,7 +143,8 @@ impl World {
             DestinationAction::Release => self.release_at_destination(),
             DestinationAction::Say(_) => {}
             DestinationAction::Finish(outcome) => {
-                if !matches!(outcome, Outcome::Completed { .. }) {
+                // In doubt it is not known whether the guest runs with them.
+                if matches!(outcome, Outcome::Aborted(_)) {
                     self.release_at_destination();
                 }
                 self.dst.outcome = Some(outcome);
@@ -158,6 +162,9 @@ impl World {
         }
         let (term, why) = (*term, why.clone());
         let standing = if self.dst.running { Standing::Owner } else { Standing::Refused };
+        if !self.dst.running {
+            self.release_at_destination();
+        }
         if !self.dst.journal.full {
             self.dst.journal.put((standing, term));
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use whimbrel_page::{ByteRate, PageCount, Run};
-use whimbrel_protocol::{DestinationEvent, LaneId, SourceEvent};
+use whimbrel_protocol::{DestinationEvent, LaneId, Verify};
 
 use crate::lander::Greeting;
 use crate::links::Deaf;
@@ -83,16 +83,13 @@ impl World {
                 self.storm = true;
                 self.after(time, Step::Mend(fault));
             }
-            Fault::Limit(rounds, last) => self.limit(rounds, last),
+            Fault::Limit(rounds, last) => {
+                let rate = |pages| (pages > 0).then(|| ByteRate(PageCount(pages).bytes().0));
+                self.limit(rate(rounds), rate(last));
+            }
+            Fault::SilentWrite(page) => self.silent_write(page),
             of_a_host => self.fault_of_host(of_a_host),
         }
-    }
-
-    fn limit(&mut self, rounds: u64, last: u64) {
-        let rate = |pages| (pages > 0).then(|| ByteRate(PageCount(pages).bytes().0));
-        let (rounds, last) = (rate(rounds), rate(last));
-        self.src.limits = (rounds, last);
-        self.tell_source(SourceEvent::Limited { rounds, last });
     }
 
     fn fault_of_host(&mut self, fault: Fault) {
@@ -212,6 +209,18 @@ impl World {
                 slow_until: &mut dst.slow_until,
                 agent_out: &mut dst.agent_out,
             },
+        }
+    }
+
+    /// Something writes guest memory behind the tracker's back: the full verification sees it.
+    fn silent_write(&mut self, page: u64) {
+        let runs = self.src.running && self.now >= self.src.frozen;
+        if runs && self.plan.source.verify == Verify::Full {
+            let places = self.truth.memory.places();
+            let place = places[page as usize % places.len()];
+            let tracked = self.src.tracker.clone();
+            self.write(place);
+            self.src.tracker = tracked;
         }
     }
 

@@ -19,6 +19,8 @@ const FRESH: Duration = Duration::from_millis(10);
 pub(crate) struct Ahead {
     /// How many pages of the round have to be taken before it is time.
     due: Option<PageCount>,
+    /// The same for a look at what the round can leave.
+    look: Option<PageCount>,
     /// What was harvested and not told yet, and when.
     made: Option<(PageSet, Duration)>,
 }
@@ -26,7 +28,7 @@ pub(crate) struct Ahead {
 impl Ahead {
     /// There is no round to harvest after.
     pub(crate) const fn end_round(&mut self) {
-        self.due = None;
+        (self.due, self.look) = (None, None);
     }
 
     /// What was made is in the ledger; nobody asks for it any more.
@@ -39,14 +41,30 @@ impl World {
     /// A round of so many pages begins.
     pub(crate) fn harvest_ahead_of(&mut self, pages: PageCount) {
         let left = self.plan.ahead;
-        self.src.ahead.due = left.map(|left| PageCount(pages.0.saturating_sub(left).max(1)));
+        let due = left.map(|left| PageCount(pages.0.saturating_sub(left).max(1)));
+        self.src.ahead.due = due;
+        self.src.ahead.look = due.map(|due| PageCount(due.0 / 2));
     }
 
     /// Begins the harvest for the next round when little is left of this one.
     pub(crate) fn look_ahead(&mut self) {
         let taken = self.src.ledger.tally().pages;
+        if self.src.ahead.look.take_if(|due| taken >= *due).is_some() {
+            self.chore(Chore::LeaveWritten, 500);
+        }
         if self.src.ahead.due.take_if(|due| taken >= *due).is_some() {
             self.chore(Chore::HarvestAhead, 2_000);
+        }
+    }
+
+    /// The round leaves to the next one what was written since the last harvest.
+    pub(crate) fn leave_written(&mut self) {
+        if self.src.ahead.made.is_none() {
+            let dirty = self.src.tracker.peek();
+            if !dirty.is_empty() {
+                self.saw(Seen::Left);
+            }
+            self.src.ledger.written(&dirty);
         }
     }
 

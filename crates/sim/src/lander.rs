@@ -64,6 +64,9 @@ impl World {
         }
         let lane = hello.lane;
         self.greetings.push(Greeting::Lane(*hello));
+        if self.broken == Some(Broken::ForgetLanes) {
+            self.dst.forgetful = Some(self.dst.machine.clone());
+        }
         let admitted = self.dst.machine.admit(hello);
         note!(self, "lane {} admitted: {admitted:?}", lane.0);
         if admitted.is_ok() {
@@ -78,8 +81,8 @@ impl World {
         if !self.dst.alive || self.dst.running {
             return;
         }
-        let admitted = self.dst.machine.admit(hello).is_ok();
-        if admitted {
+        let door = self.dst.forgetful.as_mut().unwrap_or(&mut self.dst.machine);
+        if door.admit(hello).is_ok() {
             self.breach(Law::Strangers, format!("a lane is let in again: {hello:?}"));
         } else if self.broken == Some(Broken::TakeStrangers) {
             let place = self.any_place(u64::MAX);

@@ -3,10 +3,10 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use whimbrel_page::{ByteCount, ByteRate, Disposition, LeafSum};
+use whimbrel_page::{ByteCount, Disposition, LeafSum, PAGE_SIZE, PageCount};
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::{AckFault, Take};
-use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, LaneTicket, Now, SourceEvent};
+use whimbrel_protocol::{BatchSeq, Claim, LaneId, LaneMark, LaneTicket, Now, SourceEvent};
 
 use crate::breach::Law;
 use crate::broken::Broken;
@@ -48,6 +48,8 @@ pub(crate) struct Batch {
 pub(crate) struct Lane {
     pub(crate) worker: Worker,
     take: Take,
+    /// Which limits held when it was made.
+    claim: Claim,
     /// A [`Step::Work`] is in the queue.
     awake: bool,
     /// When something was last acknowledged, or sent with nothing under way.
@@ -68,6 +70,7 @@ impl Lane {
         Self {
             worker: Worker::Opening,
             take: Take::default(),
+            claim: Claim::default(),
             awake: false,
             progressed: Duration::ZERO,
             flight: VecDeque::new(),
@@ -94,6 +97,9 @@ impl World {
     pub(crate) fn open_lane(&mut self, ticket: LaneTicket) {
         if self.lanes.insert(ticket.0, Lane::new()).is_some() {
             return self.breach(Law::Strangers, format!("lane {} is opened twice", ticket.0.0));
+        }
+        if self.broken == Some(Broken::OpenMoreLanes) {
+            self.lanes.insert(LaneId(ticket.0.0 + 1000), Lane::new());
         }
         let (life, delay) = (self.src.life, self.lane_delay());
         let session = self.src.machine.session();
@@ -188,39 +194,26 @@ impl World {
         if full && self.broken != Some(Broken::IgnoreWindow) {
             return;
         }
-        if let Some(wait) = self.held_up() {
-            self.saw(Seen::Paced);
-            self.lane(id).awake = true;
-            return self.after(wait, Step::Work(id));
-        }
-        let budget = self.plan.batch;
+        let claim = Claim { from: None, last: self.takes_last_pages() };
+        let budget = match self.src.pace.ask(claim, Now(self.now)) {
+            _ if self.broken == Some(Broken::IgnoreRate) => self.plan.batch,
+            Ok(most) => self.plan.batch.min(PageCount((most.0 / PAGE_SIZE as u64).max(1))),
+            Err(wait) => {
+                self.saw(Seen::Paced);
+                self.lane(id).awake = true;
+                return self.after(wait, Step::Work(id));
+            }
+        };
+        let longer = u64::from(self.broken == Some(Broken::LongBatches));
+        let budget = PageCount(budget.0 + longer);
         let lane = self.lanes.get_mut(&id).expect("as asked for");
         let taken = self.src.ledger.take(id, budget, &mut lane.take);
         if taken.0 > 0 {
             lane.worker = Worker::Copying;
-            lane.awake = true;
+            (lane.awake, lane.claim) = (true, claim);
             let delay = self.random.micros(1, 500);
             self.after(delay, Step::Work(id));
-            self.pace(taken.bytes());
-        }
-    }
-
-    fn limit_now(&self) -> Option<ByteRate> {
-        let (rounds, last) = self.src.limits;
-        if self.takes_last_pages() { last } else { rounds }
-    }
-
-    /// How long a lane has to wait before it takes anything.
-    fn held_up(&self) -> Option<Duration> {
-        let wait = self.src.paced.saturating_sub(self.now);
-        self.limit_now().filter(|_| !wait.is_zero()).map(|_| wait)
-    }
-
-    /// The next taking has to wait as long as this one takes at the limit.
-    fn pace(&mut self, taken: ByteCount) {
-        if let Some(rate) = self.limit_now() {
-            let takes = Duration::from_secs_f64(taken.0 as f64 / rate.0 as f64);
-            self.src.paced = self.src.paced.max(self.now) + takes;
+            self.carry(claim, taken.bytes());
         }
     }
 
@@ -241,8 +234,12 @@ impl World {
         let raw = pages.iter().filter(|(_, content)| *content != 0).count() as u64;
         let wire = ByteCount(64 + raw * 4096);
         let sent = self.src.ledger.sent(id, &take, wire);
+        let claimed: u64 = runs.iter().map(|run| run.count.bytes().0).sum();
+        let sends = if sent.is_some() { wire.0 } else { 0 };
         let lane = self.lane(id);
         (lane.take, lane.worker) = (take, Worker::Idle);
+        let claim = lane.claim;
+        self.carried_less(claim, ByteCount(claimed.saturating_sub(sends)));
         if let Some(seq) = sent {
             self.src.meter.sent(Now(self.now), wire);
             self.put_on_wire(id, seq, pages);

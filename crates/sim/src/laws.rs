@@ -9,11 +9,12 @@ use whimbrel_protocol::{Now, Process, Standing, Violation};
 use crate::breach::Law;
 use crate::lander::Stage;
 use crate::memory::{Place, leaf_of};
-use crate::plan::Side;
+use crate::plan::{PAUSES_MAX, Side};
+use crate::rates::Excess;
 use crate::world::World;
 
 /// The longest deadline that any setting of a world allows for.
-const WAIT_MAX: Duration = Duration::from_secs(15);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(3);
 
 impl World {
     pub(crate) fn look_at_laws(&mut self) {
@@ -31,6 +32,7 @@ impl World {
                 self.breach(law, what);
             }
         }
+        self.look_at_pause();
         self.look_at_stand_still();
     }
 
@@ -91,8 +93,11 @@ impl World {
         if lanes > usize::from(most) {
             return Some(format!("{lanes} lanes are open of {most}"));
         }
-        let (pauses, most) = (self.src.pauses, self.plan.source.pauses_max);
-        (pauses > most).then(|| format!("the guest is paused for the {pauses}th time of {most}"))
+        if self.src.pauses > PAUSES_MAX {
+            let pauses = self.src.pauses;
+            return Some(format!("the guest is paused for the {pauses}th time of {PAUSES_MAX}"));
+        }
+        self.src.excess.iter().find_map(Excess::breaks)
     }
 
     /// Law 6: whoever waits has a deadline, and not a far one.

@@ -45,6 +45,7 @@ mod memory;
 mod plan;
 mod queue;
 mod random;
+mod rates;
 mod seen;
 mod shrink;
 mod source;

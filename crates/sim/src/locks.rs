@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use whimbrel_protocol::Policy;
+
 use crate::breach::Law;
 use crate::broken::Broken;
+use crate::laws::WAIT_MAX;
 use crate::seen::Seen;
 use crate::step::Step;
 use crate::world::World;
@@ -70,7 +73,7 @@ impl World {
             self.lock = Some(Holder::Source);
         }
         (self.src.resuming, self.src.running) = (false, true);
-        self.src.parked = None;
+        (self.src.parked, self.src.run_on_by) = (None, None);
     }
 
     /// Who runs the guest holds them.
@@ -80,6 +83,26 @@ impl World {
         let there = wrong(self.dst.running, Holder::Destination(self.attempt));
         (self.plan.locks && (here || there))
             .then(|| format!("the guest runs, and its disk is held by {:?}", self.lock))
+    }
+
+    /// Before the grant the source runs its guest on when the pause has used up its budget.
+    pub(crate) fn look_at_pause(&mut self) {
+        let (src, options) = (&self.src, &self.plan.source);
+        let waits = ["verifying", "sending the last pages", "switchover"];
+        let paused = src.alive && src.parked.is_some() && !src.resuming;
+        if !paused || !waits.contains(&src.machine.phase()) {
+            return;
+        }
+        // Only the policy that accepts a long downtime is given the time for it, as it is forecast.
+        let budget = match options.convergence.policy {
+            Policy::SwitchOver => WAIT_MAX,
+            _ => options.pause_budget.max(options.convergence.downtime_max * 2),
+        };
+        let (by, frozen) = (src.run_on_by.unwrap_or(self.now + budget), src.frozen);
+        self.src.run_on_by = Some(by);
+        if self.now > by.max(frozen) {
+            self.breach(Law::StandStill, format!("the guest was to run on by {by:?}"));
+        }
     }
 
     /// A guest that was not granted away does not stand still for long.

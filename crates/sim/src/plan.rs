@@ -59,6 +59,9 @@ pub(crate) const HEALED: Duration = Duration::from_secs(5);
 /// How long a healed world may take to end.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Switchovers that one attempt may begin.
+pub(crate) const PAUSES_MAX: u32 = 4;
+
 pub(crate) const GUEST: GuestUuid = GuestUuid(0x6e57);
 pub(crate) const SESSION: SessionId = SessionId(0x5e55);
 
@@ -70,7 +73,7 @@ impl Plan {
         let lane = random.between(20, 5_000);
         let batch = PageCount(random.between(1, 6));
         let window = random.between(1, 6) as usize;
-        Self {
+        let mut plan = Self {
             touched: random.pick(&[10, 50, 90, 100]),
             beat: random.micros(100, 50_000),
             burst: random.pick(&[0, 1, 1, 2, 4, 8]),
@@ -90,7 +93,11 @@ impl Plan {
             faults: faults::faults(random),
             ahead: random.pick(&[None, Some(0), Some(1), Some(3), Some(10)]),
             layout,
+        };
+        if plan.source.verify == Verify::Full {
+            plan.faults.extend(faults::silent_writes(random));
         }
+        plan
     }
 }
 
@@ -122,6 +129,12 @@ impl Plan {
         match broken {
             Broken::ResendDirtyOnly => self.attempts = 2,
             Broken::RunWithoutLocks => self.locks = true,
+            Broken::PauseForEver => self.source.pauses_max = u32::MAX,
+            Broken::SkipVerify => self.source.verify = Verify::Full,
+            Broken::WaitForHours => {
+                self.source.greeting_timeout = Duration::from_secs(3600);
+                self.destination.greeting_timeout = Duration::from_secs(3600);
+            }
             Broken::ClearAfterReading | Broken::UntrackedWriter => self.burst += 1,
             // Locks would keep the guest from running twice.
             Broken::ResumeAfterGrant | Broken::UnwindWhenLate => self.locks = false,
@@ -170,7 +183,7 @@ fn source_options(random: &mut Random) -> SourceOptions {
         resume_window: Duration::from_secs(3),
         retry_delay: Duration::from_millis(50),
         pause_budget: Duration::from_millis(200),
-        pauses_max: 4,
+        pauses_max: PAUSES_MAX,
         pause_timeout: Duration::from_secs(1),
         harvest_timeout: Duration::from_secs(1),
         doubt_timeout: Duration::from_secs(3),

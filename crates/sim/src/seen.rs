@@ -55,17 +55,21 @@ pub enum Seen {
     ThirdHost,
     /// A destination of an attempt that was over still had something to do.
     Leftover,
+    /// A round was told what it may leave to the next one.
+    Left,
     /// The lanes took the last pages of a round while the harvest for the next one was made.
     HarvestedAhead,
     /// A harvest that was made ahead was too old to be used.
     HarvestedAgain,
     /// A lane had to wait because of a limit.
     Paced,
+    /// The full verification found a page that the tracker had missed.
+    Missed,
 }
 
 impl Seen {
     /// All of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Overtaken,
         Self::TornCopy,
         Self::TornLanding,
@@ -91,9 +95,11 @@ impl Seen {
         Self::SameHostAgain,
         Self::ThirdHost,
         Self::Leftover,
+        Self::Left,
         Self::HarvestedAhead,
         Self::HarvestedAgain,
         Self::Paced,
+        Self::Missed,
     ];
 }
 

@@ -63,7 +63,10 @@ impl Shrunk {
 
 /// Plans that are smaller in one way each, the best first.
 fn smaller_plans(plan: &Plan) -> Vec<Plan> {
-    let mut plans = fewer_faults(plan);
+    // Looks and harvests ahead shift everything after them: away with them before the rest.
+    let calm = plan.ahead.map(|_| Plan { ahead: None, ..plan.clone() });
+    let mut plans: Vec<_> = calm.into_iter().collect();
+    plans.extend(fewer_faults(plan));
     let mut add = |change: &dyn Fn(&mut Plan) -> bool| {
         let mut smaller = plan.clone();
         if change(&mut smaller) {

@@ -90,6 +90,8 @@ impl Step {
 #[derive(Clone, Debug)]
 pub(crate) enum Chore {
     Arm,
+    /// Look for what the round can leave to the next one.
+    LeaveWritten,
     /// Harvest while the lanes take the last pages of a round.
     HarvestAhead,
     Harvest,

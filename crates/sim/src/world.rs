@@ -211,7 +211,12 @@ impl World {
 
     /// When the source looks at the clock.
     fn source_deadline(&self) -> Option<Duration> {
-        let looks = self.src.alive && self.broken != Some(Broken::NoClock);
+        let deaf = match self.broken {
+            Some(Broken::NoClock) => true,
+            Some(Broken::IgnorePauseBudget) => self.src.run_on_by.is_some(),
+            _ => false,
+        };
+        let looks = self.src.alive && !deaf;
         let deadline = self.src.machine.deadline().filter(|_| looks);
         deadline.map(|Now(at)| at.max(self.src.frozen))
     }

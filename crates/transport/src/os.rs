@@ -12,7 +12,7 @@ use windows as system;
 
 pub(crate) use system::{
     Bell, LocalListener, LocalStream, bind_again_at_once, bind_interface, congestion,
-    connect_local, forbid_fragments, mark, mtu, mtu_towards, pin_beside, receive_now,
+    connect_local, datagrams, forbid_fragments, mark, mtu, mtu_towards, pin_beside, receive_now,
     retransmitted, set_congestion, set_keepalive, set_unacknowledged_max, socket_of, wait,
 };
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
 use whimbrel_page::ByteCount;
 
 use crate::os as system;
@@ -69,13 +70,25 @@ impl Tuning {
     /// Sets everything but the buffers, which have to be set before a connection is made.
     pub(crate) fn apply(&self, socket: &SockRef<'_>, peer: IpAddr) -> io::Result<()> {
         socket.set_tcp_nodelay(true)?;
-        let probes = TcpKeepalive::new().with_time(self.keepalive_after.max(KEEPALIVE_MIN));
-        let probes = probes.with_interval(self.keepalive_every.max(KEEPALIVE_MIN));
-        let probes = probes.with_retries(self.keepalive_probes.max(1));
-        system::set_keepalive(socket, &probes)?;
+        self.apply_keepalive(socket)?;
         system::set_unacknowledged_max(socket, self.unacknowledged_max)?;
         system::mark(socket, peer.is_ipv4(), self.dscp, self.priority)?;
         self.apply_congestion(socket, peer)
+    }
+
+    /// Has the peer of a connection that is not ours, and may be silent, be probed as well.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    pub fn probe(&self, connection: &TcpStream) -> io::Result<()> {
+        self.apply_keepalive(&SockRef::from(connection))
+    }
+
+    fn apply_keepalive(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        let probes = TcpKeepalive::new().with_time(self.keepalive_after.max(KEEPALIVE_MIN));
+        let probes = probes.with_interval(self.keepalive_every.max(KEEPALIVE_MIN));
+        let probes = probes.with_retries(self.keepalive_probes.max(1));
+        system::set_keepalive(socket, &probes)
     }
 
     /// Sets the buffers that differ from the host's choice.

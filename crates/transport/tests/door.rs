@@ -125,9 +125,47 @@ async fn a_connection_says_what_class_it_is_of_and_through_which_interface_it_go
     let socket = socket2::SockRef::from(&stream);
     assert_eq!(socket.tos_v4().expect("told"), 40);
     assert_eq!(socket.priority().expect("told"), 4);
+    assert_eq!(socket.device().expect("told").as_deref(), Some(b"lo".as_slice()));
     let nowhere = Path { interface: Some("nonesuch0".into()), ..path(door.address()) };
     let why = dial(&nowhere, &tuning, PATIENT).await.expect_err("no such interface").to_string();
     assert!(why.contains("nonesuch0"), "{why}");
+}
+
+/// The older protocol and this one have an option each.
+#[tokio::test]
+async fn a_connection_over_ipv6_says_its_class_too() {
+    let any = SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), 0);
+    let Ok(door) = Door::open(&[any], vec![CONTROL], DoorOptions::default()) else {
+        assert!(std::env::var("WHIMBREL_REQUIRE").as_deref() != Ok("all"), "no IPv6 here");
+        return eprintln!("SKIPPED: this host has no IPv6");
+    };
+    let tuning = Tuning { dscp: Some(46), priority: Some(3), ..Tuning::default() };
+    let stream = dial(&path(door.address()), &tuning, PATIENT).await.expect("open");
+    let socket = socket2::SockRef::from(&stream);
+    assert_eq!(socket.tclass_v6().expect("told"), 46 << 2);
+    assert_eq!(socket.priority().expect("told"), 3);
+}
+
+/// A peer that is silent or takes nothing is given up by the system as soon as it was told to.
+#[tokio::test]
+async fn a_connection_is_given_up_by_the_system_as_it_was_told() {
+    let door = open(DoorOptions::default());
+    let seconds = Duration::from_secs;
+    let tuning = Tuning {
+        keepalive_after: seconds(3),
+        // The system counts in seconds.
+        keepalive_every: Duration::from_millis(200),
+        keepalive_probes: 4,
+        unacknowledged_max: seconds(7),
+        ..Tuning::default()
+    };
+    let stream = dial(&path(door.address()), &tuning, PATIENT).await.expect("open");
+    let socket = socket2::SockRef::from(&stream);
+    assert!(socket.keepalive().expect("told"));
+    assert_eq!(socket.tcp_keepalive_time().expect("told"), seconds(3));
+    assert_eq!(socket.tcp_keepalive_interval().expect("told"), seconds(1));
+    assert_eq!(socket.tcp_keepalive_retries().expect("told"), 4);
+    assert_eq!(socket.tcp_user_timeout().expect("told"), Some(seconds(7)));
 }
 
 #[tokio::test]

@@ -150,6 +150,31 @@ async fn a_way_that_is_dark_is_not_taken_for_one_that_works() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packets_that_are_lost_are_sent_again_in_their_order() {
+    let (near, far) = quic();
+    let mut door = door(far);
+    let relay = Relay::to(door.address()).await;
+    let (mut one, mut other) = relayed(&mut door, &relay, &near, PATIENT).await;
+    relay.lose(20);
+    let sent: Vec<u8> = (0..1_u32 << 20).map(|at| (at ^ at >> 8 ^ at >> 16) as u8).collect();
+    let expected = sent.clone();
+    let sender = std::thread::spawn(move || {
+        one.send(&mut [IoSlice::new(&sent)]).expect("taken");
+        one
+    });
+    let mut got = vec![0; expected.len()];
+    let reader = std::thread::spawn(move || {
+        other.receive(&mut got).expect("it arrives");
+        (other, got)
+    });
+    let (_other, got) =
+        tokio::task::spawn_blocking(|| reader.join()).await.expect("it ends").expect("no panic");
+    assert!(got == expected);
+    drop(sender.join().expect("no panic"));
+    assert!(relay.lost() > 20, "{} packets were lost", relay.lost());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_way_that_stays_dark_ends_its_lanes_and_is_connected_anew() {
     let (near, far) = quic();
     let mut door = door(far);

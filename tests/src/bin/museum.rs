@@ -28,20 +28,24 @@ fn main() -> ExitCode {
     if missed.count() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Whether the test fails with the defect, and the defect builds.
+/// Whether the test passes without the defect and fails with it, and the defect builds.
 fn try_one(mutation: &Mutation, root: &Path, folder: &Path) -> io::Result<bool> {
     for needed in NEEDED {
         copy(&root.join(needed), &folder.join(needed))?;
     }
-    let file = folder.join(mutation.file);
-    let text = fs::read_to_string(&file)?;
-    fs::write(&file, text.replacen(mutation.from, mutation.to, 1))?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or(root.join("target"), Into::into);
     let run = |more: &[&str]| {
         let mut cargo = Command::new("cargo");
         cargo.arg("test").args(mutation.test).args(more).current_dir(folder);
         cargo.env("CARGO_TARGET_DIR", &target).stdout(Stdio::null()).stderr(Stdio::null()).status()
     };
+    // A test that fails anyway finds nothing out.
+    if !run(&[])?.success() {
+        return Err(io::Error::other("the test fails without it as well"));
+    }
+    let file = folder.join(mutation.file);
+    let text = fs::read_to_string(&file)?;
+    fs::write(&file, text.replacen(mutation.from, mutation.to, 1))?;
     if !run(&["--no-run"])?.success() {
         return Err(io::Error::other("it does not build"));
     }

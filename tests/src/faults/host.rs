@@ -18,7 +18,7 @@ use crate::realm;
 
 /// Short ones for everything that waits for a peer, in the order in which they hold: a silent link
 /// is noticed before a doubt ends, and that before an outcome is told as in doubt.
-const DEADLINES: &str = "greeting=2s,silence=1s,resume=3s,retry=100ms,pause=1s,doubt=3s,\
+pub(super) const DEADLINES: &str = "greeting=2s,silence=1s,resume=3s,retry=100ms,pause=1s,doubt=3s,\
     reacquire=1s,lane-open=1s,lane-stall=1s,ask=1s,ask-pause=100ms,ask-pause-max=500ms,\
     abandon=2s,settle=4s,collect=2s,peer-connect=1s,process-call=1s,process-stop=3s";
 
@@ -56,6 +56,13 @@ impl Ending {
     #[must_use]
     pub fn outcome(&self) -> Option<api::Outcome> {
         self.migration.as_ref().map(api::MigrationStatus::outcome)
+    }
+
+    /// Whether it waits for the other side or for a person, and says so.
+    #[must_use]
+    pub fn is_in_doubt(&self) -> bool {
+        let doubt = api::Outcome::InDoubt;
+        self.state() == GuestState::InDoubt || self.outcome() == Some(doubt)
     }
 
     /// Whether there is nothing more to come.

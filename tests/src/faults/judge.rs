@@ -2,17 +2,25 @@
 
 use whimbrel_control::api::{self, GuestState, Outcome};
 
-use super::host::{Ending, Sample};
+use std::time::Duration;
+
+use super::host::{DEADLINES, Ending, Sample};
 use super::run::Account;
-use super::{Fault, Side};
+use super::{Fault, SLACK, Side};
 
 /// Everything that is wrong with a run.
 #[must_use]
 pub fn judge(account: &Account) -> Vec<String> {
     let mut wrong = Vec::new();
-    if account.settled_in.is_none() {
-        wrong.push("the sides never settled".to_owned());
+    match account.settled_in {
+        None => wrong.push("the sides never settled".to_owned()),
+        Some(took) if took > deadlines() + SLACK => {
+            wrong.push(format!("the sides settled after {took:?}, later than all deadlines"));
+        }
+        Some(_) => {}
     }
+    wrong.extend(account.hung.iter().cloned());
+    wrong.extend(stood_still(account));
     wrong.extend(one_outcome(account));
     wrong.extend(one_owner(account));
     wrong.extend(records_agree(account));
@@ -22,6 +30,40 @@ pub fn judge(account: &Account) -> Vec<String> {
     wrong.extend(whole(account));
     wrong.extend(account.left.iter().map(|what| format!("left behind: {what}")));
     wrong
+}
+
+/// All that a side may wait for, one thing after the other.
+fn deadlines() -> Duration {
+    let one = |entry: &str| {
+        let (_, text) = entry.trim().split_once('=')?;
+        let millis = text.strip_suffix("ms").map(|it| it.parse().map(Duration::from_millis));
+        millis.or(text.strip_suffix('s').map(|it| it.parse().map(Duration::from_secs)))?.ok()
+    };
+    DEADLINES.split(',').map(|entry| one(entry).expect("a name and a time")).sum()
+}
+
+/// Pause and silence: so long a guest that was not granted stands still at the source at most.
+const STANDS_STILL: Duration = Duration::from_secs(2);
+
+/// Before the grant the source runs its guest on, whatever becomes of the other side. That its
+/// heart has not beaten between two looks is seen also where nobody could look in between.
+fn stood_still(account: &Account) -> Option<String> {
+    let silent = account.reached && account.scenario.fault.silences_guest(Side::Source);
+    let mut since: Option<(&Sample, u64)> = None;
+    for sample in account.at_source.iter().filter(|_| !silent) {
+        let Some(beats) = pulse(sample).map(|pulse| pulse.heartbeats) else { continue };
+        let owns = matches!(sample.guest.standing.as_str(), "owner" | "switching");
+        match since.filter(|(_, before)| owns && *before == beats) {
+            Some((first, _)) => {
+                let still = sample.asked.saturating_duration_since(first.answered);
+                if still > STANDS_STILL + SLACK {
+                    return Some(format!("not granted, the guest stood still for {still:?}"));
+                }
+            }
+            None => since = owns.then_some((sample, beats)),
+        }
+    }
+    None
 }
 
 /// Both sides say the same (museum M20). A destination may have forgotten an attempt of which
@@ -151,6 +193,7 @@ mod tests {
         Account {
             scenario: Scenario::plain(Step::Done, fault),
             reached: true,
+            hung: Vec::new(),
             source: ending(GuestState::Gone, "ceded", Outcome::Completed),
             destination: ending(GuestState::Running, "owner", Outcome::Completed),
             at_source: seen(&[(0, "owner", 10, 10), (20, "granted", 12, 12)]),
@@ -198,6 +241,13 @@ mod tests {
     #[test]
     fn whatever_else_is_wrong_is_seen() {
         complains(&Account { settled_in: None, ..completed() }, "never settled");
+        let settled_in = Some(Duration::from_secs(60));
+        complains(&Account { settled_in, ..completed() }, "later than all deadlines");
+        complains(&Account { hung: vec!["y".into()], ..completed() }, "y");
+        let at_source = seen(&[(0, "owner", 9, 9), (10, "switching", 10, 10)]);
+        let later = seen(&[(11_000, "switching", 10, 10), (11_010, "granted", 10, 10)]);
+        let at_source = at_source.into_iter().chain(later).collect();
+        complains(&Account { at_source, ..completed() }, "stood still");
         let source = ending(GuestState::Gone, "ceded", Outcome::Aborted);
         complains(&Account { source, ..completed() }, "two outcomes");
         let source = Ending::default();

@@ -20,7 +20,8 @@ use std::time::Duration;
 
 use whimbrel_protocol::Message;
 
-/// A moment of a migration: a message that was said and has not arrived, or bytes on the lanes.
+/// A moment of a migration: a message that was said and has not arrived, bytes on the lanes, or a
+/// record of which nobody has heard yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Step {
@@ -52,10 +53,18 @@ pub enum Step {
     Abort,
     /// The destination gives it up, and says so before it has promised anything.
     Rejected,
+    /// The source has recorded that it may grant.
+    Switching,
+    /// The destination has recorded that it may be granted.
+    Promised,
+    /// The source has recorded that it grants.
+    Granted,
+    /// The destination has recorded that it runs the guest.
+    Started,
 }
 
 impl Step {
-    /// All of them.
+    /// All that can be seen where what is said can be read.
     pub const ALL: [Self; 22] = [
         Self::Hello,
         Self::Offer,
@@ -80,6 +89,22 @@ impl Step {
         Self::Abort,
         Self::Rejected,
     ];
+
+    /// Those that are in a record, whatever can be read.
+    pub const RECORDED: [Self; 4] = [Self::Switching, Self::Promised, Self::Granted, Self::Started];
+
+    /// Whose record says that the step has come, and in which of these words.
+    #[must_use]
+    pub const fn recorded(self) -> Option<(Side, &'static [&'static str])> {
+        Some(match self {
+            Self::Switching => (Side::Source, &["switching"]),
+            Self::Promised => (Side::Destination, &["may own"]),
+            Self::Granted => (Side::Source, &["granted"]),
+            // It is noted first, and made durable at once.
+            Self::Started => (Side::Destination, &["running", "owner"]),
+            _ => return None,
+        })
+    }
 
     /// The step that a message is.
     #[must_use]
@@ -208,6 +233,19 @@ impl Fault {
         Self::Damage(way::Kind::Lane),
     ];
 
+    /// Whether nothing of this side lives, or can be asked, while it is wrong.
+    #[must_use]
+    pub fn silences(self, side: Side) -> bool {
+        let agent = matches!(self, Self::KillAgent(of) | Self::StopAgent(of) if of == side);
+        agent || self.silences_guest(side)
+    }
+
+    /// Whether this side's guest process does not live or go on while it is wrong.
+    #[must_use]
+    pub fn silences_guest(self, side: Side) -> bool {
+        matches!(self, Self::KillGuest(of) | Self::StopGuest(of) if of == side)
+    }
+
     /// Whether it needs a disk that can be filled.
     #[must_use]
     pub const fn fills(self) -> bool {
@@ -243,6 +281,8 @@ pub struct Scenario {
 pub const SHORT: Duration = Duration::from_millis(300);
 /// Longer than all deadlines by which a side decides something by itself.
 pub const LONG: Duration = Duration::from_secs(6);
+/// What a slow machine is given beyond a deadline.
+pub const SLACK: Duration = Duration::from_secs(8);
 
 impl Scenario {
     /// The fault at the step in its plainest form.
@@ -255,20 +295,44 @@ impl Scenario {
         Self { step, fault, fate: Fate::Delivered, absence, seed: 1 }
     }
 
+    /// Whether there is anything at the step that the fault could hit.
+    #[must_use]
+    pub const fn is_possible(step: Step, fault: Fault) -> bool {
+        use Step::{Accepted, Done, Grant, Hello, HelloAgain, Offer, Plan, Prepare, Prepared};
+        use Step::{Resumed, Running};
+        match fault {
+            // No lane was opened yet, or not again, or none is needed any more.
+            Fault::Cut(way::Cut::OneLane | way::Cut::Lanes) => {
+                !matches!(step, Hello | Offer | Plan | Accepted | HelloAgain | Resumed | Done)
+            }
+            // All was sent: what may still pass is a last acknowledgement.
+            Fault::Damage(way::Kind::Lane) => {
+                !matches!(step, Prepare | Prepared | Grant | Running | Done)
+            }
+            _ => true,
+        }
+    }
+
     /// Any scenario there is, by its seed.
     #[must_use]
     pub fn random(seed: u64) -> Self {
         let mut draw = Draws(seed);
-        let step = draw.of(&Step::ALL);
-        let fault = draw.of(&Fault::ALL);
+        let (step, fault) = loop {
+            let pair = (draw.of(&Step::ALL), draw.of(&Fault::ALL));
+            if Self::is_possible(pair.0, pair.1) {
+                break pair;
+            }
+        };
         let fate = draw.of(&[Fate::Delivered, Fate::Lost]);
         let absence = draw.of(&[SHORT, Duration::from_secs(2), LONG]);
         Self { step, fault, fate, absence, seed }
     }
 
-    /// Every step with every fault.
+    /// Every step with every fault that can hit something there.
     pub fn all() -> impl Iterator<Item = Self> {
-        Step::ALL.into_iter().flat_map(|step| Fault::ALL.map(|fault| Self::plain(step, fault)))
+        let pairs = Step::ALL.into_iter().flat_map(|step| Fault::ALL.map(|fault| (step, fault)));
+        let possible = pairs.filter(|(step, fault)| Self::is_possible(*step, *fault));
+        possible.map(|(step, fault)| Self::plain(step, fault))
     }
 }
 

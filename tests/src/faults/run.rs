@@ -11,8 +11,8 @@ use whimbrel_control::api::{self, GuestState};
 
 use super::host::{Ending, HERE, Host, Sample};
 use super::usher::{Led, Usher};
-use super::way::{Held, Way};
-use super::{Draws, Fate, Fault, Prelude, Scenario, Side, Step};
+use super::way::{Held, Look, Seen, Way};
+use super::{Draws, Fate, Fault, LONG, Prelude, SLACK, Scenario, Side, Step};
 use crate::net::Namespace;
 use crate::os;
 
@@ -26,8 +26,10 @@ const NAME: &str = "g";
 pub struct Account {
     /// Which one it was.
     pub scenario: Scenario,
-    /// Whether its step came, so that the fault was done.
+    /// Whether its step came and the fault has hit something.
     pub reached: bool,
+    /// Who lived through an absence longer than all deadlines, and had decided nothing.
+    pub hung: Vec<String>,
     /// How the source ended.
     pub source: Ending,
     /// How the destination ended.
@@ -75,7 +77,8 @@ pub async fn run_apart(scenario: Scenario, networks: [Namespace; 2]) -> Account 
 }
 
 async fn run_in(mut world: World, scenario: Scenario) -> Account {
-    let reached = world.go_wrong(scenario).await;
+    let mut hung = Vec::new();
+    let reached = world.go_wrong(scenario, &mut hung).await;
     let (settled_in, source, destination) = world.settle().await;
     let check = world.check(&source, &destination).await;
     let at_source = world.source.seen();
@@ -85,6 +88,7 @@ async fn run_in(mut world: World, scenario: Scenario) -> Account {
     Account {
         scenario,
         reached,
+        hung,
         source,
         destination,
         at_source,
@@ -121,15 +125,22 @@ impl World {
         }
     }
 
-    /// Begins the migration, and does what is to go wrong; false if its step never came.
-    async fn go_wrong(&mut self, scenario: Scenario) -> bool {
+    /// Begins the migration, and does what is to go wrong; false if its step never came, or
+    /// nothing was there that it could hit.
+    async fn go_wrong(&mut self, scenario: Scenario, hung: &mut Vec<String>) -> bool {
         let Scenario { step, fault, fate, absence, seed } = scenario;
         let first = step.prelude().filter(|it| it.is_in_first_round());
         let first = first.map(|it| (it, self.way.expect(Step::FirstRound)));
         if let Some(prelude) = step.prelude().filter(|it| !it.is_in_first_round()) {
             self.lead_to(prelude).await;
         }
-        let held = self.way.expect(step);
+        let held = match step.recorded() {
+            Some((side, words)) => {
+                let look = self.record_of(side, words).await;
+                self.way.expect_record(step, look)
+            }
+            None => self.way.expect(step),
+        };
         let migration = self.migrate().await;
         let mut waits = None;
         if let Some((prelude, held)) = first {
@@ -148,22 +159,66 @@ impl World {
         match (fault, fate) {
             (Fault::Cut(_), Fate::Delivered) => {
                 held.go(fate).await;
-                self.inject(fault, seed).await;
+                self.inject(fault, seed).await
             }
             _ => {
-                self.inject(fault, seed).await;
+                let hit = self.inject(fault, seed).await;
                 let letting_go = tokio::spawn(held.go(fate));
                 tokio::time::sleep(absence).await;
+                if absence >= LONG {
+                    *hung = self.hung(fault).await;
+                }
                 self.heal(fault).await;
                 letting_go.await.expect("it goes");
+                hit && (!matches!(fault, Fault::Damage(_)) || self.way.has_damaged())
             }
         }
-        true
+    }
+
+    /// All deadlines are over, and what is wrong still is: whoever lives and can be asked has
+    /// settled, or says that it is in doubt. A slow machine is given some time for it.
+    async fn hung(&self, fault: Fault) -> Vec<String> {
+        let mut looks = interval(Duration::from_millis(50));
+        let began = Instant::now();
+        loop {
+            looks.tick().await;
+            let mut hung = Vec::new();
+            for (side, host) in
+                [(Side::Source, &self.source), (Side::Destination, &self.destination)]
+            {
+                // A host whose cable is out cannot be asked from here.
+                if fault.silences(side) || self.apart.is_some() {
+                    continue;
+                }
+                match host.ending(&self.uuid).await {
+                    Some(ending) if ending.is_settled() || ending.is_in_doubt() => {}
+                    other => hung.push(format!("the {side:?} in the absence: {other:?}")),
+                }
+            }
+            if hung.is_empty() || began.elapsed() > SLACK {
+                return hung;
+            }
+        }
+    }
+
+    /// Looks whether the record of a side is in one of these words.
+    async fn record_of(&mut self, side: Side, words: &'static [&'static str]) -> Look {
+        let uuid = self.uuid.clone();
+        let client = self.host(side).client().await.expect("nothing is wrong yet");
+        Arc::new(move || -> Seen {
+            let (mut client, guest) = (client.clone(), uuid.clone());
+            Box::pin(async move {
+                let seen = client.get_guest(api::GetGuestRequest { guest }).await;
+                seen.is_ok_and(|guest| words.contains(&guest.standing.as_str()))
+            })
+        })
     }
 
     async fn lead_to(&mut self, prelude: Prelude) {
         match prelude {
-            Prelude::Cut(cut) => self.way.cut(cut),
+            Prelude::Cut(cut) => {
+                self.way.cut(cut);
+            }
             Prelude::AnotherRoot => self.way.falsify_root(),
             Prelude::Cancel(side) => {
                 let uuid = self.uuid.clone();
@@ -220,22 +275,24 @@ impl World {
         timeout(WATCHDOG, waiting).await.ok().flatten()
     }
 
-    async fn inject(&mut self, fault: Fault, seed: u64) {
+    /// Does what is to go wrong; false if there was nothing to do it to.
+    async fn inject(&mut self, fault: Fault, seed: u64) -> bool {
         let uuid = self.uuid.clone();
         match fault {
             Fault::KillGuest(side) => {
-                self.host(side).guest(&uuid).await.into_iter().for_each(os::kill);
+                return self.host(side).guest(&uuid).await.map(os::kill).is_some();
             }
             Fault::StopGuest(side) => {
-                self.host(side).guest(&uuid).await.into_iter().for_each(os::stop);
+                return self.host(side).guest(&uuid).await.map(os::stop).is_some();
             }
             Fault::KillAgent(side) => self.host(side).agent.kill().await,
             Fault::StopAgent(side) => os::stop(self.host(side).agent.pid()),
             Fault::FillDisk(side) => self.host(side).fill_disk(&uuid).await,
-            Fault::Cut(cut) => self.way.cut(cut),
+            Fault::Cut(cut) => return self.way.cut(cut),
             Fault::Dark => self.darken(true),
             Fault::Damage(kind) => self.way.damage(kind, Draws(seed)),
         }
+        true
     }
 
     async fn heal(&mut self, fault: Fault) {
@@ -251,7 +308,9 @@ impl World {
 
     fn darken(&self, dark: bool) {
         if let Some([source, _]) = &self.apart {
-            return source.cut(dark);
+            source.cut(dark);
+            // Of what was on its way nothing arrives either.
+            return self.way.darken(dark);
         }
         self.way.darken(dark);
         self.ushers.iter().for_each(|usher| usher.darken(dark));

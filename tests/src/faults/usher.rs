@@ -168,6 +168,7 @@ usher! {
     set_limits(SetLimitsRequest) -> LimitsInForce;
     probe_paths(ProbePathsRequest) -> ProbePathsResponse;
     open_probe(OpenProbeRequest) -> OpenProbeResponse;
+    close_probe(CloseProbeRequest) -> CloseProbeResponse;
     ask(AskRequest) -> AskResponse;
     meet(MeetRequest) -> MeetResponse;
 }

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -55,6 +56,11 @@ impl Held {
     }
 }
 
+/// Whether what is awaited has come about.
+pub type Seen = Pin<Box<dyn Future<Output = bool> + Send>>;
+/// Looks for it.
+pub type Look = Arc<dyn Fn() -> Seen + Send + Sync>;
+
 /// Held by the connection until what was held is passed on.
 type Passing = Option<oneshot::Sender<()>>;
 
@@ -69,6 +75,8 @@ struct Shared {
     target: OnceLock<SocketAddr>,
     connections: Mutex<Vec<Connection>>,
     expected: Mutex<Vec<(Step, oneshot::Sender<Held>)>>,
+    /// How it is seen that a step has come which is in a record; until it has been.
+    look: Mutex<Option<(Step, Look)>>,
     damage: Mutex<Option<(Kind, Draws)>>,
     /// The next Prepare is to name another root.
     another_root: AtomicBool,
@@ -108,6 +116,7 @@ impl Way {
             target: OnceLock::new(),
             connections: Mutex::default(),
             expected: Mutex::default(),
+            look: Mutex::default(),
             damage: Mutex::default(),
             another_root: AtomicBool::new(false),
             carried: AtomicU64::new(0),
@@ -136,19 +145,31 @@ impl Way {
         told
     }
 
-    /// Ends connections.
-    pub fn cut(&self, cut: Cut) {
+    /// As [`Way::expect`], for a step that is in a record: nothing passes without a look at that
+    /// once the first round is over. What was read before somebody looked is held, and all that
+    /// comes after it is in the dark.
+    #[must_use]
+    pub fn expect_record(&self, step: Step, look: Look) -> oneshot::Receiver<Held> {
+        let before = lock(&self.shared.look).replace((step, look));
+        assert!(before.is_none(), "one record is looked at");
+        self.expect(step)
+    }
+
+    /// Ends connections; false if there are none of that kind.
+    pub fn cut(&self, cut: Cut) -> bool {
         let connections = lock(&self.shared.connections);
         let of = |kind| move |it: &&Connection| it.kind.get() == Some(&kind);
         let living = connections.iter().filter(|it| !it.task.is_finished());
-        match cut {
-            Cut::Control => living.filter(of(Kind::Control)).for_each(|it| it.task.abort()),
-            Cut::Lanes => living.filter(of(Kind::Lane)).for_each(|it| it.task.abort()),
-            Cut::OneLane => living.filter(of(Kind::Lane)).take(1).for_each(|it| it.task.abort()),
-            Cut::HalfALane => {
-                living.filter(of(Kind::Lane)).take(1).for_each(|it| it.half.notify_one());
-            }
-        }
+        let (kind, most) = match cut {
+            Cut::Control => (Kind::Control, usize::MAX),
+            Cut::Lanes => (Kind::Lane, usize::MAX),
+            Cut::OneLane | Cut::HalfALane => (Kind::Lane, 1),
+        };
+        let hit = living.filter(of(kind)).take(most).map(|it| match cut {
+            Cut::HalfALane => it.half.notify_one(),
+            Cut::Control | Cut::Lanes | Cut::OneLane => it.task.abort(),
+        });
+        hit.count() > 0
     }
 
     /// Nothing gets through, or everything again, late.
@@ -164,6 +185,12 @@ impl Way {
     /// Flips one bit in what is passed on next on a connection of this kind.
     pub fn damage(&self, kind: Kind, draws: Draws) {
         *lock(&self.shared.damage) = Some((kind, draws));
+    }
+
+    /// Whether what was to be damaged has passed.
+    #[must_use]
+    pub fn has_damaged(&self) -> bool {
+        lock(&self.shared.damage).is_none()
     }
 }
 
@@ -300,8 +327,25 @@ impl Shared {
         marks.into_iter().find(passed).map(|(_, step)| step)
     }
 
+    /// The step that a record says has come; from then on it is dark.
+    async fn recorded(&self) -> Option<Step> {
+        let (step, look) = lock(&self.look).clone()?;
+        let awaited = || lock(&self.expected).iter().any(|(awaited, _)| *awaited == step);
+        if self.carried.load(Ordering::Relaxed) < self.memory || !awaited() || !look().await {
+            return None;
+        }
+        self.dark.send_replace(true);
+        // Whoever looks has a connection of their own, which is not to be found afterwards.
+        *lock(&self.look) = None;
+        Some(step)
+    }
+
     /// Waits for a word about what was read, if somebody waits for this step.
     async fn hold(&self, step: Option<Step>) -> io::Result<Passing> {
+        let step = match step {
+            None => self.recorded().await,
+            step => step,
+        };
         let waiting = {
             let mut expected = lock(&self.expected);
             let at = expected.iter().position(|(awaited, _)| Some(*awaited) == step);

@@ -1,9 +1,14 @@
-//! A client that remembers what was acknowledged.
+//! Clients that remember what was acknowledged.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use whimbrel_tests::program::WATCHDOG;
 use whimbrel_tests::redis::{Connection, Reply};
 
 /// A client at work until it is told that it is enough.
@@ -64,4 +69,69 @@ async fn work(mut connection: Connection, number: u32, enough: Arc<AtomicBool>) 
     let bulk = |n: u64| Reply::Bulk('$', n.to_string().into_bytes());
     assert!(all == Reply::Many('*', (1..=count).map(bulk).collect()), "the order is kept");
     count * 3
+}
+
+/// Writes that are on their way at once.
+const DEPTH: u64 = 8;
+
+/// Clients that write until their connections are reset.
+pub(crate) struct Writers {
+    at_work: Vec<JoinHandle<u64>>,
+}
+
+impl Writers {
+    /// So many, each of which has written something when this is done, and goes on.
+    pub(crate) async fn start(address: &str, clients: u32) -> Self {
+        let mut at_work = Vec::new();
+        for number in 0..clients {
+            let stream = TcpStream::connect(address).await.expect("a server listens");
+            let (tell, mut wrote) = mpsc::channel(1);
+            at_work.push(tokio::spawn(write(stream, number, tell)));
+            while wrote.recv().await.expect("it is at work") < 20 * DEPTH {}
+        }
+        Self { at_work }
+    }
+
+    /// Waits until all are reset, and looks for what was acknowledged to them.
+    ///
+    /// # Panics
+    /// If something is missing, was done twice, or is there in another order.
+    pub(crate) async fn have_lost_nothing(self, connection: &mut Connection) {
+        for (number, client) in self.at_work.into_iter().enumerate() {
+            let ended = timeout(WATCHDOG, client).await.expect("it is reset");
+            let acknowledged = ended.expect("no reply was a wrong one");
+            let list = format!("written:{number}");
+            let all = connection.command(&[b"LRANGE", list.as_bytes(), b"0", b"-1"]).await;
+            let Reply::Many('*', all) = all else { panic!("{all:?}") };
+            let count = all.len() as u64;
+            let may_be_there = acknowledged..=acknowledged + DEPTH;
+            assert!(may_be_there.contains(&count), "{count} of {acknowledged}");
+            let bulk = |n: u64| Reply::Bulk('$', n.to_string().into_bytes());
+            assert!(all == (1..=count).map(bulk).collect::<Vec<_>>(), "client {number}");
+        }
+    }
+}
+
+/// How many writes were acknowledged before the connection was reset.
+async fn write(mut stream: TcpStream, number: u32, tell: mpsc::Sender<u64>) -> u64 {
+    let mut acknowledged = 0;
+    loop {
+        let next = acknowledged + 1..=acknowledged + DEPTH;
+        let line = |n| format!("RPUSH written:{number} {n}\r\n").into_bytes();
+        let said: Vec<u8> = next.clone().flat_map(line).collect();
+        if stream.write_all(&said).await.is_err() {
+            return acknowledged;
+        }
+        for n in next {
+            let expected = format!(":{n}\r\n").into_bytes();
+            let mut reply = vec![0; expected.len()];
+            if stream.read_exact(&mut reply).await.is_err() {
+                return acknowledged;
+            }
+            assert_eq!(reply, expected, "client {number}");
+            acknowledged = n;
+        }
+        // Nobody may want to know any more, or has not looked yet.
+        let _ = tell.try_send(acknowledged);
+    }
 }

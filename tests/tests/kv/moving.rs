@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use whimbrel_tests::program::{Agent, How};
 use whimbrel_tests::redis::{Connection, Reply, tool};
 
-use crate::load::Checker;
+use crate::load::{Checker, Writers};
 use crate::store;
 
 pub(crate) async fn migrate(from: &Agent, to: &Agent) {
@@ -25,7 +25,7 @@ async fn clients_do_not_notice_ten_moves_back_and_forth() {
     let (here, there) = (Agent::start().await, Agent::start().await);
     let address = store(&here, "64MiB").await;
     let checker = Checker::start(&address, 6).await;
-    for _ in 0..5 {
+    for _ in 0..10 {
         migrate(&here, &there).await;
         migrate(&there, &here).await;
     }
@@ -52,7 +52,7 @@ async fn redis_benchmark_does_not_notice_either() {
             Some(())
         }
     });
-    for _ in 0..5 {
+    for _ in 0..10 {
         migrate(&here, &there).await;
         migrate(&there, &here).await;
     }
@@ -60,6 +60,34 @@ async fn redis_benchmark_does_not_notice_either() {
     if load.await.expect("no connection was reset").is_some() {
         is_sound(&here).await;
     }
+}
+
+/// A store that takes no more says so, and is moved as it is.
+#[tokio::test]
+async fn a_store_that_is_full_moves() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    let mut client = Connection::to(&store(&here, "16MiB").await).await;
+    let (value, mut kept) = (vec![b'v'; 10_000], 0_u32);
+    let full = loop {
+        let reply = client.command(&[b"SET", format!("k{kept}").as_bytes(), &value]).await;
+        if reply != Reply::Line('+', "OK".into()) {
+            break reply;
+        }
+        kept += 1;
+    };
+    let words = "OOM command not allowed when used memory > 'maxmemory'.";
+    assert_eq!(full, Reply::Line('-', words.into()));
+    assert!(kept > 500, "only {kept} values of 10 kB fit in 16 MiB");
+    migrate(&here, &there).await;
+    assert_eq!(client.command(&[b"SET", b"more", &value]).await, full);
+    assert_eq!(client.command(&[b"DBSIZE"]).await, Reply::Line(':', kept.to_string()));
+    for n in 0..kept {
+        let reply = client.command(&[b"GET", format!("k{n}").as_bytes()]).await;
+        assert!(reply == Reply::Bulk('$', value.clone()), "{n}");
+    }
+    is_sound(&there).await;
+    assert_eq!(client.command(&[b"FLUSHALL"]).await, Reply::Line('+', "OK".into()));
+    assert_eq!(client.command(&[b"SET", b"more", &value]).await, Reply::Line('+', "OK".into()));
 }
 
 #[tokio::test]
@@ -88,25 +116,63 @@ async fn a_host_relays_until_it_is_told_to_let_go() {
     assert_eq!(third.command(&[b"INCR", b"a"]).await, Reply::Line(':', "2".into()));
 }
 
+/// Each agent tells others that carry clients where the store goes, and is not needed after that.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_follow_a_store_over_several_hosts() {
+    let (here, mut between, there) =
+        (Agent::start().await, Agent::start().await, Agent::start().await);
+    let address = store(&here, "64MiB").await;
+    let checker = Checker::start(&address, 4).await;
+    for _ in 0..3 {
+        migrate(&here, &between).await;
+        migrate(&between, &there).await;
+        migrate(&there, &here).await;
+    }
+    migrate(&here, &between).await;
+    let status = between.status("store").await;
+    let entered = status["service_address"].as_str().expect("a port").to_owned();
+    let mut second = Connection::to(&entered).await;
+    assert_eq!(second.command(&[b"SET", b"a", b"1"]).await, Reply::Line('+', "OK".into()));
+    migrate(&between, &there).await;
+    let one = Reply::Bulk('$', b"1".to_vec());
+    assert_eq!(second.command(&[b"GET", b"a"]).await, one);
+    // Each of them carries those that came to it, and the guest counts them all.
+    here.until("store", |guest| guest["state"] == "gone" && guest["carried"] == 4).await;
+    between.until("store", |guest| guest["state"] == "gone" && guest["carried"] == 1).await;
+    there.until("store", |guest| guest["clients"] == 5).await;
+    let released = between.ask(&["release", "store"]).await.ended(0);
+    assert!(released.out.contains("1 connection"), "{released:?}");
+    assert!(second.is_closed().await);
+    there.until("store", |guest| guest["clients"] == 4).await;
+    between.kill().await;
+    let mut late = Connection::to(&address).await;
+    assert_eq!(late.command(&[b"GET", b"a"]).await, one);
+    assert!(checker.finish().await > 0);
+    is_sound(&there).await;
+    let released = here.ask(&["release", "store"]).await.ended(0);
+    assert!(released.out.contains("connection"), "{released:?}");
+    assert!(late.is_closed().await);
+    there.until("store", |guest| guest["clients"] == 0).await;
+}
+
 #[tokio::test]
 async fn a_relaying_agent_that_is_killed_loses_no_acknowledged_write() {
     let (mut here, there) = (Agent::start().await, Agent::start().await);
     let address = store(&here, "16MiB").await;
     migrate(&here, &there).await;
     let mut client = Connection::to(&address).await;
-    for n in 1..=100_u32 {
-        let reply = client.command(&[b"INCR", b"a"]).await;
-        assert_eq!(reply, Reply::Line(':', n.to_string()));
-    }
+    assert_eq!(client.command(&[b"INCR", b"a"]).await, Reply::Line(':', "1".into()));
+    let writers = Writers::start(&address, 4).await;
     here.kill().await;
     assert!(client.is_closed().await, "its relay was killed");
     here.start_again().await;
     let status = there.status("store").await;
     let mut other = Connection::to(status["service_address"].as_str().expect("a port")).await;
-    assert_eq!(other.command(&[b"GET", b"a"]).await, Reply::Bulk('$', b"100".to_vec()));
+    assert_eq!(other.command(&[b"GET", b"a"]).await, Reply::Bulk('$', b"1".to_vec()));
+    writers.have_lost_nothing(&mut other).await;
     // The next agent takes clients where that one did.
     let mut again = Connection::to(&address).await;
-    assert_eq!(again.command(&[b"INCR", b"a"]).await, Reply::Line(':', "101".into()));
+    assert_eq!(again.command(&[b"INCR", b"a"]).await, Reply::Line(':', "2".into()));
     there.until("store", |guest| guest["clients"] == 2).await;
 }
 

@@ -212,6 +212,12 @@ HELLO 4
 HELLO x
 HELLO 2 AUTH nobody pw
 HELLO 2 BOGUS
+AUTH
+AUTH pw
+AUTH default pw
+AUTH nobody pw
+AUTH nobody pw more
+COMMAND INFO nope
 FLUSHALL ASYNC
 DBSIZE
 SET a 1
@@ -327,6 +333,28 @@ async fn wrong_words_are_refused_and_end_the_connection_as_in_redis() {
         assert_eq!(ours.reply().await, theirs.reply().await);
     }
     assert!(ours.is_closed().await && theirs.is_closed().await);
+}
+
+/// A web page may have a browser send a request to any port of its host, with commands in its body.
+#[tokio::test]
+async fn a_web_page_gives_no_commands() {
+    let Some(server) = Server::start().await else { return };
+    let agent = Agent::start().await;
+    let addresses = [store(&agent, "16MiB").await, server.address.clone()];
+    let requests: [&[u8]; 3] = [
+        b"POST / HTTP/1.1\r\nHost: store.example\r\n\r\nSET a 1\r\n",
+        b"Host: store.example\r\nSET a 1\r\n",
+        b"post\r\nSET a 1\r\n",
+    ];
+    for address in &addresses {
+        for request in requests {
+            let mut page = Connection::to(address).await;
+            page.say(request).await;
+            assert!(page.is_closed().await, "{}", request.escape_ascii());
+        }
+        let mut client = Connection::to(address).await;
+        assert_eq!(client.command(&[b"EXISTS", b"a"]).await, Reply::Line(':', "0".into()));
+    }
 }
 
 #[tokio::test]

@@ -4,10 +4,22 @@
 use std::env::temp_dir;
 
 use whimbrel_tests::program::{Agent, How};
-use whimbrel_tests::{demo, windows};
+use whimbrel_tests::{demo, os, windows};
 
 const CROSSINGS: u32 = 10;
 const MIB: u64 = 1 << 20;
+/// How `whimbrel` ends where a migration was given up, and where an agent says no.
+const ABORTED: i32 = 3;
+const REFUSED: i32 = 6;
+
+/// Kills the processes that were started with this word when the test ends, however it ends.
+struct Mentioning(String);
+
+impl Drop for Mentioning {
+    fn drop(&mut self) {
+        os::mentioning(&self.0).into_iter().for_each(os::kill);
+    }
+}
 
 async fn abroad() -> Agent {
     let how = How { windows: true, ..How::with(&["--die-with-parent"]) };
@@ -35,6 +47,19 @@ async fn a_guest_crosses_the_border_ten_times_each_way() {
         migrate(&here, &there, how).await;
         migrate(&there, &here, how).await;
     }
+}
+
+/// Wine refuses what QUIC asks of a socket: packets come and go one by one there.
+#[tokio::test]
+async fn a_guest_crosses_the_border_over_quic() {
+    if !windows::is_here() {
+        return;
+    }
+    let (here, there) = (Agent::start().await, abroad().await);
+    here.guest("web", &["--memory", "16MiB", "--dirty-rate", "2MiB/s"]).await;
+    let how = ["--transport", "quic", "--verify", "full"];
+    migrate(&here, &there, &how).await;
+    migrate(&there, &here, &how).await;
 }
 
 #[tokio::test]
@@ -73,4 +98,67 @@ async fn what_windows_lacks_is_said() {
         assert!(said.out.contains(&format!("\"{subject}\"")), "{subject}: {said:?}");
     }
     assert!(said.out.contains("write-watch is used"), "{said:?}");
+}
+
+#[tokio::test]
+async fn what_windows_cannot_do_is_refused_with_what_to_do_and_the_guest_stays() {
+    if !windows::is_here() {
+        return;
+    }
+    let (here, there) = (Agent::start().await, abroad().await);
+    here.guest("web", &["--memory", "16MiB"]).await;
+    let refused = here.ask(&["migrate", "web", &there.address, "--transport", "unix"]).await;
+    let refused = refused.ended(REFUSED);
+    assert!(refused.err.contains("choose tcp"), "{refused:?}");
+    here.assert_runs("web").await;
+    migrate(&here, &there, &[]).await;
+    for (option, value, why) in [
+        ("--transport", "unix", "choose tcp"),
+        ("--dscp", "8", "New-NetQosPolicy"),
+        ("--priority", "3", "New-NetQosPolicy"),
+        ("--congestion", "cubic", "Set-NetTCPSetting"),
+    ] {
+        let words = ["migrate", "web", &here.address, option, value, "--json"];
+        let refused = there.ask(&words).await.ended(ABORTED).json();
+        assert!(refused["reason"].to_string().contains(why), "{refused}");
+        there.assert_runs("web").await;
+    }
+    migrate(&there, &here, &[]).await;
+}
+
+/// An agent of Windows is told to end, once by each: it ends in peace every time, and the next one
+/// finds the same guest at work.
+async fn ends_without_its_guest(events: &[&str]) {
+    let how = How { windows: true, ..How::default() };
+    let mut agent = Agent::start_as(&temp_dir(), how).await;
+    let _guest = Mentioning(agent.data().file_name().expect("a folder").display().to_string());
+    for event in events {
+        agent.guest("web", &["--memory", "16MiB"]).await;
+        let pid = agent.status("web").await["pid"].clone();
+        match *event {
+            "SIGINT" => os::interrupt(agent.pid()),
+            event => windows::event(event, &pid.to_string()).await,
+        }
+        assert_eq!(agent.ended().await, Some(0), "{event}: {}", agent.logs());
+        agent.start_again().await;
+        assert_eq!(agent.status("web").await["pid"], pid, "{event}");
+        agent.assert_runs("web").await;
+        let _ = agent.ask(&["stop", "web"]).await.ended(0);
+    }
+}
+
+/// Under Wine, SIGINT is Ctrl-C typed at the console.
+#[tokio::test]
+async fn ctrl_c_ends_an_agent_of_windows_and_its_guest_lives_on() {
+    if windows::is_here() {
+        ends_without_its_guest(&["SIGINT"]).await;
+    }
+}
+
+/// Wine makes no such events: `tests/windows/console_event.c` has the agent hear them.
+#[tokio::test]
+async fn closing_the_window_ends_an_agent_of_windows_and_its_guest_lives_on() {
+    if windows::is_here() {
+        ends_without_its_guest(&["break", "close", "logoff", "shutdown"]).await;
+    }
 }

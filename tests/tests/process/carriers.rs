@@ -43,6 +43,21 @@ async fn a_guest_goes_there_and_back_over_each() {
     }
 }
 
+/// The processes have not met, and the destination's waited for the source's.
+#[tokio::test]
+async fn a_move_that_cannot_begin_leaves_nothing_that_the_next_one_finds() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    here.guest("web", &["--memory", "16MiB"]).await;
+    let words = ["migrate", "web", &there.address, "--json"];
+    for way in [&["--congestion", "none-such"], &["--congestion", "none-other"]] {
+        let aborted = here.ask(&[words.as_slice(), way].concat()).await.ended(3).json();
+        assert!(aborted["reason"].to_string().contains(way[1]), "{aborted}");
+    }
+    let moved = here.ask(&words).await.ended(0).json();
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    there.assert_runs("web").await;
+}
+
 #[tokio::test]
 async fn what_does_not_go_together_is_refused_and_moves_nothing() {
     let (here, there) = (Agent::start().await, Agent::start().await);

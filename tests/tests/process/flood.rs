@@ -1,13 +1,16 @@
 //! Whoever has no identity is many, loud, slow and silent, while a guest moves.
 
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use whimbrel_tests::initials::{BEGUN as HANDSHAKE_BEGUN, SIZE, Stranger};
 use whimbrel_tests::os;
 
 use crate::trusted::{Authority, ask};
@@ -82,5 +85,64 @@ async fn a_flood_of_strangers_does_not_stop_a_migration() {
     while let Some(ended) = timeout(Duration::ZERO, flood.join_next()).await.ok().flatten() {
         ended.expect("no stranger was told anything");
     }
+    flood.shutdown().await;
+}
+
+/// Where guests come in over QUIC: outside of what the system gives to others, and known to those
+/// who disturb.
+const PORTS: RangeInclusive<u16> = 21_200..=21_201;
+/// Of each who disturbs, between two packets.
+const PACE: Duration = Duration::from_millis(1);
+
+/// Says the beginning of a handshake, what is none, more than is kept, and what is no packet, each
+/// time as somebody else and to the next port. Counts the answers. Ends when the task does.
+async fn pester(ip: IpAddr, number: u64, answers: Arc<AtomicU64>) {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let mut pace = interval(PACE);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut answer = [0; 2048];
+    for (turn, port) in (number << 32..).zip(PORTS.cycle()) {
+        pace.tick().await;
+        let stranger = Stranger::new(turn);
+        let packet = match turn / 2 % 4 {
+            0 => stranger.says(0, &HANDSHAKE_BEGUN),
+            1 => stranger.says(0, &[0xFF; 64]),
+            2 => stranger.says(1 << 20, &[1; 64]),
+            _ => vec![0xA5; SIZE],
+        };
+        // Where nobody listens yet, the system may say so.
+        let _ = socket.send_to(&packet, (ip, port)).await;
+        while socket.try_recv(&mut answer).is_ok() {
+            answers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_handshakes_over_quic_does_not_stop_a_migration() {
+    let authority = Authority::new().await;
+    let ops = authority.person("ops", "30").await;
+    let ports = format!("{}-{}", PORTS.start(), PORTS.end());
+    let policy = "manage = ['ops']\n";
+    let a = authority.agent("host-a", 12, policy, &[]).await;
+    let b = authority.agent("host-b", 13, policy, &["--ports", &ports]).await;
+    crate::trusted::guest(&a, &ops, "web").await;
+    let (answers, mut flood) = (Arc::new(AtomicU64::new(0)), JoinSet::new());
+    for number in 0..4 {
+        let ip = Ipv4Addr::new(127, 0, 0, 13).into();
+        flood.spawn(pester(ip, number, Arc::clone(&answers)));
+    }
+    // Slowly enough for them to be there all the time.
+    let slowly = ["--limit", "100Mbit/s", "--transport", "quic", "--json"];
+    let words = [&["migrate", "web", &b.address][..], &slowly].concat();
+    let moved = ask(&a, &ops, &words).await.ended(0).json();
+    assert_eq!(
+        (&moved["outcome"], &moved["transport"]),
+        (&"completed".into(), &"quic".into()),
+        "{moved}"
+    );
+    let heard = answers.load(Ordering::Relaxed);
+    assert!(heard > 0, "the strangers have reached nobody");
+    println!("{heard} answers to strangers");
     flood.shutdown().await;
 }

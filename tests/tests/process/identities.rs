@@ -4,8 +4,12 @@ use std::fs;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-use whimbrel_tests::program::{Agent, Said, run};
+use whimbrel_tests::net::Namespace;
+use whimbrel_tests::program::{Agent, How, Said, run};
+use whimbrel_tests::skipped;
 
 use crate::trusted::{Authority, ask, guest, own, secure_agent, until_refused};
 
@@ -13,6 +17,8 @@ use crate::trusted::{Authority, ask, guest, own, secure_agent, until_refused};
 const WATCHDOG: Duration = Duration::from_secs(120);
 /// What is told about somebody whom nobody vouches for.
 const STRANGER: &str = "does not know our identity";
+/// How a record of TLS begins that says what went wrong.
+const ALERT: u8 = 21;
 
 #[tokio::test]
 async fn certified_hosts_move_guests_for_those_who_may_order_it() {
@@ -42,6 +48,29 @@ async fn certified_hosts_move_guests_for_those_who_may_order_it() {
     assert_eq!(moved["outcome"], "completed", "{moved}");
     let there = ask(&b, &monitor, &["status", "web", "--json"]).await.ended(0).json();
     assert_eq!(there["state"], "running", "{there}");
+}
+
+/// Nobody has told it to, and nobody has made it an identity.
+#[tokio::test]
+async fn beyond_this_host_an_agent_asks_everybody_who_they_are() {
+    let Some(wire) = Namespace::make() else {
+        return skipped("a network of our own takes a privilege");
+    };
+    let how = How { ip: Some(wire.outside), ..How::with(&["--die-with-parent"]) };
+    let agent = Agent::start_as(&std::env::temp_dir(), how).await;
+    let mut tcp = TcpStream::connect(&agent.address).await.expect("it listens");
+    tcp.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.expect("sent");
+    let mut answer = Vec::new();
+    // A reset is as good as an end.
+    let _ = timeout(WATCHDOG, tcp.read_to_end(&mut answer)).await.expect("it hangs up");
+    assert!(answer.len() <= 7 && answer.first().is_none_or(|it| *it == ALERT), "{answer:?}");
+    let stranger = TempDir::new().expect("a folder");
+    let stranger = stranger.path().join("identity").to_str().expect("UTF-8").to_owned();
+    let _ = known_by(&stranger).await;
+    let refused = ask(&agent, &stranger, &["list"]).await;
+    assert_ne!(refused.status, Some(0), "{refused:?}");
+    let itself = own(&agent).to_str().expect("UTF-8").to_owned();
+    let _ = ask(&agent, &itself, &["list"]).await.ended(0);
 }
 
 /// A move that is allowed from the moment on at which the agent has read its policy again.

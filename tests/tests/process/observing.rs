@@ -1,11 +1,26 @@
 //! What people and their tools see of migrations: metrics, logs and reports.
 
 use serde_json::Value;
-use whimbrel_tests::program::{Agent, How, run};
+use whimbrel_tests::program::{Agent, How, Said, run};
 use whimbrel_tests::prometheus::{self, Samples};
+use whimbrel_tests::redis::{Connection, Reply};
 use whimbrel_tests::{http, os};
 
 const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
+
+/// What an agent and the process of a guest say of themselves. All else in this test is about the
+/// one migration.
+const OF_NO_MIGRATION: [&str; 9] = [
+    "clients are taken",
+    "a relay is attached",
+    "serving",
+    "serving HTTP",
+    "a guest was started",
+    "guest process",
+    "the guest runs",
+    "stop",
+    "the guest process ends",
+];
 
 async fn observed(more: &[&str]) -> Agent {
     let options = [&["--http", "127.0.0.1:0", "--log", "json", "--die-with-parent"], more].concat();
@@ -52,27 +67,68 @@ async fn metrics_count_what_was_moved() {
 async fn every_line_of_a_migration_carries_its_id() {
     let (here, there) = (observed(&[]).await, observed(&[]).await);
     here.guest("web", &SMALL).await;
-    let begun = here.ask(&["migrate", "web", &there.address, "--detach", "--json"]).await.ended(0);
-    let id = begun.json()["migration"].as_str().expect("an id").to_owned();
-    let _ = here.ask(&["watch", &id, "--json"]).await.ended(0);
-    for agent in [&here, &there] {
-        let logs = agent.logs();
-        let lines: Vec<Value> = logs
-            .lines()
-            .filter(|line| !line.starts_with("---"))
-            .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}")))
-            .collect();
-        let of_engine = |line: &&Value| {
-            line["target"].as_str().is_some_and(|target| target.starts_with("whimbrel_engine"))
-        };
-        for line in lines.iter().filter(of_engine) {
-            assert_eq!(line["span"]["id"], id.as_str(), "{line}");
-        }
-        let ended = |line: &&Value| line["message"] == "the migration ended";
-        assert_eq!(lines.iter().filter(ended).count(), 1, "{logs}");
-        assert!(lines.iter().filter(ended).all(|line| line["span"]["id"] == id.as_str()));
-    }
+    let (id, end) = begun(&here, &there, "web", &[]).await;
+    let _ = end.await.ended(0);
+    [&here, &there].into_iter().for_each(|agent| is_all_of(agent, &id));
     assert!(here.logs().contains("the guest was sent") && there.logs().contains("the guest came"));
+}
+
+#[tokio::test]
+async fn every_line_of_a_migration_of_a_store_with_clients_carries_its_id() {
+    let (here, there) = (observed(&[]).await, observed(&[]).await);
+    here.guest("store", &["--guest", "kv", "--memory", "32MiB"]).await;
+    let status = here.status("store").await;
+    let mut client = Connection::to(status["service_address"].as_str().expect("a port")).await;
+    assert_eq!(client.command(&[b"SET", b"a", b"1"]).await, Reply::Line('+', "OK".into()));
+    let (id, end) = begun(&here, &there, "store", &[]).await;
+    let _ = end.await.ended(0);
+    assert_eq!(client.command(&[b"GET", b"a"]).await, Reply::Bulk('$', b"1".to_vec()));
+    [&here, &there].into_iter().for_each(|agent| is_all_of(agent, &id));
+}
+
+#[tokio::test]
+async fn every_line_of_a_migration_that_fails_carries_its_id() {
+    let (here, there) = (observed(&[]).await, observed(&[]).await);
+    here.guest("web", &SMALL).await;
+    let (id, end) = begun(&here, &there, "web", &["--limit", "1MiB/s"]).await;
+    here.until("web", |guest| guest["state"] == "migrating").await;
+    let _ = here.ask(&["cancel", &id]).await.ended(0);
+    let _ = end.await.ended(3);
+    here.until("web", |guest| guest["state"] == "running").await;
+    is_all_of(&here, &id);
+}
+
+/// A migration that has begun: its id, and how it ends for whoever watches it.
+async fn begun(
+    here: &Agent,
+    there: &Agent,
+    guest: &str,
+    more: &[&str],
+) -> (String, impl Future<Output = Said>) {
+    let words = [&["migrate", guest, &there.address, "--detach", "--json"], more].concat();
+    let begun = here.ask(&words).await.ended(0).json();
+    let id = begun["migration"].as_str().expect("an id").to_owned();
+    let watched = id.clone();
+    (id, async move { here.ask(&["watch", &watched, "--json"]).await })
+}
+
+/// Whether all that this agent and its guest say is of the migration with this id, or of none.
+#[track_caller]
+fn is_all_of(agent: &Agent, id: &str) {
+    let logs = agent.logs();
+    let lines: Vec<Value> = logs
+        .lines()
+        .filter(|line| !line.starts_with("---"))
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|why| panic!("{why}: {line}")))
+        .collect();
+    for line in &lines {
+        let said = line["message"].as_str().unwrap_or_default();
+        let of_it = line["span"]["id"] == id;
+        assert!(of_it || OF_NO_MIGRATION.contains(&said), "{line}");
+    }
+    let ended = |line: &&Value| line["message"] == "the migration ended";
+    assert_eq!(lines.iter().filter(ended).count(), 1, "{logs}");
+    assert!(lines.iter().filter(ended).all(|line| line["span"]["id"] == id));
 }
 
 #[tokio::test]

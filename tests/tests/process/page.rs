@@ -2,11 +2,16 @@
 //! end, cancelled, and reported. And what the agent does for whom.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use whimbrel_tests::browser::Browser;
+use whimbrel_tests::faults::host::HERE;
+use whimbrel_tests::faults::usher::{Led, Usher};
+use whimbrel_tests::faults::way::Way;
+use whimbrel_tests::faults::{Fate, Step};
 use whimbrel_tests::program::{Agent, How, WATCHDOG};
 use whimbrel_tests::{http, os, skipped};
 
@@ -96,6 +101,8 @@ async fn a_migration_is_started_by_a_click_and_watched_to_its_end() {
     browser.click("#guests button[aria-label='Cancel web']");
     browser.until("document.querySelector('#ended .state')?.textContent === 'aborted'");
     browser.until("document.querySelectorAll('#guests .running').length === 2");
+    // The button is gone, and the keyboard goes on at its guest.
+    browser.until("document.activeElement?.textContent === 'web'");
 
     let _ = here.ask(&["limit", "--host", "none"]).await.ended(0);
     // What was on its way there has been cleared away too.
@@ -106,6 +113,7 @@ async fn a_migration_is_started_by_a_click_and_watched_to_its_end() {
     move_it(&mut browser, &there, "throttle");
     browser.until("document.querySelector('#ended .state')?.textContent === 'completed'");
     browser.until("document.querySelectorAll('#guests li').length === 1");
+    browser.until("document.activeElement?.id === 'ended-title'");
     looks(&mut browser, "ended");
     there.assert_runs("web").await;
     let report =
@@ -137,6 +145,45 @@ async fn a_page_with_a_token_is_used_from_the_keyboard_and_refusals_are_told() {
     browser.press("Escape");
     browser.until("!document.getElementById('move').open");
     assert_eq!(agent.status("web").await["state"], "running");
+}
+
+/// Puts a guest in doubt: all that is left of the other host dies when the guest is granted to it.
+async fn put_in_doubt(here: &Agent) {
+    let mut there = Agent::start().await;
+    let way = Arc::new(Way::begin(HERE, 16 << 20).await);
+    let back = Usher::stand(HERE, &here.address, None).await;
+    let led = Led { way: Arc::clone(&way), questions: back.address };
+    let usher = Usher::stand(HERE, &there.address, Some(led)).await;
+    let granted = way.expect(Step::Grant);
+    let words = ["migrate", "web", &usher.address.to_string(), "--detach"];
+    let _ = here.ask(&words).await.ended(0);
+    let granted = timeout(WATCHDOG, granted).await.expect("in time").expect("the way is there");
+    let guests = format!("{}/guests", there.data().display());
+    there.kill().await;
+    os::mentioning(&guests).into_iter().for_each(os::kill);
+    granted.go(Fate::Lost).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_doubt_is_resolved_by_a_click() {
+    let deadlines = "silence=1s,resume=2s,doubt=2s,settle=3s,ask=1s,peer-connect=1s";
+    let here = with_page(&["--deadlines", deadlines]).await;
+    here.guest("web", &["--memory", "16MiB", "--dirty-rate", "1MiB/s"]).await;
+    let Some(mut browser) = opened(&here) else { return };
+    browser.until("document.querySelector('#guests .state')?.textContent === 'running'");
+    put_in_doubt(&here).await;
+    browser.until("document.querySelector('#guests .state')?.textContent === 'in doubt'");
+    browser.until("!!document.querySelector('#guests button[aria-label=\"Decide web\"]')");
+    browser.until("!document.querySelector('#guests button[aria-label=\"Decide web\"]').hidden");
+    browser.click("#guests button[aria-label='Decide web']");
+    browser.until("document.getElementById('resolve').open");
+    looks(&mut browser, "resolve");
+    browser.click("#resolve input[value='run-here']");
+    browser.click("#resolve-yes");
+    browser.until("document.querySelector('#guests .state')?.textContent === 'running'");
+    browser.until("!document.getElementById('resolve').open");
+    here.assert_runs("web").await;
+    assert_eq!(browser.complaints, [""; 0]);
 }
 
 /// The status of an answer on a connection that goes on; `None` if it does not.

@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use whimbrel_control::{Client, api};
 use whimbrel_tests::program::{Agent, Said, run};
 
-use crate::trusted::{Authority, ask, guest, until_refused};
+use crate::trusted::{Authority, announcement, ask, client, guest, own, until_refused};
 
 /// The clocks are the same, so that a ticket is over nearly when it says.
 const CLOCKS: [&str; 2] = ["--deadlines", "clock-skew=1s"];
@@ -41,6 +42,40 @@ impl World {
     async fn spend(&self, name: &str, ticket: &str) -> Said {
         let words = ["migrate", name, &self.b.address, "--json", "--ticket", ticket];
         ask(&self.a, &self.scheduler, &words).await
+    }
+
+    /// A source of which the first host's agent is not the one that asks: nobody holds anything
+    /// against a ticket there.
+    async fn lawless(&self) -> Lawless {
+        Lawless { client: client(&self.b, own(&self.a)).await, asked: 0 }
+    }
+}
+
+/// Whoever has the first host's key announces guests to the other host with whatever ticket.
+struct Lawless {
+    client: Client,
+    asked: u64,
+}
+
+impl Lawless {
+    /// Why the guest is not taken; nothing if it is.
+    async fn announces(&mut self, guest: &str, ticket: &[u8], carrier: api::Carrier) -> String {
+        self.asked += 1;
+        let request = api::PrepareIncomingRequest {
+            migration_id: format!("m-{}", self.asked),
+            guest_name: "lawless".to_owned(),
+            ticket: ticket.to_vec(),
+            carrier: carrier.into(),
+            ..announcement(guest, &[7; 32])
+        };
+        let answered = self.client.prepare_incoming(request).await;
+        answered.map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    async fn refused(&mut self, guest: &str, ticket: &str, why: &str) {
+        let ticket = fs::read(ticket).expect("a ticket");
+        let said = self.announces(guest, &ticket, api::Carrier::Tls).await;
+        assert!(said.contains(why), "{why}: {said:?}");
     }
 }
 
@@ -115,4 +150,84 @@ async fn a_ticket_is_good_for_nothing_but_what_it_says() {
     let _ = ask(&world.b, &world.ops, &["stop", "web"]).await.ended(0);
     let moved = world.spend("web", &ticket).await.ended(0).json();
     assert_eq!(moved["outcome"], "completed", "{moved}");
+}
+
+/// What a source would not hold against a ticket, the destination does, and the other way around.
+#[tokio::test]
+async fn the_destination_believes_no_source_about_a_ticket() {
+    let world = World::new().await;
+    let [uuid, other] =
+        ["5a1f", "6b2f"].map(|begin| format!("{begin}6d3e-0c35-4b8e-9a50-0e3f7a9c1d21"));
+    let (uuid, other) = (uuid.as_str(), other.as_str());
+    let (ops, ways) = (world.ops.as_str(), ["host-a", "host-b"]);
+    let mut source = world.lawless().await;
+    let refusal = source.announces(uuid, &[], api::Carrier::Tls).await;
+    assert!(refusal.contains("send = [\"host-a\"]"), "{refusal}");
+    for (by, guest, ways, lifetime, why) in [
+        (ops, other, ways, "600s", "the ticket is for guest"),
+        (ops, uuid, ["host-a", "host-c"], "600s", "the ticket is for a move to host-c"),
+        (ops, uuid, ["host-c", "host-b"], "600s", "the ticket is for a guest of host-c"),
+        (ops, uuid, ways, "86400s", "at most 3600 s"),
+        (world.scheduler.as_str(), uuid, ways, "600s", "the signer of the ticket: scheduler"),
+    ] {
+        let ticket = world.ticket(by, guest, ways, lifetime).await;
+        source.refused(uuid, &ticket, why).await;
+    }
+    let ticket = world.ticket(ops, uuid, ways, "600s").await;
+    let mut bytes = fs::read(&ticket).expect("a ticket");
+    let in_clear = source.announces(uuid, &bytes, api::Carrier::Signed).await;
+    assert!(in_clear.contains("encrypted only"), "{in_clear}");
+    bytes[7] ^= 1;
+    let altered = source.announces(uuid, &bytes, api::Carrier::Tls).await;
+    assert!(altered.contains("nobody who is trusted has signed"), "{altered}");
+    bytes[7] ^= 1;
+    assert_eq!(source.announces(uuid, &bytes, api::Carrier::Tls).await, "", "that is its move");
+    source.refused(uuid, &ticket, "spent already").await;
+    // It is over as soon as a clock may be wrong by no more.
+    let ticket = world.ticket(ops, other, ways, "0s").await;
+    let ended = async {
+        loop {
+            let bytes = fs::read(&ticket).expect("a ticket");
+            // For another guest than it is asked for, so that it is never spent.
+            let said = source.announces(uuid, &bytes, api::Carrier::Tls).await;
+            if !said.contains("the ticket is for guest") {
+                return said;
+            }
+        }
+    };
+    let said = tokio::time::timeout(std::time::Duration::from_secs(120), ended).await;
+    let said = said.expect("it is over soon");
+    assert!(said.contains("the ticket ended"), "{said}");
+}
+
+/// What somebody signed is worth no more than they are, at both hosts.
+#[tokio::test]
+async fn a_ticket_of_a_signer_who_was_taken_back_moves_nothing() {
+    let world = World::new().await;
+    let uuid = guest(&world.a, &world.ops, "web").await;
+    let other = guest(&world.a, &world.ops, "other").await;
+    let ways = ["host-a", "host-b"];
+    let ticket = world.ticket(&world.ops, &uuid, ways, "600s").await;
+    let good = fs::read(&ticket).expect("a ticket");
+    // One that moves nothing tells when both have heard of it.
+    let idle = world.ticket(&world.ops, &other, ways, "600s").await;
+    world.authority.revoke("ops", &[&world.a, &world.b]).await;
+    let words = ["migrate", "web", &world.b.address, "--ticket", &idle];
+    until_refused(&world.a, &world.scheduler, &words, "revoked").await;
+    let kept = world.authority.path("kept");
+    fs::write(&kept, &good).expect("a file");
+    let refused = world.spend("web", &kept).await.ended(6);
+    assert!(refused.out.contains("its certificate is revoked"), "{refused:?}");
+    let mut source = world.lawless().await;
+    let heard = async {
+        loop {
+            let said = source.announces(&uuid, &fs::read(&idle).unwrap(), api::Carrier::Tls).await;
+            if !said.contains("the ticket is for guest") {
+                return said;
+            }
+        }
+    };
+    let said = tokio::time::timeout(std::time::Duration::from_secs(120), heard).await;
+    assert!(said.expect("it hears of it").contains("revoked"));
+    source.refused(&uuid, &kept, "its certificate is revoked").await;
 }

@@ -87,6 +87,21 @@ async fn the_terminal_is_given_back_and_has_no_colours_unless_wanted() {
 }
 
 #[tokio::test]
+async fn a_watch_ends_when_nobody_reads_it() {
+    let agent = Agent::start().await;
+    agent.guest("web", &["--memory", "16MiB", "--dirty-rate", "1MiB/s"]).await;
+    let mut child = command(&["watch", "--agent", &agent.address]).spawn().expect("it starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    let head = timeout(WATCHDOG, lines.next_line()).await.expect("in time");
+    assert!(head.expect("a line").expect("a line").starts_with("NAME"));
+    // Nothing happens here any more that would be told.
+    drop(lines);
+    let ended = timeout(WATCHDOG, child.wait_with_output()).await.expect("it ends");
+    let ended = ended.expect("it was alive");
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[tokio::test]
 async fn without_a_terminal_a_host_is_told_in_lines_and_nothing_is_missed() {
     let (here, there) = (Agent::start().await, Agent::start().await);
     here.guest("web", &["--memory", "16MiB", "--dirty-rate", "1MiB/s"]).await;

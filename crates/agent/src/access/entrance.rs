@@ -253,3 +253,35 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.io).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    /// Longer than anything here takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn callers_in_all_places_who_say_nothing_keep_nobody_out() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut inside = entrance(listener, None, PATIENCE * 10);
+        let mut silent = Vec::new();
+        for _ in 0..HANDSHAKES_MAX {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut honest = TcpStream::connect(address).await.unwrap();
+        honest.write_all(b"PRI").await.unwrap();
+        let let_in = timeout(PATIENCE, inside.next()).await.expect("somebody makes room");
+        assert!(let_in.unwrap().is_ok());
+        let oldest = timeout(PATIENCE, silent[0].read(&mut [0])).await.expect("it is hung up on");
+        assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
+        let newest = silent.last().unwrap().try_read(&mut [0]).unwrap_err();
+        assert_eq!(newest.kind(), io::ErrorKind::WouldBlock, "the oldest one was enough");
+    }
+}

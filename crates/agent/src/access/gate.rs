@@ -25,7 +25,7 @@ enum Needs {
 }
 
 /// Every method of the API, and what it needs. One that is not here cannot be called.
-const METHODS: [(&str, Needs); 22] = [
+const METHODS: [(&str, Needs); 23] = [
     // Says who this agent is; what it has is only for those who may look.
     ("GetHost", Needs::Identity),
     ("ListGuests", Needs::Right(Action::Look)),
@@ -48,6 +48,8 @@ const METHODS: [(&str, Needs); 22] = [
     // Sends for some seconds as fast as it can.
     ("ProbePaths", Needs::Right(Action::Order)),
     ("OpenProbe", Needs::Right(Action::Send)),
+    // Who knows the token.
+    ("CloseProbe", Needs::Right(Action::Send)),
     // To send, or a ticket.
     ("PrepareIncoming", Needs::Part),
     // The other side of a migration of this guest.

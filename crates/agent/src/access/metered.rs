@@ -60,3 +60,28 @@ impl AsyncWrite for Metered {
         Pin::new(&mut self.tcp).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn so_much_is_read_and_no_more_until_it_is_known_who_speaks() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let mut caller = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut metered = Metered::new(tcp, 100);
+        caller.write_all(&[7; 101]).await.unwrap();
+        metered.read_exact(&mut [0; 100]).await.unwrap();
+        let refused = metered.read_u8().await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        metered.unlimited();
+        caller.write_all(&[7; 200]).await.unwrap();
+        metered.read_exact(&mut [0; 200]).await.unwrap();
+    }
+}

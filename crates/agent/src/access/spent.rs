@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tonic::Status;
-use whimbrel_identity::write_secret;
+use whimbrel_identity::{sync_name, write_secret};
 
 use crate::os;
 
@@ -95,7 +95,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
         return Err(error);
     }
     // Only a file that is new has a name that may not be on disk.
-    if before == 0 { os::sync_name(path) } else { Ok(()) }
+    if before == 0 { sync_name(path) } else { Ok(()) }
 }
 
 fn spent_already() -> Status {

@@ -54,6 +54,10 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 const CLOSED_WITHIN: Duration = Duration::from_secs(1);
 /// Threads for calls and for the engine's control connection; lanes and vCPUs have their own.
 const CALL_THREADS: usize = 2;
+/// Bytes of one relay that the guest has not heard yet,
+const RELAY_WINDOW: u32 = 1 << 20;
+/// and of everybody who comes through one agent: relays that have to wait keep no call waiting.
+const LINK_WINDOW: u32 = 64 << 20;
 
 /// The whole of a guest process. `arguments` are those after [`COMMAND`].
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -119,6 +123,8 @@ async fn serve(folder: GuestFolder) -> io::Result<()> {
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let end = Arc::clone(&worker);
     let server = Server::builder()
+        .initial_stream_window_size(RELAY_WINDOW)
+        .initial_connection_window_size(LINK_WINDOW)
         .serve_with_incoming_shutdown(service, incoming, async move { end.ended().await });
     io::stdout().write_all(format!("{READY}\n").as_bytes())?;
     tokio::select! {

@@ -1,7 +1,7 @@
 //! A migration as this process sees it: the engine does it, the agent watches it.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -24,8 +24,9 @@ use whimbrel_engine::{
 
 use super::expected::Expected;
 use super::peer::PeerAgent;
-use super::worker::{Held, Kept, Phase, Worker, lock};
+use super::worker::{Held, Kept, Phase, Worker};
 use crate::deadlines::MigrationDeadlines;
+use crate::lock::lock;
 use crate::log::migration_span;
 use crate::os::{self, Usage};
 use crate::{carriers, convert, kinds, networks, process_api as process, stress};
@@ -183,6 +184,10 @@ impl Worker {
                     self.set_monitors(monitors);
                     return Ok((incoming, kept, token));
                 }
+                // What this host does not have it has at no other port.
+                Err(error) if error.kind() == ErrorKind::Unsupported => {
+                    return Err(Status::failed_precondition(error.to_string()));
+                }
                 Err(error) => refused = Some(error),
             }
         }
@@ -254,7 +259,12 @@ impl Worker {
             _ => Phase::Here(Held { guest, journal }),
         };
         match (status.outcome(), guest, hung) {
-            (api::Outcome::Completed, ..) => self.end_of_migration(Phase::Gone, status).await,
+            (api::Outcome::Completed, guest, _) => {
+                self.end_of_migration(Phase::Gone, status).await;
+                // Gigabytes are given back here: after all was told, and by a thread that serves
+                // nobody.
+                drop(tokio::task::spawn_blocking(move || drop(guest)));
+            }
             (_, Some(guest), _) => self.end_of_migration(put(guest), status).await,
             (_, None, hung) => self.hangs(hung, status, |back| put(back.guest)).await,
         }

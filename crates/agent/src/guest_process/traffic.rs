@@ -31,7 +31,7 @@ impl Worker {
         Ok(process::LimitResponse {})
     }
 
-    /// Listens at more addresses for the guest that is expected.
+    /// Listens at more addresses for the guest that is expected, as far as it can.
     pub(super) fn listen_also(
         &self,
         request: &process::ListenRequest,
@@ -42,12 +42,17 @@ impl Worker {
             let ip: IpAddr = ip
                 .parse()
                 .map_err(|_| Status::invalid_argument(format!("`{ip}` is not an IP address")))?;
-            let mut ports = ports.clone();
-            let opened = ports.find_map(|port| key.open_also(SocketAddr::new(ip, port)).ok());
-            let refused = || Status::internal(format!("no port of {ip} can be listened on"));
-            opened.map(|address| address.to_string()).ok_or_else(refused)
+            let mut why = None;
+            let opened = ports.clone().find_map(|port| {
+                let opened = key.open_also(SocketAddr::new(ip, port));
+                opened.map_err(|error| why = Some(error)).ok()
+            });
+            if let (None, Some(error)) = (opened, why) {
+                tracing::debug!(%ip, "no port can be listened on: {error}");
+            }
+            Ok(opened.map(|address| address.to_string()).unwrap_or_default())
         };
-        let addresses = request.ips.iter().map(open).collect::<Result<_, _>>()?;
+        let addresses = request.ips.iter().map(open).collect::<Result<_, Status>>()?;
         Ok(process::ListenResponse { addresses })
     }
 }

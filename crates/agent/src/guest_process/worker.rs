@@ -4,7 +4,7 @@ mod record;
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -21,6 +21,7 @@ use super::{REMEMBERED_FOR, TOLD_WITHIN};
 use crate::folder::GuestFolder;
 use crate::journal::FileJournal;
 use crate::kinds::{Config, Monitor, Slot};
+use crate::lock::lock;
 use crate::process_api::{self as process, GuestFile, settle_request::Decision};
 use crate::{convert, watching};
 use record::BEHIND;
@@ -356,10 +357,15 @@ impl Worker {
 
     /// Parks the guest, whose term is not the highest one any more.
     pub(super) fn give_way(&self, reason: String) -> Result<process::YieldResponse, Status> {
+        let _within = self.span().entered();
         self.enter(|phase| match phase {
             Phase::Here(mut held) => match held.guest.pause() {
                 Ok(()) => {
                     tracing::error!("the guest is paused: {reason}");
+                    // Its clients are to find the one that runs.
+                    if let Err(error) = held.guest.release() {
+                        tracing::error!("it holds on to what it had: {error}");
+                    }
                     Ok((Phase::Yielded(held, reason), process::YieldResponse {}))
                 }
                 Err(error) => Err((Phase::Here(held), Status::internal(error.to_string()))),
@@ -457,10 +463,6 @@ pub(super) fn unrecorded(error: &io::Error) -> Status {
     Status::internal(format!(
         "the ownership journal cannot be written: {error}; free space in the agent's data folder"
     ))
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

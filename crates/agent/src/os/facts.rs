@@ -31,6 +31,8 @@ pub struct HostFacts {
     pub congestion_allowed: Vec<String>,
     /// The most that TCP buffers of one connection hold: to send, to receive.
     pub tcp_buffers_max: Option<(ByteCount, ByteCount)>,
+    /// The most that a program may have other sockets hold: to send, to receive.
+    pub udp_buffers_max: Option<(ByteCount, ByteCount)>,
     /// Whether hardware virtualisation can be used.
     pub kvm: Device,
 }

@@ -4,7 +4,7 @@ mod facts;
 mod signals;
 
 pub(super) use facts::host_facts;
-pub use signals::{asked_to_end, told_to_end};
+pub use signals::{asked_to_end, reader_gone, told_to_end};
 
 use std::fs;
 use std::io::{self, Error, ErrorKind};
@@ -177,11 +177,6 @@ pub(crate) fn tied(_: &Child) -> io::Result<()> {
 /// To be called when this process is about to end: those that are [tied](tie) see that by
 /// themselves.
 pub(crate) fn untie() {}
-
-/// Has the name of a file survive a power failure.
-pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
-    fs::File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
-}
 
 /// Opens a file to add to, for this user only.
 pub(crate) fn append_private(path: &Path) -> io::Result<fs::File> {

@@ -4,7 +4,7 @@ mod facts;
 mod signals;
 
 pub(super) use facts::host_facts;
-pub use signals::{asked_to_end, told_to_end};
+pub use signals::{asked_to_end, reader_gone, told_to_end};
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -137,12 +137,6 @@ pub(crate) fn tied(child: &Child) -> io::Result<()> {
 /// To be called when this process is about to end: ends those that are [tied] to it.
 pub(crate) fn untie() {
     drop(TIED.lock().unwrap_or_else(PoisonError::into_inner).take());
-}
-
-/// Has the name of a file survive a power failure: what NTFS knows of a file goes to its journal
-/// with the file.
-pub(crate) fn sync_name(path: &Path) -> io::Result<()> {
-    fs::OpenOptions::new().write(true).open(path)?.sync_all()
 }
 
 /// Opens a file to add to; it is as private as its folder.

@@ -1,10 +1,11 @@
 //! Agents whose guests' processes are dead, so that only the records speak.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use whimbrel_control::{AgentAddress, Client};
-use whimbrel_engine::protocol::{GuestUuid, SessionId};
+use whimbrel_engine::protocol::{GuestUuid, SessionId, rule};
 
 use super::*;
 use crate::agent::Agent;
@@ -73,9 +74,16 @@ impl Host {
         Client::connect(&self.address, Default::default()).await.unwrap()
     }
 
+    fn journal(&self) -> PathBuf {
+        self.folder.path().join("guests").join(GUEST.to_string()).join("journal")
+    }
+
+    fn record(&self) -> Option<Record> {
+        crate::journal::read(&self.journal()).unwrap().map(|entry| entry.record)
+    }
+
     fn standing(&self) -> Option<Standing> {
-        let journal = self.folder.path().join("guests").join(GUEST.to_string()).join("journal");
-        crate::journal::read(&journal).unwrap().map(|entry| entry.record.standing)
+        self.record().map(|record| record.standing)
     }
 
     async fn settled(&self) -> Option<Standing> {
@@ -125,6 +133,68 @@ async fn the_dead_are_spoken_for_by_their_records() {
             _ => standing,
         };
         assert_eq!(host.standing(), recorded, "{standing:?} {question:?} {term}");
+    }
+}
+
+/// None, or one of each standing under terms before, at and after the one that is asked about.
+fn every_record() -> Vec<Option<Record>> {
+    let terms = [(3, 9), (4, 0), (4, 1), (4, 2), (5, 0)];
+    let standings = Standing::ALL;
+    let under = |(generation, host)| {
+        let term = Term { generation, host };
+        standings.map(|standing| Some(Record { term, ..record(standing, NOBODY) }))
+    };
+    std::iter::once(None).chain(terms.into_iter().flat_map(under)).collect()
+}
+
+/// `rule` is held against the table in wire.md by a test of its own.
+#[tokio::test]
+async fn every_case_of_the_table_is_answered_and_recorded() {
+    let host = Host::with(Some(record(Standing::Ceded, NOBODY)), Boot::This).await;
+    let mut client = host.client().await;
+    let mut cases = 0;
+    for boot in [Boot::This, Boot::Earlier] {
+        let process = if boot == Boot::This { Process::Dead } else { Process::HostRestarted };
+        for question in Question::ALL {
+            for before in every_record() {
+                // There is none after a case without a record.
+                let _ = std::fs::remove_file(host.journal());
+                if let Some(before) = &before {
+                    let mut journal = FileJournal::open(&host.journal()).unwrap();
+                    if boot == Boot::Earlier {
+                        journal = journal.of_an_earlier_boot();
+                    }
+                    journal.record(before).unwrap();
+                }
+                let ruling = rule(question, TERM, before.as_ref(), process);
+                let request = convert::ask_request(GUEST, TERM, question);
+                let answer = convert::answer(&client.ask(request).await.unwrap());
+                assert_eq!(answer, ruling.answer, "{question:?} {before:?} {process:?}");
+                let kept = before.clone().map(|before| match ruling.record {
+                    Some(standing) => Record { term: TERM, standing, ..before },
+                    None => before,
+                });
+                assert_eq!(host.record(), kept, "{question:?} {before:?} {process:?}");
+                cases += 1;
+            }
+        }
+    }
+    assert_eq!(cases, 2 * 3 * (1 + 5 * 7));
+}
+
+/// The guest was granted, and refused here. Before its source heard of that, somebody else brought
+/// one of the same identity.
+#[tokio::test]
+async fn a_source_in_doubt_hears_of_its_refusal_whatever_came_here_since() {
+    let later = Record { term: TERM.next(2), ..record(Standing::MayOwn, "127.0.0.1:2") };
+    for came_to in [Standing::MayOwn, Standing::Refused, Standing::Running, Standing::Owner] {
+        let there = Host::with(Some(record(Standing::Refused, NOBODY)), Boot::This).await;
+        let mut journal = FileJournal::open(&there.journal()).unwrap();
+        journal.record(&later).unwrap();
+        journal.record(&Record { standing: came_to, ..later.clone() }).unwrap();
+        let peer = there.address.to_string();
+        let here = Host::with(Some(record(Standing::Granted, &peer)), Boot::This).await;
+        assert_eq!(here.settled().await, Some(Standing::Owner), "{came_to:?}");
     }
 }
 
@@ -185,7 +255,7 @@ async fn without_an_answer_the_guest_stays_in_doubt_until_a_person_decides() {
 #[tokio::test]
 async fn an_answer_that_promises_something_is_not_given_without_the_record() {
     let host = Host::with(Some(record(Standing::Switching, NOBODY)), Boot::This).await;
-    let journal = host.folder.path().join("guests").join(GUEST.to_string()).join("journal");
+    let journal = host.journal();
     let whole = std::fs::read(&journal).unwrap();
     let request = || convert::ask_request(GUEST, TERM, Question::MayIRun);
     std::fs::write(&journal, vec![0xee; whole.len()]).unwrap();

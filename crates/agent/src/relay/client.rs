@@ -9,6 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use whimbrel_control::api::{self, relay_word::What};
+use whimbrel_engine::transport::Tuning;
 use whimbrel_guest::kv::{PIECE_MAX, WINDOW};
 
 /// What comes from the sockets of clients.
@@ -80,6 +81,8 @@ impl Client {
     pub(super) fn new(id: u64, stream: TcpStream, events: &mpsc::Sender<Event>) -> Self {
         // Without it replies wait for each other; with it failing they only do that.
         let _ = stream.set_nodelay(true);
+        // Without it a client is carried for ever whose host has lost its power.
+        let _ = Tuning::default().probe(&stream);
         let (read, write) = stream.into_split();
         let outgoing = Arc::new(Outgoing::default());
         let room = Arc::new(Semaphore::new(2 * WINDOW as usize));
@@ -142,6 +145,12 @@ impl Client {
         let end = self.taken + self.kept.len() as u64;
         if word.taken > end || word.from > self.heard {
             return false;
+        }
+        if !self.synced && word.taken < self.taken {
+            // What it lacks is not kept any more: the guest that took it was another one, under a
+            // term that has lost. This client's connection ends with that one.
+            self.cut();
+            return true;
         }
         if let Some(newly) = word.taken.checked_sub(self.taken) {
             self.kept.advance(newly as usize);
@@ -240,4 +249,73 @@ async fn speak(
     }
     let _ = write.shutdown().await;
     let _ = events.send(Event::Closed(id)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A client of which so many bytes came, and its other end.
+    async fn client(bytes: &[u8]) -> (Client, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (events, _) = mpsc::channel(1);
+        let mut client = Client::new(1, listener.accept().await.unwrap().0, &events);
+        client.room.acquire_many(bytes.len() as u32).await.unwrap().forget();
+        client.said(bytes);
+        (client, far)
+    }
+
+    fn taken(taken: u64) -> api::GuestWord {
+        api::GuestWord { connection: 1, taken, credit: taken + WINDOW, ..Default::default() }
+    }
+
+    fn bytes(client: &mut Client) -> Vec<(u64, Vec<u8>)> {
+        let mut words = Vec::new();
+        client.words(1, &mut words);
+        let said = words.into_iter().filter_map(|word| match word.what {
+            Some(What::Bytes(said)) => Some((said.from, said.bytes)),
+            _ => None,
+        });
+        said.collect()
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_is_attached_to_anew_hears_what_it_has_not_taken() {
+        let (mut client, _far) = client(b"abcd").await;
+        client.attach(1);
+        assert!(client.hear(&taken(0)));
+        assert_eq!(bytes(&mut client), [(0, b"abcd".to_vec())]);
+        assert!(client.hear(&taken(3)));
+        client.attach(1);
+        assert!(client.hear(&taken(3)));
+        assert_eq!(bytes(&mut client), [(3, b"d".to_vec())]);
+        assert!(!client.hear(&taken(5)), "more than was said");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_silent_is_probed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+        let same = accepted.try_clone().unwrap();
+        let (events, _) = mpsc::channel(1);
+        let _client = Client::new(1, TcpStream::from_std(accepted).unwrap(), &events);
+        assert!(rustix::net::sockopt::socket_keepalive(&same).unwrap());
+    }
+
+    /// It ran elsewhere meanwhile, where it took more, and a person has said that it did not.
+    #[tokio::test]
+    async fn a_client_of_a_guest_that_has_forgotten_it_is_disconnected() {
+        let (mut client, mut far) = client(b"abcd").await;
+        client.attach(1);
+        assert!(client.hear(&taken(3)));
+        client.attach(1);
+        assert!(client.hear(&taken(2)));
+        assert!(client.closed && bytes(&mut client).is_empty());
+        let read = far.read(&mut [0]).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
 }

@@ -11,7 +11,7 @@ use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
 use super::client::{Client, Event};
-use super::owner::{Owner, Search};
+use super::owner::{Hint, Owner, Search};
 use super::{PAUSE, PAUSE_MAX};
 use crate::agent::Core;
 
@@ -46,10 +46,12 @@ pub(super) struct Hub {
     news: BTreeSet<u64>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
-    /// Where an agent has said that the guest went.
-    hint: Option<String>,
-    /// The agent where it was found last.
+    /// Where an agent has said that the guest goes.
+    hint: Option<Hint>,
+    /// The agent where it was last; none if that was on this host.
     before: Option<String>,
+    /// It was not found there: the next search begins with the record.
+    by_record: bool,
 }
 
 enum Input {
@@ -82,6 +84,7 @@ impl Hub {
             to_events,
             hint: None,
             before: None,
+            by_record: false,
         }
     }
 
@@ -89,7 +92,9 @@ impl Hub {
     pub(super) async fn run(mut self) {
         let mut pause = PAUSE;
         loop {
-            let was_there = match self.find().await {
+            let owner = self.find().await;
+            let found = Instant::now();
+            let was_there = match owner {
                 Some(owner) => self.serve(owner).await,
                 None => false,
             };
@@ -97,7 +102,13 @@ impl Hub {
                 return;
             }
             self.give_up(was_there);
-            // Two agents that each think the guest is with the other must not be asked in turns.
+            if was_there && found.elapsed() > PAUSE_MAX {
+                // It moves: its clients are to wait for that and for nothing else.
+                pause = PAUSE;
+                continue;
+            }
+            // Two agents that each think the guest is with the other must not be asked in turns,
+            // nor one without end that lets go at once.
             pause = if was_there { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
             self.meanwhile(sleep(pause)).await;
         }
@@ -159,6 +170,7 @@ impl Hub {
             run: self.run,
             held,
             last: self.last_id,
+            asks: String::new(),
         };
         let search = Search {
             core: Arc::clone(&self.core),
@@ -166,10 +178,10 @@ impl Hub {
             attach,
             hint: self.hint.take(),
             before: self.before.clone(),
+            by_record: self.by_record,
         };
-        let owner = self.meanwhile(search.attach()).await?;
-        self.before = owner.agent.clone().or(self.before.take());
-        Some(owner)
+        self.by_record = !self.by_record;
+        self.meanwhile(search.attach()).await
     }
 
     /// Relays to the guest as long as it is there; says whether it ever was.
@@ -180,14 +192,17 @@ impl Hub {
             tokio::select! {
                 frame = owner.said.message() => match frame {
                     Ok(Some(frame)) if frame.moved_to.is_empty() => {
-                        was_there = true;
+                        if !std::mem::replace(&mut was_there, true) {
+                            (self.before, self.by_record) = (owner.agent.clone(), false);
+                        }
                         if !self.hear(&frame) {
                             tracing::error!(guest = %self.guest, "it does not say what follows");
                             return was_there;
                         }
                     }
                     Ok(Some(frame)) => {
-                        self.hint = Some(frame.moved_to);
+                        let to = frame.moved_to;
+                        self.hint = owner.agent.map(|by| Hint { to, by });
                         return was_there;
                     }
                     Ok(None) | Err(_) => return was_there,

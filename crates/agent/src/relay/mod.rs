@@ -8,15 +8,21 @@
 //! A hub keeps what a client says until the guest's memory has it, and the guest keeps what it
 //! replies until the client has it; both count from the connection's first byte. So a hub that
 //! attaches to the guest anew, wherever that is, goes on where they stand. A guest that left is
-//! relayed to until this host is told to let go of it. A hub does **not** look into what is said.
+//! relayed to until this host is told to let go of it. An agent that a guest leaves tells the hubs
+//! of others where it goes, and they ask there: no agent stands between a hub and the guest's own.
+//! A hub does **not** look into what is said.
 
 mod client;
 mod hub;
 mod owner;
 pub(crate) mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::io;
+use std::iter::once_with;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,10 +33,10 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_stream::{Stream, once};
+use tokio_stream::{Stream, StreamExt as _, iter, once};
 use tonic::{Status, Streaming};
 use whimbrel_control::{AgentAddress, Client, api};
-use whimbrel_engine::protocol::GuestUuid;
+use whimbrel_engine::protocol::{GuestUuid, Standing};
 
 use crate::access::Authenticated;
 use crate::agent::Core;
@@ -179,7 +185,7 @@ impl Core {
         // The next agent of this folder listens there too.
         let service_address = self.relays.look(guest.uuid).map(|(at, _)| at).unwrap_or_default();
         let config = GuestFile { service_address, ..guest.config.clone() };
-        if let Err(error) = guest.folder.write_config(&config) {
+        if let Err(error) = guest.folder.keep_config(config).await {
             tracing::error!(guest = %guest.config.name, "its port is not remembered: {error}");
         }
     }
@@ -234,11 +240,9 @@ impl Core {
         let guest = self.guests.get(uuid);
         let guest = guest.ok_or_else(|| Status::not_found("there is no such guest here"))?;
         guest.check_relay(who.0.as_ref())?;
-        if guest.is_dead() {
-            let entry = self.entry(&guest)?;
-            let moved_to = entry.map(|entry| entry.record.peer).unwrap_or_default();
-            let frame = api::GuestFrame { words: Vec::new(), moved_to };
-            return Ok(Box::pin(once(Ok(frame))));
+        let asks = first.attach.as_ref().map(|attach| attach.asks.clone()).unwrap_or_default();
+        if let Some(leads) = self.leads_to(&guest, &asks) {
+            return Ok(Box::pin(once(Ok(leads))));
         }
         let mut link = guest.link(self.options.deadlines).await?;
         let (pass, passing) = mpsc::channel(PASSING_MAX);
@@ -252,7 +256,22 @@ impl Core {
                 }
             }
         });
-        Ok(Box::pin(said))
+        // A guest that lets go of its clients is about to go on elsewhere: they need not ask where.
+        let leads = move || self.leads_to(&guest, "").map(Ok);
+        Ok(Box::pin(said.chain(iter(once_with(leads).flatten()))))
+    }
+
+    /// Where a guest went, or is about to go, for a relay that does not ask there as it `asks`.
+    fn leads_to(&self, guest: &Guest, asks: &str) -> Option<api::GuestFrame> {
+        let record = self.entry(guest).ok()??.record;
+        let tells = match record.standing {
+            Standing::Switching | Standing::Granted | Standing::Ceded | Standing::Refused => true,
+            Standing::MayOwn => guest.is_dead(),
+            Standing::Owner | Standing::Running => false,
+        };
+        let moved_to = record.peer;
+        let tells = tells && !moved_to.is_empty() && moved_to != asks;
+        tells.then(|| api::GuestFrame { words: Vec::new(), moved_to })
     }
 }
 

@@ -27,15 +27,34 @@ pub(super) struct Owner {
     pub(super) agent: Option<String>,
 }
 
+/// What an agent has said of a guest that has left it, or is about to.
+#[derive(Clone)]
+pub(super) struct Hint {
+    /// The agent where it goes.
+    pub(super) to: String,
+    /// The one that said so, where it may yet run on.
+    pub(super) by: String,
+}
+
 /// A guest that is looked for.
 pub(super) struct Search {
     pub(super) core: Arc<Core>,
     pub(super) guest: GuestUuid,
     pub(super) attach: api::RelayAttach,
-    /// Where an agent has said that it went.
-    pub(super) hint: Option<String>,
-    /// The agent where it was found last.
+    pub(super) hint: Option<Hint>,
+    /// The agent where it was last.
     pub(super) before: Option<String>,
+    /// Whether this host's record is asked where it went, before `before` is.
+    pub(super) by_record: bool,
+}
+
+/// Where a guest is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Here,
+    There,
+    /// At the agent from which it was about to go there.
+    Back,
 }
 
 impl Search {
@@ -45,24 +64,30 @@ impl Search {
         let found = async {
             tokio::select! {
                 biased;
-                owner = self.until(false) => owner,
-                owner = self.until(true) => owner,
+                owner = self.until(Place::Here) => owner,
+                owner = self.until(Place::There) => owner,
+                owner = self.until(Place::Back), if self.hint.is_some() => owner,
             }
         };
         timeout(FIND_WITHIN, found).await.ok()
     }
 
-    async fn until(&self, elsewhere: bool) -> Owner {
-        if elsewhere && self.is_said_to_be_here() {
+    async fn until(&self, place: Place) -> Owner {
+        if place != Place::Here && self.is_said_to_be_here() {
             sleep(HERE_FIRST).await;
         }
         let mut pause = PAUSE;
         loop {
-            let asked = if elsewhere { self.there().await } else { self.here().await };
+            let asked = match (place, &self.hint) {
+                (Place::Here, _) => self.here().await,
+                (Place::There, Some(Hint { to, by })) => self.at(to, by).await,
+                (Place::Back, Some(Hint { to, by })) => self.at(by, to).await,
+                (Place::There | Place::Back, None) => self.at(&self.last_known(), "").await,
+            };
             match asked {
                 Ok(owner) => return owner,
                 Err(status) => {
-                    tracing::debug!(guest = %self.guest, elsewhere, "{}", status.message());
+                    tracing::debug!(guest = %self.guest, ?place, "{}", status.message());
                 }
             }
             sleep(pause).await;
@@ -80,34 +105,45 @@ impl Search {
         let guest = self.core.guests.get(self.guest);
         let guest = guest.ok_or_else(|| Status::not_found("the guest is not here"))?;
         let mut link = guest.link(self.core.options.deadlines).await?;
-        let (says, frames) = self.first_said();
+        let (says, frames) = self.first_said("");
         let said = link.relay(frames).await?;
         Ok(Owner { says, said, agent: None })
     }
 
-    /// Where the hint leads, the record, or where it was before.
-    async fn there(&self) -> Result<Owner, Status> {
+    /// Where it was last, or where the record says that it went; nowhere if nobody knows.
+    fn last_known(&self) -> String {
         let guest = self.core.guests.get(self.guest);
         let recorded = guest.and_then(|guest| self.core.entry(&guest).ok().flatten());
-        let recorded = recorded.map(|entry| entry.record.peer);
-        let places = [self.hint.clone(), recorded, self.before.clone()];
-        let peer = places.into_iter().flatten().find(|peer| !peer.is_empty());
-        let peer: AgentAddress = peer
-            .and_then(|peer| peer.parse().ok())
-            .ok_or_else(|| Status::unavailable("nobody says where the guest is"))?;
+        let mut places = [self.before.clone(), recorded.map(|entry| entry.record.peer)];
+        if self.by_record {
+            places.reverse();
+        }
+        places.into_iter().flatten().find(|peer| !peer.is_empty()).unwrap_or_default()
+    }
+
+    /// Asks an agent, while another one is asked as well.
+    async fn at(&self, agent: &str, asks: &str) -> Result<Owner, Status> {
+        let peer: AgentAddress =
+            agent.parse().map_err(|_| Status::unavailable("nobody says where the guest is"))?;
         let mut client = match self.core.relays.take_way(self.guest, &peer) {
             Some(client) => client,
             None => self.core.connect(&peer).await?,
         };
-        let (says, frames) = self.first_said();
+        if client.host().host_id == format!("{:016x}", self.core.folder.host()) {
+            return Err(Status::unavailable("that is this host, which is asked without a network"));
+        }
+        let (says, frames) = self.first_said(asks);
         let said = client.relay(tokio_stream::wrappers::ReceiverStream::new(frames)).await;
         let said = said.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Owner { says, said, agent: Some(peer.to_string()) })
     }
 
-    fn first_said(&self) -> (mpsc::Sender<api::RelayFrame>, mpsc::Receiver<api::RelayFrame>) {
+    fn first_said(
+        &self,
+        asks: &str,
+    ) -> (mpsc::Sender<api::RelayFrame>, mpsc::Receiver<api::RelayFrame>) {
         let (says, frames) = mpsc::channel(WAITING_MAX);
-        let attach = Some(self.attach.clone());
+        let attach = Some(api::RelayAttach { asks: asks.to_owned(), ..self.attach.clone() });
         // A new channel has room.
         let _ = says.try_send(api::RelayFrame { attach, words: Vec::new() });
         (says, frames)

@@ -79,7 +79,7 @@ pub(super) fn blackout(status: &MigrationStatus) -> String {
             words::micros(forecast)
         );
     }
-    format!(r#"{svg}</svg><ul class="key">{key}</ul>"#)
+    format!(r#"<div class="wide">{svg}</svg></div><ul class="key">{key}</ul>"#)
 }
 
 /// What each round has sent, and what was dirty after it.
@@ -119,5 +119,5 @@ pub(super) fn rounds(rounds: &[Round]) -> String {
     }
     let key = r#"<ul class="key"><li><i style="background:var(--a)"></i> sent</li>
 <li><i style="background:var(--b)"></i> dirty after the round</li></ul>"#;
-    format!("{svg}</svg>{key}")
+    format!(r#"<div class="wide">{svg}</svg></div>{key}"#)
 }

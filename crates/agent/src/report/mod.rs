@@ -75,7 +75,7 @@ fn facts(status: &MigrationStatus, report: &MigrationReport) -> String {
         Verify::Digest | Verify::Unspecified => "what was sent with what landed",
     };
     let milliseconds = |ms: u64| micros(ms * 1000);
-    let mut facts = vec![
+    let facts = [
         ("took", micros(report.total_ms * 1000)),
         ("guest memory", bytes(report.guest_ram_bytes)),
         ("on the wire", bytes(report.bytes_on_wire)),
@@ -95,14 +95,21 @@ fn facts(status: &MigrationStatus, report: &MigrationReport) -> String {
         ("peak memory at the source", known(report.peak_rss_source_bytes, bytes)),
         ("peak memory at the destination", known(report.peak_rss_destination_bytes, bytes)),
     ];
-    if status.direction() == Direction::In {
-        // Only the source knows these.
-        facts.retain(|(label, _)| !label.contains("forecast") && !label.contains("allowed"));
-    }
+    let told = facts.iter().filter(|(label, _)| is_told(label, status, report));
     let row = |(label, said): &(&str, String)| {
         format!("<div><dt>{label}</dt><dd>{}</dd></div>\n", escaped(said))
     };
-    format!("<h2>In numbers</h2>\n<dl>\n{}</dl>\n", facts.iter().map(row).collect::<String>())
+    format!("<h2>In numbers</h2>\n<dl>\n{}</dl>\n", told.map(row).collect::<String>())
+}
+
+/// What did not happen has no figure, and some have the source alone.
+fn is_told(label: &str, status: &MigrationStatus, report: &MigrationReport) -> bool {
+    match label {
+        "downtime" => report.downtime_us > 0,
+        "verified" | "pages verified" => report.pages_verified > 0,
+        "downtime forecast" | "downtime allowed" => status.direction() != Direction::In,
+        _ => true,
+    }
 }
 
 fn blackout(status: &MigrationStatus, report: &MigrationReport) -> String {
@@ -117,10 +124,13 @@ fn blackout(status: &MigrationStatus, report: &MigrationReport) -> String {
 }
 
 fn rounds(status: &MigrationStatus) -> String {
-    if status.rounds.is_empty() {
+    // One that was not sent to its end has no figures.
+    let begun = status.rounds.last().is_some_and(|last| last.duration_us == 0 && last.pages == 0);
+    let ended = &status.rounds[..status.rounds.len() - usize::from(begun)];
+    if ended.is_empty() {
         return String::new();
     }
-    let rows = status.rounds.iter().map(|round| {
+    let rows = ended.iter().map(|round| {
         vec![
             round.round.to_string(),
             count(round.pages),
@@ -131,7 +141,7 @@ fn rounds(status: &MigrationStatus) -> String {
         ]
     });
     let head = ["round", "pages", "sent", "took", "rate", "dirty pages after"];
-    let drawing = drawing::rounds(&status.rounds);
+    let drawing = drawing::rounds(ended);
     format!("<h2>Rounds</h2>\n{drawing}\n{}", table(&head, &[], rows))
 }
 
@@ -163,11 +173,9 @@ fn lanes(status: &MigrationStatus) -> String {
     if status.lanes.is_empty() {
         return String::new();
     }
-    let rows = status.lanes.iter().map(|lane| {
-        let open = if lane.open { "to the end" } else { "closed" };
-        vec![lane.lane.to_string(), bytes(lane.bytes), count(lane.pages), open.to_owned()]
-    });
-    format!("<h2>Lanes</h2>\n{}", table(&["lane", "carried", "pages", "open"], &[3], rows))
+    let rows = status.lanes.iter();
+    let rows = rows.map(|lane| vec![lane.lane.to_string(), bytes(lane.bytes), count(lane.pages)]);
+    format!("<h2>Lanes</h2>\n{}", table(&["lane", "carried", "pages"], &[], rows))
 }
 
 fn events(status: &MigrationStatus) -> String {
@@ -293,7 +301,12 @@ mod tests {
         };
         let page = report_html(&status, "here:1");
         assert!(page.contains("aborted") && page.contains("no room"), "{page}");
-        let paused = MigrationStatus { report: Some(Default::default()), ..status };
-        assert!(report_html(&paused, "here:1").contains("The guest was not handed over"));
+        let rounds = vec![Round::default()];
+        let begun = MigrationStatus { report: Some(Default::default()), rounds, ..status };
+        let page = report_html(&begun, "here:1");
+        assert!(page.contains("The guest was not handed over"), "{page}");
+        for nothing in ["<dt>downtime</dt>", "verified", "Rounds"] {
+            assert!(!page.contains(nothing), "{nothing} in {page}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus, Outcom
 
 use super::gate::WebRight;
 use crate::agent::Core;
+use crate::units::counted;
 
 /// How often something is told.
 const TELL_INTERVAL: Duration = Duration::from_millis(250);
@@ -96,7 +97,10 @@ fn of_guest(guest: &api::Guest) -> Value {
         GuestState::Unspecified => "unknown",
     };
     let remark = match (&guest.kv, guest.state_reason.as_str()) {
-        (Some(kv), "") => format!("{} keys, {} clients", kv.keys, kv.clients),
+        (Some(kv), "") => {
+            let (keys, clients) = (counted(kv.keys, "key"), counted(kv.clients, "client"));
+            format!("{keys}, {clients}")
+        }
         (_, reason) => reason.to_owned(),
     };
     json!({

@@ -18,7 +18,7 @@ let actedOn = null; // the guest that a dialog is about
 
 function figures(value, unit) {
   const places = value >= 9.95 || Number.isInteger(value) ? 0 : 1;
-  return `${value.toFixed(places)} ${unit}`;
+  return `${value.toFixed(places)}\u00a0${unit}`;
 }
 function bytes(n) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -27,10 +27,10 @@ function bytes(n) {
 }
 const rate = (n) => `${bytes(n)}/s`;
 function time(us) {
-  if (us < 1000) return `${us.toFixed(0)} µs`;
+  if (us < 1000) return `${us.toFixed(0)}\u00a0µs`;
   if (us < 1e6) return figures(us / 1e3, "ms");
   if (us < 6e7) return figures(us / 1e6, "s");
-  return `${Math.floor(us / 6e7)} min ${Math.floor(us / 1e6) % 60} s`;
+  return `${Math.floor(us / 6e7)}\u00a0min ${Math.floor(us / 1e6) % 60}\u00a0s`;
 }
 
 // --- the agent ----------------------------------------------------------------------------------
@@ -135,6 +135,16 @@ function setback(one, last, now) {
 }
 
 function draw() {
+  const held = document.activeElement;
+  const line = held.closest("li");
+  drawAll();
+  // What had the focus may be gone: the keyboard goes on where it was, and nothing is done by a key
+  // that was meant for it.
+  if (held.isConnected && !held.closest("[hidden]")) return;
+  (line?.isConnected ? line.querySelector(".name") : $("ended-title")).focus();
+}
+
+function drawAll() {
   const { host } = news;
   $("address").textContent = host.address;
   const [free, limit] = [host.memory_free_bytes, host.memory_limit_bytes];
@@ -177,7 +187,9 @@ function button(text, action) {
 function makeGuest(guest) {
   const line = element("li", "");
   const of = (kind) => element("span", kind);
-  line.append(of("name"), of("state"), of("remark"),
+  const name = of("name");
+  name.tabIndex = -1;
+  line.append(name, of("state"), of("remark"),
     button("Move…", () => openMove(guest)), button("Cancel", () => cancel(guest)),
     button("Decide…", () => openResolve(guest)),
     button("Look", () => { chosen = guest.uuid; draw(); $("moving").scrollIntoView(); }));
@@ -214,7 +226,7 @@ function percent(one) {
 
 function progress(one) {
   const way = one.direction === "in" ? `from ${one.peer}` : `to ${one.peer}`;
-  return `${way}, ${one.phase}: ${percent(one)} %, ${bytes(one.pages_pending * PAGE)} to go`;
+  return `${way}, ${one.phase}: ${percent(one)}\u00a0%, ${bytes(one.pages_pending * PAGE)} to go`;
 }
 
 function makeEnded(one) {
@@ -345,6 +357,8 @@ function drawLanes(one, now) {
       svg("text", { x: 290, y: y + height / 2 + 4 }, said)];
   });
   $("lanes").replaceChildren(...bars);
+  const hidden = one.lanes.length - lanes.length;
+  $("lanes-hidden").textContent = hidden ? `and ${hidden} more` : "";
 }
 
 // --- the heat map -------------------------------------------------------------------------------

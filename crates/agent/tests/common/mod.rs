@@ -100,6 +100,11 @@ impl AgentProcess {
         std::mem::forget(lifeline);
     }
 
+    #[cfg(target_os = "linux")]
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Kills the agent without a warning. Its guests live as long as what is returned.
     pub(crate) fn kill(&mut self) -> std::process::ChildStdin {
         let lifeline = self.child.stdin.take().unwrap();
@@ -250,7 +255,12 @@ pub(crate) async fn ended(client: &mut Client, migration: &str) -> api::Migratio
 
 /// Kills a process that the test knows the number of.
 pub(crate) fn kill(pid: u32) {
-    let status = Command::new("kill").arg("-KILL").arg(pid.to_string()).status().unwrap();
+    signal(pid, "-KILL");
+}
+
+/// Sends it a signal of `kill(1)`.
+pub(crate) fn signal(pid: u32, which: &str) {
+    let status = Command::new("kill").arg(which).arg(pid.to_string()).status().unwrap();
     assert!(status.success());
 }
 

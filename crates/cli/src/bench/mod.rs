@@ -76,6 +76,12 @@ async fn measure(args: &BenchArgs, bytes: u64) -> Result<Report, Stop> {
             let moved;
             (guest, moved) = by_engine(guest, lanes).await?;
             row.engine.push(moved);
+            // Two processes want fresh memory, and what was free for a while may have gone back.
+            blocking(move || {
+                memory::warm(2 * bytes as usize);
+                Ok(())
+            })
+            .await?;
             row.product.push(by_product(bytes, lanes).await?);
         }
         rows.push(row);

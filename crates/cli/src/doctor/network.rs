@@ -43,7 +43,9 @@ fn number(probed: &api::ProbePathsResponse) -> Finding {
 
 fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
     let subject = "networks";
-    let shared = probed.paths.iter().find(|path| path.remote == peer);
+    // An agent that does not say where it was called was perhaps called by its address.
+    let called = if probed.called.is_empty() { peer } else { &probed.called };
+    let shared = probed.paths.iter().find(|path| path.remote == called);
     match shared {
         _ if !probed.listed => Finding::warn(
             subject,
@@ -66,29 +68,45 @@ fn of_path(path: &api::PathProbe) -> Vec<Finding> {
     }
     let trip = units::time(Duration::from_micros(path.round_trip_us));
     let class = if path.near { "same subnet" } else { "across subnets" };
-    let carried: Vec<_> = path.throughput.iter().map(carried).collect();
+    let carried: Vec<_> = path.throughput.iter().map(rate).collect();
     let told = format!("{name}: {class}, round trip {trip}, {}", carried.join(", "));
     let mut found = vec![Finding::ok("path", told)];
     found.push(packets(path));
+    found.extend(tls(path));
     found.extend(quic(path));
     found.extend(losses(path));
     found
 }
 
-/// Nothing where one of the agents is of a release that does not measure it.
+fn tls(path: &api::PathProbe) -> Option<Finding> {
+    let advice = "look for what changes connections on the way, or move with --transport quic";
+    over("tls", "TLS", (&path.tls, &path.tls_error), path, advice)
+}
+
 fn quic(path: &api::PathProbe) -> Option<Finding> {
+    let advice = "let UDP pass between the hosts, or move with --transport tls";
+    over("quic", "QUIC", (&path.quic, &path.quic_error), path, advice)
+}
+
+/// Nothing where one of the agents is of a release that does not measure it.
+fn over(
+    subject: &str,
+    called: &str,
+    (carried, error): (&[api::Throughput], &str),
+    path: &api::PathProbe,
+    advice: &str,
+) -> Option<Finding> {
     let name = &path.name;
-    if !path.quic_error.is_empty() {
-        let found = format!("{name}: QUIC does not work: {}", path.quic_error);
-        let advice = "let UDP pass between the hosts, or move with --transport tls";
-        return Some(Finding::warn("quic", found, advice));
+    if !error.is_empty() {
+        let found = format!("{name}: {called} does not work: {error}");
+        return Some(Finding::warn(subject, found, advice));
     }
-    let carried: Vec<_> = path.quic.iter().map(carried).collect();
-    let told = || Finding::ok("quic", format!("{name}: over QUIC {}", carried.join(", ")));
+    let carried: Vec<_> = carried.iter().map(rate).collect();
+    let told = || Finding::ok(subject, format!("{name}: over {called} {}", carried.join(", ")));
     (!carried.is_empty()).then(told)
 }
 
-fn carried(it: &api::Throughput) -> String {
+fn rate(it: &api::Throughput) -> String {
     let plural = if it.lanes == 1 { "" } else { "s" };
     format!("{} with {} lane{plural}", units::rate(it.rate_bytes_per_s), it.lanes)
 }
@@ -170,6 +188,7 @@ mod tests {
             mtu: Some(9000),
             mtu_here: Some(9000),
             throughput: vec![throughput(1, 600, 0), throughput(2, 1100, 3)],
+            tls: vec![throughput(1, 550, 0), throughput(2, 900, 0)],
             quic: vec![throughput(1, 500, 0)],
             best_lanes: Some(2),
             ..Default::default()
@@ -181,11 +200,13 @@ mod tests {
             paths: vec![path("a"), path("b")],
             clock_offset_us: -900,
             listed: true,
+            called: "192.168.0.2".into(),
         }
     }
 
     fn troubles(probed: &api::ProbePathsResponse) -> Vec<String> {
-        let troubles = findings(probed, "192.168.0.2").into_iter();
+        // By a name that its address is not seen from.
+        let troubles = findings(probed, "host-b").into_iter();
         let troubles = troubles.filter(|finding| finding.verdict != Verdict::Ok);
         troubles
             .map(|it| format!("{}: {} → {}", it.subject, it.found, it.advice.expect("advice")))
@@ -195,11 +216,19 @@ mod tests {
     #[test]
     fn good_paths_are_told_with_what_they_carry() {
         assert_eq!(troubles(&good()), [""; 0]);
-        let all = findings(&good(), "192.168.0.2");
+        let all = findings(&good(), "host-b");
         let told = all.iter().find(|finding| finding.subject == "path").expect("each path");
         let expected =
             "a: same subnet, round trip 200 µs, 600 MiB/s with 1 lane, 1.1 GiB/s with 2 lanes";
         assert_eq!(told.found, expected);
+        let over =
+            all.iter().filter(|finding| finding.subject == "tls" || finding.subject == "quic");
+        let over: Vec<_> = over.map(|finding| finding.found.as_str()).collect();
+        let expected = [
+            "a: over TLS 550 MiB/s with 1 lane, 900 MiB/s with 2 lanes",
+            "a: over QUIC 500 MiB/s with 1 lane",
+        ];
+        assert_eq!(over[..2], expected);
         assert!(all.iter().any(|finding| finding.found.contains("--lanes 4")), "{all:?}");
         assert!(all.iter().any(|finding| finding.found.contains("jumbo frames")), "{all:?}");
     }
@@ -216,11 +245,23 @@ mod tests {
             (api::ProbePathsResponse { listed: false, ..good() }, "management"),
             (api::ProbePathsResponse { clock_offset_us: 90_000_000, ..good() }, "ahead"),
             (with(|path| path.remote = "192.168.0.2".into()), "management's"),
+            (
+                api::ProbePathsResponse { called: "10.1.0.2".into(), ..good() },
+                "leave that network out of --network",
+            ),
             (with(|path| path.mtu = Some(1500)), "the MTU differs along the way"),
             (with(|path| path.mtu = None), "no packet was answered"),
             (with(|path| path.error = "unreachable".into()), "unreachable"),
             (with(|path| path.quic_error = "no answer".into()), "QUIC does not work: no answer"),
-            (with(|path| path.throughput[1].retransmitted = Some(9000)), "sent again"),
+            (with(|path| path.tls_error = "a stranger".into()), "TLS does not work: a stranger"),
+            (with(|path| path.throughput[1].retransmitted = Some(9000)), "fewer lanes crowd less"),
+            (
+                with(|path| {
+                    path.throughput[1].retransmitted = Some(9000);
+                    path.round_trip_us = 80_000;
+                }),
+                "--congestion bbr",
+            ),
         ];
         for (probed, what) in cases {
             let told = troubles(&probed);

@@ -69,8 +69,14 @@ fn policy(path: &Path) -> Finding {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use whimbrel_control::identity::{Authority, Wanted};
+
     use super::super::Verdict;
     use super::*;
+
+    const DAY: Duration = Duration::from_secs(86_400);
 
     fn verdicts(found: &[Finding]) -> Vec<(&str, Verdict)> {
         found.iter().map(|finding| (finding.subject.as_str(), finding.verdict)).collect()
@@ -89,5 +95,25 @@ mod tests {
         let found = files(data);
         assert_eq!(verdicts(&found)[1], ("policy", Verdict::Bad));
         assert!(found[1].found.contains("sned"), "{found:?}");
+    }
+    #[test]
+    fn a_certificate_that_is_about_to_end_is_warned_of() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let authority = Authority::at(temp.path().join("pki"));
+        authority.init("tests", 400 * DAY).expect("an authority");
+        let mut found = Vec::new();
+        for days in [0, 5, 29, 31, 365] {
+            // Half a day, so that it is not a matter of how long this takes.
+            let lifetime = days * DAY + DAY / 2;
+            let wanted = Wanted { name: "host-a", hosts: &[], lifetime };
+            let folder = IdentityFolder::at(temp.path().join(days.to_string()));
+            authority.issue(&wanted, &folder).expect("an identity");
+            found.push(certificate(&folder));
+        }
+        let verdicts: Vec<_> = found.iter().map(|finding| finding.verdict).collect();
+        let (warn, ok) = (Verdict::Warn, Verdict::Ok);
+        assert_eq!(verdicts, [warn, warn, warn, ok, ok], "{found:?}");
+        assert_eq!(found[1].found, "host-a: it ends in 5 days");
+        assert!(found[1].advice.as_ref().is_some_and(|it| it.contains("whimbrel pki issue")));
     }
 }

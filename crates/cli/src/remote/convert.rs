@@ -34,7 +34,7 @@ pub(crate) fn look(status: &api::MigrationStatus, context: &Context) -> Look {
         rounds: status.rounds.iter().map(round).collect(),
         lanes: status.lanes.iter().map(lane).collect(),
         paths: status.paths.iter().map(path).collect(),
-        events: status.events.iter().map(|event| event.sentence.clone()).collect(),
+        events: status.events.iter().map(event).collect(),
     }
 }
 
@@ -143,6 +143,10 @@ fn round(round: &api::Round) -> Round {
         duration: us(round.duration_us),
         dirty_after: round.dirty_after,
     }
+}
+
+fn event(event: &api::Event) -> (Duration, String) {
+    (us(event.elapsed_us), event.sentence.clone())
 }
 
 fn lane(lane: &api::Lane) -> Lane {

@@ -115,8 +115,8 @@ pub(crate) async fn release(args: ReleaseArgs) -> Ending {
     let mut client = args.target.connect().await?;
     let guest = args.guest.clone();
     let released = client.release_guest(api::ReleaseGuestRequest { guest }).await?;
-    let cut = released.carried;
-    crate::out::line(format!("{cut} connections to {} are cut; no new ones come here", args.guest));
+    let cut = units::counted(released.carried, "connection");
+    crate::out::line(format!("cut {cut} to {}; no new ones come here", args.guest));
     Ok(Exit::Done)
 }
 

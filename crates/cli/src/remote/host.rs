@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use whimbrel_control::api::{self, MigrationStatus, Outcome};
 use whimbrel_control::{Client, ClientError};
 
+use crate::app::ALL_GO_ON;
 use crate::args::Target;
 use crate::exit::{Ending, Exit, Stop};
 use crate::view::host::{HostView, Seen};
@@ -32,7 +33,11 @@ pub(crate) async fn watch_host(target: &Target) -> Ending {
     let ability = Ability::of_stdout();
     let ended = match ability.redraw && std::io::stdin().is_terminal() {
         true => on_terminal(view, looks, ability.colour).await,
-        false => as_lines(view, looks).await,
+        // Nothing may happen here that would be written, and fail to be.
+        false => tokio::select! {
+            ended = as_lines(view, looks) => ended,
+            () = whimbrel_agent::reader_gone() => Ok(Exit::Done),
+        },
     };
     asking.abort();
     ended
@@ -47,7 +52,7 @@ async fn on_terminal(mut view: HostView, mut looks: Looks, colour: bool) -> Endi
             Some(seen) = looks.recv() => view.take(seen),
             wish = wishes.recv() => match wish {
                 Some(Wish::Leave) | None => return Ok(Exit::Done),
-                Some(Wish::Interrupt) => return Err(Stop::interrupted("; migrations go on")),
+                Some(Wish::Interrupt) => return Err(Stop::interrupted(ALL_GO_ON)),
                 Some(Wish::Choose { below }) => view.choose(below),
                 Some(Wish::Redraw) => {}
             },

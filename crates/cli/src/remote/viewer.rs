@@ -68,7 +68,7 @@ impl Viewer {
         let Some(screen) = &mut self.screen else { return };
         let look = convert::look(status, context);
         let due = self.shown.is_none_or(|shown| look.elapsed >= shown + FRAME_INTERVAL);
-        let news = look.events.len() > self.follow.told();
+        let news = !self.follow.news(&look).is_empty();
         if due || news {
             self.shown = Some(look.elapsed);
             screen.show(&self.follow.take(look));

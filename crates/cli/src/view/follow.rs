@@ -16,8 +16,8 @@ pub(crate) struct Frame {
     pub(crate) lane_rates: Vec<u64>,
     /// Why there is more to send than a moment ago.
     pub(crate) setback: Option<String>,
-    /// Sentences that were not told before.
-    pub(crate) news: Vec<String>,
+    /// Sentences that were not told before, and when they came to be true.
+    pub(crate) news: Vec<(Duration, String)>,
 }
 
 impl Frame {
@@ -47,16 +47,19 @@ impl Follow {
         if look.pages_pending > self.last.pages_pending && comparable {
             self.setback = Some(setback(&self.last, &look));
         }
-        let told = self.last.events.len().min(look.events.len());
-        let news = look.events[told..].to_vec();
+        let news = self.news(&look).to_vec();
         self.last = look.clone();
         let (lane_rates, setback) = (self.lane_rates.clone(), self.setback.clone());
         Frame { look, lane_rates, setback, news }
     }
 
-    /// How many events have been told.
-    pub(crate) fn told(&self) -> usize {
-        self.last.events.len()
+    /// Those events of a look that were not told. An agent keeps the last ones only: its list may
+    /// begin later than the one before, as long as that was.
+    pub(crate) fn news<'a>(&self, look: &'a Look) -> &'a [(Duration, String)] {
+        let (last, now) = (&self.last.events, &look.events);
+        let mut kept = (0..last.len()).map(|gone| &last[gone..]);
+        let told = kept.find(|kept| now.starts_with(kept)).map_or(0, <[_]>::len);
+        &now[told..]
     }
 
     fn measure(&mut self, look: &Look) {
@@ -158,13 +161,20 @@ mod tests {
     #[test]
     fn each_event_is_told_once() {
         let mut follow = Follow::default();
+        let event = |said: &str| (Duration::from_millis(7), said.to_owned());
         let with = |events: &[&str]| Look {
-            events: events.iter().map(ToString::to_string).collect(),
+            events: events.iter().copied().map(event).collect(),
             ..look(1, 1, &[])
         };
-        assert_eq!(follow.take(with(&["a"])).news, ["a"]);
-        assert_eq!(follow.take(with(&["a", "b", "c"])).news, ["b", "c"]);
+        assert_eq!(follow.take(with(&["a"])).news, [event("a")]);
+        assert_eq!(follow.take(with(&["a", "b", "c"])).news, [event("b"), event("c")]);
         assert!(follow.take(with(&["a", "b", "c"])).news.is_empty());
+        // Of three that the agent keeps, the oldest one gives way.
+        assert_eq!(follow.take(with(&["b", "c", "d"])).news, [event("d")]);
+        assert_eq!(follow.take(with(&["d", "d", "e"])).news, [event("d"), event("e")]);
+        // And all of them between two looks.
+        let all = [event("f"), event("g"), event("h")];
+        assert_eq!(follow.take(with(&["f", "g", "h"])).news, all);
         assert!(follow.take(with(&[])).news.is_empty());
     }
 }

@@ -48,7 +48,7 @@ pub(crate) fn status(guest: &api::Guest) -> Vec<Line> {
     let mut facts = vec![
         ("uuid", guest.uuid.clone()),
         ("kind", guest.kind.clone()),
-        ("memory", format!("{}, of which {} is resident", memory.0, memory.1)),
+        ("memory", format!("{}; its process holds {}", memory.0, memory.1)),
         ("owner", term),
         ("peer", guest.peer.clone()),
         ("migration", guest.migration_id.clone()),
@@ -61,7 +61,10 @@ pub(crate) fn status(guest: &api::Guest) -> Vec<Line> {
     facts.extend(guest.kv.iter().flat_map(service));
     if !guest.service_address.is_empty() {
         facts.push(("clients at", guest.service_address.clone()));
-        facts.push(("carried", format!("{} connections of clients", guest.carried)));
+        facts.push((
+            "carried",
+            format!("{} of clients", units::counted(guest.carried, "connection")),
+        ));
     }
     let facts = facts.into_iter().filter(|(_, said)| !said.is_empty());
     let entry = |(label, said): (&str, String)| {
@@ -89,10 +92,11 @@ fn work(report: &api::StressReport) -> Vec<(&'static str, String)> {
 
 /// What a key-value guest says of itself.
 fn service(report: &api::KvReport) -> Vec<(&'static str, String)> {
-    let (keys, commands) = (units::count(report.keys), units::count(report.commands));
+    let keys = units::counted(report.keys, "key");
+    let commands = units::counted(report.commands, "command");
     let used = units::bytes(report.used_bytes);
     let mut facts = vec![
-        ("store", format!("{keys} keys, {used} in use; {commands} commands so far")),
+        ("store", format!("{keys}, {used} in use; {commands} so far")),
         ("clients", report.clients.to_string()),
     ];
     if report.throttle_percent > 0 {
@@ -236,7 +240,7 @@ db     in doubt   1 GiB     stress   0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11
 web-1  running
   uuid         0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11
   kind         stress
-  memory       1 GiB, of which 256 MiB is resident
+  memory       1 GiB; its process holds 256 MiB
   owner        term 2, owner
   process      77
   work         writes 400 MiB/s; 1,234,567 page writes so far

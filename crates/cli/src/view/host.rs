@@ -34,6 +34,8 @@ struct Followed {
     follow: Follow,
     frame: Frame,
     guest: String,
+    /// Bytes that were to go by its last line of a log.
+    told_pending: Option<u64>,
 }
 
 /// What is known of a host.
@@ -104,8 +106,11 @@ impl HostView {
     }
 
     /// A line for each guest that moves.
-    pub(crate) fn progress(&self) -> impl Iterator<Item = String> {
-        self.moving.values().map(|one| format!("{}  {}", one.guest, moving::line(&one.frame)))
+    pub(crate) fn progress(&mut self) -> impl Iterator<Item = String> {
+        self.moving.values_mut().map(|one| {
+            let before = one.told_pending.replace(one.frame.look.pending());
+            format!("{}  {}", one.guest, moving::line(&one.frame, before))
+        })
     }
 
     fn guests(&self) -> &[api::Guest] {
@@ -154,9 +159,11 @@ impl HostView {
         let one = self.moving.entry(id.clone()).or_default();
         one.guest.clone_from(&status.guest_name);
         one.frame = one.follow.take(look_of(status, &context));
-        let clock = units::clock(one.frame.look.elapsed);
         let news = one.frame.news.iter();
-        let news: Vec<_> = news.map(|said| format!("{}, {clock}: {said}", one.guest)).collect();
+        let said = |(at, said): &(Duration, String)| {
+            format!("{}, {}: {said}", one.guest, units::clock(*at))
+        };
+        let news: Vec<_> = news.map(said).collect();
         news.into_iter().for_each(|sentence| self.tell(sentence));
     }
 
@@ -172,7 +179,10 @@ impl HostView {
         lines.extend(self.table(columns, rows / 3));
         lines.push(Line::default());
         let body = rows.saturating_sub(lines.len() + 1);
-        let for_events = if rows >= ROWS_FOR_EVENTS { EVENTS_SHOWN_MIN + 1 } else { 0 };
+        let for_events = match self.events.len().min(EVENTS_SHOWN_MIN) {
+            some if some > 0 && rows >= ROWS_FOR_EVENTS => some + 1,
+            _ => 0,
+        };
         lines.extend(self.detail(columns, body.saturating_sub(for_events)));
         let left = rows.saturating_sub(lines.len() + 1);
         lines.extend(self.last_events(left));
@@ -233,11 +243,16 @@ impl HostView {
             let look = &frame.look;
             let percent = (look.fresh() * 100.0).floor();
             let left = units::bytes(look.pending());
-            return format!("→ {}  {percent:.0} %, {left} to go", look.destination);
+            let way = match look.source == self.address {
+                true => format!("→ {}", look.destination),
+                false => format!("← {}", look.source),
+            };
+            return format!("{percent:.0} %, {left} to go {way}");
         }
         match (&guest.kv, &guest.stress, guest.state()) {
             (Some(kv), _, GuestState::Running) => {
-                format!("{} keys, {} clients", units::count(kv.keys), kv.clients)
+                let clients = units::counted(kv.clients, "client");
+                format!("{}, {clients}", units::counted(kv.keys, "key"))
             }
             (_, Some(stress), GuestState::Running) => {
                 let rate = stress.operations_per_s * super::state::PAGE_BYTES;
@@ -340,7 +355,7 @@ mod tests {
             downtime_limit_us: Some(300_000),
             rounds: vec![round(0, 65_536), round(1, 0)],
             lanes: vec![api::Lane { lane: 0, bytes: 7, pages: 1, open: true }],
-            events: vec![api::Event { elapsed_us: 9, sentence: "lane 1 was lost".into() }],
+            events: vec![api::Event { elapsed_us: 1_900_000, sentence: "lane 1 was lost".into() }],
             outcome: outcome.into(),
             ..Default::default()
         }
@@ -380,19 +395,37 @@ mod tests {
         for part in [
             "whimbrel host-a:7117  12 GiB free of 16 GiB  moving 1 out, 0 in",
             "  db    running",
-            "▸ web   migrating  1 GiB     stress  → host-b:7117  75 %, 256 MiB to go",
+            "▸ web   migrating  1 GiB     stress  75 %, 256 MiB to go → host-b:7117",
             "pre-copy, round 1",
             "400 MiB/s, at full speed",
             "lane 0",
             "21 ms of 300 ms allowed",
             "↺ ",
             "dirty after",
-            "web, 2.5 s: lane 1 was lost",
+            "web, 1.9 s: lane 1 was lost",
             "q leaves",
         ] {
             assert!(text.contains(part), "{part:?} is missing in\n{text}");
         }
         assert_eq!(text.lines().count(), 24);
+        // A table has rows.
+        let below = text.lines().skip_while(|line| !line.contains("dirty after")).nth(1);
+        assert!(below.is_some_and(|row| row.contains("65,536")), "{text}");
+    }
+
+    #[test]
+    fn lines_for_a_log_say_why_there_is_more_to_send_than_before() {
+        let mut view = HostView::new("host-a:7117");
+        let mut line = |pending| {
+            view.take(Ok(moving(pending)));
+            view.progress().collect::<String>()
+        };
+        assert!(!line(65_536).contains('↺'));
+        assert!(!line(40_000).contains('↺'));
+        let why = "↺ 156 MiB go again: rewritten by the guest, or not acknowledged";
+        let back = line(80_000);
+        assert!(back.ends_with(why), "{back}");
+        assert!(!line(80_000).contains('↺'));
     }
 
     #[test]
@@ -427,7 +460,7 @@ mod tests {
         view.take(Ok(seen(&[guest("db", GuestState::Failed)], &[])));
         let (news, next) = view.news(0);
         let expected = [
-            "web, 2.5 s: lane 1 was lost",
+            "web, 1.9 s: lane 1 was lost",
             "db: failed",
             "web is no longer here",
             "web has moved to host-b:7117; it stood still for 5 ms",

@@ -12,6 +12,8 @@ const BAR_MAX: usize = 40;
 const LANES_SHOWN_MAX: usize = 4;
 /// Rounds in the table of a migration that is under way.
 const ROUNDS_SHOWN_MAX: usize = 4;
+/// What stands above them.
+const ROUNDS_HEAD: usize = 2;
 
 /// The engine's word for the phase in which rounds follow one another.
 const PRE_COPY: &str = "pre-copy";
@@ -28,13 +30,19 @@ pub(crate) fn block(frame: &Frame, columns: usize, rows: usize) -> Vec<Line> {
     lines.extend(speeds(frame, columns));
     lines.push(downtime(look, columns));
     let going_on = look.phase == PRE_COPY;
-    lines.extend(rounds(&look.rounds, going_on, ROUNDS_SHOWN_MAX));
-    lines.truncate(rows.saturating_sub(1).max(1));
+    let table = rounds(&look.rounds, going_on, ROUNDS_SHOWN_MAX);
+    // A head with nothing below it says nothing.
+    let rows = rows.saturating_sub(1).max(1);
+    if rows > lines.len() + ROUNDS_HEAD {
+        lines.extend(table);
+    }
+    lines.truncate(rows);
     lines.into_iter().map(|line| line.cut(columns)).collect()
 }
 
-/// The same in one line.
-pub(crate) fn line(frame: &Frame) -> String {
+/// The same in one line. It says why, if there is more to send than the line before said, with
+/// `before` bytes.
+pub(crate) fn line(frame: &Frame, before: Option<u64>) -> String {
     let look = &frame.look;
     let mut text = format!("{:>8}  {}", units::clock(look.elapsed), stage(look));
     if look.rounds.is_empty() {
@@ -50,6 +58,11 @@ pub(crate) fn line(frame: &Frame) -> String {
     }
     if let Some(forecast) = look.downtime_forecast {
         text += &format!("  downtime {}", units::time(forecast));
+    }
+    if let Some(why) = &frame.setback
+        && before.is_some_and(|before| look.pending() > before)
+    {
+        text += &format!("  ↺ {why}");
     }
     text
 }
@@ -361,10 +374,10 @@ downtime      ████▉                                41 ms of 300 ms all
     fn one_line_says_the_same() {
         let expected = "   1.2 s  pre-copy, round 1   78 %  224 MiB to go  link 3.1 GiB/s  \
                         guest writes 400 MiB/s  downtime 41 ms";
-        assert_eq!(line(&frame()), expected);
+        assert_eq!(line(&frame(), None), expected);
         let mut throttled = frame();
         throttled.look.throttle_percent = 20;
-        assert!(line(&throttled).contains("throttled 20 %"));
+        assert!(line(&throttled, None).contains("throttled 20 %"));
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct Screen<W> {
     size: fn() -> (usize, usize),
     drawn: usize,
     last_line: Option<Duration>,
+    /// Bytes that were to go by the last line.
+    told_pending: Option<u64>,
     rounds_told: usize,
     phase: String,
 }
@@ -57,15 +59,15 @@ impl Screen<io::Stdout> {
 
 impl<W: Write> Screen<W> {
     pub(crate) fn new(out: W, ability: Ability, size: fn() -> (usize, usize)) -> Self {
-        let (phase, last_line) = (String::new(), None);
-        Self { out, ability, size, drawn: 0, last_line, rounds_told: 0, phase }
+        let (phase, last_line, told_pending) = (String::new(), None, None);
+        Self { out, ability, size, drawn: 0, last_line, told_pending, rounds_told: 0, phase }
     }
 
     /// Shows how far the migration is.
     pub(crate) fn show(&mut self, frame: &Frame) {
-        for sentence in &frame.news {
-            let (clock, news) = (super::units::clock(frame.look.elapsed), sentence);
-            self.say(&Line::plain(format!("{clock:>8}  {news}")));
+        for (at, sentence) in &frame.news {
+            let clock = super::units::clock(*at);
+            self.say(&Line::plain(format!("{clock:>8}  {sentence}")));
         }
         if self.ability.redraw { self.redraw(frame) } else { self.log(frame) }
     }
@@ -108,14 +110,18 @@ impl<W: Write> Screen<W> {
     fn log(&mut self, frame: &Frame) {
         let look = &frame.look;
         let ended = look.rounds.len().saturating_sub(1).min(ROUNDS_TOLD_MAX);
-        for round in look.rounds.iter().take(ended).skip(self.rounds_told) {
-            let (clock, said) = (super::units::clock(look.elapsed), moving::round_ended(round));
+        for (at, round) in look.rounds.iter().enumerate().take(ended).skip(self.rounds_told) {
+            // Whoever comes late is told when it was.
+            let since: Duration = look.rounds[at + 1..].iter().map(|later| later.duration).sum();
+            let clock = super::units::clock(look.elapsed.saturating_sub(since));
+            let said = moving::round_ended(round);
             self.write(&format!("{clock:>8}  {said}\n"));
         }
         self.rounds_told = self.rounds_told.max(ended);
         let due = self.last_line.is_none_or(|last| look.elapsed >= last + LINE_INTERVAL);
         if due || look.phase != self.phase {
-            self.write(&format!("{}\n", moving::line(frame)));
+            self.write(&format!("{}\n", moving::line(frame, self.told_pending)));
+            self.told_pending = Some(look.pending());
             self.last_line = Some(look.elapsed);
             self.phase.clone_from(&look.phase);
         }
@@ -208,10 +214,10 @@ mod tests {
     fn news_stays_above_the_block() {
         let mut screen = screen(LIVE);
         screen.show(&frame(0, 0));
-        let news = vec!["lane 1 was lost".to_owned()];
+        let news = vec![(Duration::from_millis(1300), "lane 1 was lost".to_owned())];
         screen.show(&Frame { news, ..frame(1500, 0) });
         let text = written(screen);
-        assert!(text.contains("\x1b[J   1.5 s  lane 1 was lost\ng  "), "{text:?}");
+        assert!(text.contains("\x1b[J   1.3 s  lane 1 was lost\ng  "), "{text:?}");
     }
 
     #[test]
@@ -236,6 +242,19 @@ mod tests {
         let text = written(screen);
         let told = text.lines().filter(|line| line.contains("sent 10 pages")).count();
         assert_eq!(told, ROUNDS_TOLD_MAX, "{text}");
+    }
+
+    #[test]
+    fn who_comes_late_is_told_when_each_round_ended() {
+        let (mut screen, mut late) = (screen(LOG), frame(7000, 3));
+        for (round, seconds) in late.look.rounds.iter_mut().zip([3, 2, 0]) {
+            round.duration = Duration::from_secs(seconds);
+        }
+        screen.show(&late);
+        let text = written(screen);
+        let told: Vec<_> = text.lines().filter_map(|line| line.split_once(" sent ")).collect();
+        let told: Vec<_> = told.iter().map(|(when, _)| when.trim_start()).collect();
+        assert_eq!(told, ["5.0 s  round 0", "7.0 s  round 1"], "{text}");
     }
 
     #[test]

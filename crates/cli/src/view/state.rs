@@ -27,8 +27,8 @@ pub(crate) struct Look {
     pub(crate) rounds: Vec<Round>,
     pub(crate) lanes: Vec<Lane>,
     pub(crate) paths: Vec<Path>,
-    /// Sentences, oldest first.
-    pub(crate) events: Vec<String>,
+    /// Sentences and when they came to be true, oldest first.
+    pub(crate) events: Vec<(Duration, String)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,6 @@
-//! When to harvest for the next round: while the lanes still send the last of this one.
+//! When to harvest for the next round: while the lanes still send the last of this one. And when to
+//! look what was written since the last harvest: every now and then, as the round can leave it to
+//! the next one.
 //!
 //! A harvest takes time that grows with the guest and with what it wrote. Lanes that waited for it
 //! would stand still between any two rounds. So it begins when what is left of the round will take
@@ -10,11 +12,30 @@ use whimbrel_page::{PageCount, PageSet};
 
 use super::SourceLanes;
 
-/// Watches the pages of a round go, and says once when it is time.
+/// So many times what a look takes lie between two of them.
+const LOOK_EVERY: u32 = 24;
+
+/// Before the first look it is taken to cost such a part of a harvest: it protects nothing.
+const LOOK_PART: u32 = 8;
+
+/// What it is time for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// A look at what was written since the last harvest: the rest of the round can leave it.
+    Look,
+    /// The harvest: about as much is left of the round as the lanes send while one is made.
+    Harvest,
+}
+
+/// Watches the pages of a round go, and says when it is time, for the harvest once.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
     /// When the round began and how many pages it had, until it was time.
     round: Option<(Instant, PageCount)>,
+    /// When the last look was over, until it is time for one.
+    looked: Option<Instant>,
+    /// What a look takes.
+    look: Option<Duration>,
     /// What a harvest takes while the lanes are at work.
     harvest: Duration,
 }
@@ -22,7 +43,8 @@ pub(super) struct Ahead {
 impl Ahead {
     /// A round of so many pages begins now.
     pub(super) fn begin(&mut self, pages: PageCount) {
-        self.round = Some((Instant::now(), pages));
+        let now = Instant::now();
+        (self.round, self.looked) = (Some((now, pages)), Some(now));
     }
 
     /// There is no round to harvest after.
@@ -35,14 +57,24 @@ impl Ahead {
         self.harvest = harvest;
     }
 
-    /// Whether it is time, when so many pages of the round were taken.
-    pub(super) fn due(&mut self, taken: PageCount) -> bool {
-        let Some((began, pages)) = self.round else { return false };
-        let due = is_due(began.elapsed(), taken.0, pages.0, self.harvest);
-        if due {
+    /// What it is time for, when so many pages of the round were taken.
+    pub(super) fn due(&mut self, taken: PageCount) -> Option<Due> {
+        let (began, pages) = self.round?;
+        if is_due(began.elapsed(), taken.0, pages.0, self.harvest) {
             self.end();
+            return Some(Due::Harvest);
         }
-        due
+        let every = LOOK_EVERY * self.look.unwrap_or(self.harvest / LOOK_PART);
+        let known = !every.is_zero();
+        self.looked.take_if(|last| known && last.elapsed() >= every).map(|_| Due::Look)
+    }
+
+    /// A look is over that took so long: the round has so many pages now.
+    fn looked(&mut self, pages: PageCount, took: Duration) {
+        (self.looked, self.look) = (Some(Instant::now()), Some(took));
+        if let Some((_, all)) = &mut self.round {
+            *all = pages;
+        }
     }
 }
 
@@ -60,6 +92,14 @@ impl SourceLanes {
         let mut state = self.shared.lock();
         state.ahead.takes(took);
         state.ledger.harvested(pages);
+    }
+
+    /// Tells of pages that were written since the last harvest, as a look found that took so long:
+    /// the round leaves them.
+    pub(crate) fn written(&self, pages: &PageSet, took: Duration) {
+        let mut state = self.shared.lock();
+        let all = state.ledger.written(pages);
+        state.ahead.looked(all, took);
     }
 
     /// Adds every page that was ever touched. The first harvest will take about as long as arming
@@ -87,14 +127,36 @@ mod tests {
     }
 
     #[test]
-    fn it_is_said_once_a_round() {
+    fn a_harvest_is_due_once_a_round() {
         let mut ahead = Ahead::default();
-        assert!(!ahead.due(PageCount(1)), "there is no round");
+        ahead.takes(Duration::from_secs(3600));
+        assert_eq!(ahead.due(PageCount(1)), None, "there is no round");
         ahead.begin(PageCount(10));
-        assert!(!ahead.due(PageCount(9)));
-        assert!(ahead.due(PageCount(10)) && !ahead.due(PageCount(10)));
+        assert_eq!(ahead.due(PageCount(9)), None);
+        ahead.takes(Duration::ZERO);
+        assert_eq!(ahead.due(PageCount(10)), Some(Due::Harvest));
+        assert_eq!(ahead.due(PageCount(10)), None);
         ahead.begin(PageCount(10));
         ahead.end();
-        assert!(!ahead.due(PageCount(10)));
+        assert_eq!(ahead.due(PageCount(10)), None);
+    }
+
+    #[test]
+    fn looks_are_due_again_and_again_until_the_harvest_is() {
+        let mut ahead = Ahead::default();
+        ahead.begin(PageCount(10));
+        assert_eq!(ahead.due(PageCount(1)), None, "nobody knows what one takes");
+        ahead.takes(Duration::from_nanos(u64::from(LOOK_PART)));
+        // It takes next to no time: it is always time for one.
+        std::thread::yield_now();
+        assert_eq!(ahead.due(PageCount(1)), Some(Due::Look));
+        assert_eq!(ahead.due(PageCount(2)), None, "the last one is not over");
+        ahead.looked(PageCount(8), Duration::from_nanos(1));
+        std::thread::yield_now();
+        assert_eq!(ahead.due(PageCount(2)), Some(Due::Look));
+        assert_eq!(ahead.due(PageCount(8)), Some(Due::Harvest), "two pages are left");
+        ahead.begin(PageCount(10));
+        ahead.looked(PageCount(10), Duration::from_secs(3600));
+        assert_eq!(ahead.due(PageCount(1)), None, "it would take longer than the round");
     }
 }

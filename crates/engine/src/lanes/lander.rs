@@ -149,17 +149,16 @@ impl Lander {
     }
 
     fn write(&self) -> Result<(), LandError> {
+        let (landing, batch) = (&self.shared.landing, self.reader.batch());
+        let with = |wanted| batch.iter().filter(move |batch| batch.disposition == wanted);
+        with(Disposition::Zero).try_for_each(|BatchRun { run, .. }| landing.zero(*run))?;
         let mut rest = &self.payload[..];
-        for BatchRun { run, disposition } in self.reader.batch() {
-            if *disposition == Disposition::Zero {
-                self.shared.landing.zero(*run)?;
-                continue;
-            }
+        let raw = with(Disposition::Raw).map(move |BatchRun { run, .. }| {
             let (pages, after) = rest.split_at(run.count.bytes().0 as usize);
-            self.shared.landing.write_pages(*run, pages)?;
             rest = after;
-        }
-        Ok(())
+            (*run, pages)
+        });
+        Ok(landing.write_runs(raw)?)
     }
 
     /// The pages are in place: their leaves are what was digested from the private copy.

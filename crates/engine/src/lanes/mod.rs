@@ -16,7 +16,6 @@ mod destination;
 mod lander;
 mod map;
 mod options;
-mod pace;
 mod paths;
 mod quiet;
 mod sender;
@@ -25,12 +24,13 @@ mod spread;
 mod traffic;
 mod verify;
 
+pub(crate) use ahead::Due;
 pub(crate) use destination::{DestinationLanes, LandEvent};
 pub(crate) use map::WeakLanes;
 pub use options::LaneOptions;
-pub use pace::Limits;
 pub(crate) use source::{LaneEvent, SourceLanes};
 pub use traffic::Traffic;
+pub use whimbrel_protocol::Limits;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -53,6 +53,8 @@ struct Known {
     next_out: Duration,
     connections: u32,
     in_flight: u64,
+    /// When something last landed on it.
+    heard: Option<Instant>,
     meter: Meter,
 }
 
@@ -100,6 +102,7 @@ impl Known {
             next_out: OUT_FIRST,
             connections: 0,
             in_flight: 0,
+            heard: None,
             meter: Meter::default(),
         }
     }
@@ -279,7 +282,13 @@ impl Paths {
     pub(super) fn landed(&mut self, id: PathId, bytes: ByteCount, now: Instant) {
         let known = &mut self.known[id.0];
         known.in_flight = known.in_flight.saturating_sub(bytes.0);
+        known.heard = Some(now);
         known.meter.landed(bytes.0, known.in_flight == 0, now);
+    }
+
+    /// Whether something has landed on it within so long.
+    pub(super) fn landed_within(&self, id: PathId, within: Duration, now: Instant) -> bool {
+        self.known[id.0].heard.is_some_and(|heard| now < heard + within)
     }
 
     /// A lane ended with so much in flight.

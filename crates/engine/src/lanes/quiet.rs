@@ -27,8 +27,8 @@ impl Shared {
     /// Tells the driver what has come about in the ledger.
     pub(super) fn announce(&self, state: &mut State) {
         let RoundTally { number, pages, .. } = state.ledger.tally();
-        if state.ahead.due(pages) {
-            self.tell(LaneEvent::RoundEnding(number));
+        if let Some(due) = state.ahead.due(pages) {
+            self.tell(LaneEvent::RoundDue(number, due));
         }
         while let Some(event) = state.ledger.poll() {
             match event {

@@ -1,19 +1,19 @@
 //! The thread of one lane on the source: take, copy, digest, send; and hear what has landed.
 
 use std::io::IoSlice;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use whimbrel_memory::MemoryError;
-use whimbrel_page::{ByteCount, Leaf, PAGE_SIZE, PageCount};
-use whimbrel_protocol::LaneId;
+use whimbrel_page::{ByteCount, Disposition, Leaf, PAGE_SIZE, PageCount, Run};
 use whimbrel_protocol::batch::{ACK_SIZE, Ack, AckError, BatchWriter};
 use whimbrel_protocol::ledger::{AckFault, Flight, Take};
-use whimbrel_protocol::limits::BATCHES_IN_FLIGHT_MAX;
+use whimbrel_protocol::limits::{BATCH_PAGES_MAX, BATCHES_IN_FLIGHT_MAX};
+use whimbrel_protocol::{Claim, LaneId};
 use whimbrel_transport::{Lane, LaneError, Woken};
 
 use super::Carried;
-use super::pace::Claim;
 use super::paths::PathId;
 use super::source::{Shared, State};
 
@@ -34,23 +34,11 @@ pub(super) enum SendError {
     Moved,
 }
 
-impl SendError {
-    /// Whether others on the same path would fare alike. A peer that hangs up shows that the path
-    /// works.
-    fn blames_path(&self) -> bool {
-        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
-        match self {
-            Self::Lane(LaneError::Link(error)) => {
-                !matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
-            }
-            Self::Lane(LaneError::Stalled(_)) | Self::Silent(_) => true,
-            _ => false,
-        }
-    }
-}
-
 /// Until a lane that takes nothing yet asks again whether it may.
 const ASK_AGAIN: Duration = Duration::from_millis(5);
+
+/// A batch is full when this many times its room is less than it may carry.
+const FULL_BELOW: u64 = 4;
 
 pub(super) struct Sender {
     shared: Arc<Shared>,
@@ -63,7 +51,8 @@ pub(super) struct Sender {
     claim: Claim,
     take: Take,
     writer: BatchWriter,
-    /// The private copies of the pages of a taking. Stays in the cache of this thread's core.
+    /// The private copies of the pages that are sent of a taking, one after the other. Stays in
+    /// the cache of this thread's core.
     buffer: Vec<u8>,
     acks: Acks,
     /// When the destination last had no reason to be silent any longer.
@@ -106,12 +95,29 @@ impl Sender {
     /// Works until the lane is cancelled, fails or moves.
     pub(super) fn run(mut self) -> Result<(), SendError> {
         let ended = self.work();
-        if let Err(error) = ended.as_ref()
-            && error.blames_path()
-        {
-            self.shared.path_failed(&mut self.shared.lock(), self.path, &error.to_string());
+        if let Err(error) = ended.as_ref() {
+            let mut state = self.shared.lock();
+            if self.blames_path(error, &state) {
+                self.shared.path_failed(&mut state, self.path, &error.to_string());
+            }
         }
         ended
+    }
+
+    /// Whether others on the same path would fare alike. A peer that hangs up shows that the path
+    /// works, and so does what landed lately for others: on a path that is full, one may starve.
+    fn blames_path(&self, error: &SendError, state: &State) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        match error {
+            SendError::Lane(LaneError::Link(error)) => {
+                !matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset)
+            }
+            SendError::Lane(LaneError::Stalled(_)) | SendError::Silent(_) => {
+                let lately = self.shared.options.stall_timeout / 2;
+                !state.paths.landed_within(self.path, lately, Instant::now())
+            }
+            _ => false,
+        }
     }
 
     fn work(&mut self) -> Result<(), SendError> {
@@ -181,7 +187,7 @@ impl Sender {
     }
 
     fn within_limits(&self, state: &mut State, pages: PageCount) -> (PageCount, Option<Duration>) {
-        match state.pace.ask(self.claim, Instant::now()) {
+        match state.pace.ask(self.claim, self.shared.at(Instant::now())) {
             Ok(most) => (pages.min(PageCount((most.0 / PAGE_SIZE as u64).max(1))), None),
             Err(wait) => (PageCount::ZERO, Some(wait)),
         }
@@ -198,7 +204,7 @@ impl Sender {
     }
 
     fn send(&mut self) -> Result<(), SendError> {
-        self.copy()?;
+        let claimed = self.fill()?;
         self.writer.describe(self.take.dispositions());
         let wire = self.writer.wire_size();
         let sent = {
@@ -207,7 +213,7 @@ impl Sender {
             let sent = state.sent(self.lane, &self.take, wire, self.shared.at(now));
             let sends = if sent.is_some() { wire } else { ByteCount::ZERO };
             state.paths.sent(self.path, sends, now);
-            let unused = self.take.pages().bytes().0.saturating_sub(sends.0);
+            let unused = claimed.bytes().0.saturating_sub(sends.0);
             state.pace.give_back(self.claim, ByteCount(unused));
             self.shared.announce(&mut state);
             sent
@@ -219,39 +225,49 @@ impl Sender {
         Ok(())
     }
 
-    /// Copies each page once and digests it while it is warm. The pages were harvested before
-    /// (law 1), so that a torn copy is followed by another one.
-    fn copy(&mut self) -> Result<(), SendError> {
-        let mut rest = &mut self.buffer[..];
-        for run in 0..self.take.runs().len() {
-            let run = self.take.runs()[run];
-            let (pages, after) = rest.split_at_mut(run.count.bytes().0 as usize);
-            self.shared.memory.copy_run(run, pages)?;
-            for page in pages.chunks_exact(PAGE_SIZE) {
-                self.take.found(Leaf::of(page));
+    /// Copies the taking, and takes more as long as much of it is zero or unchanged: a batch that
+    /// carries little costs as much as a full one. Returns how many pages it may carry.
+    fn fill(&mut self) -> Result<PageCount, SendError> {
+        let claimed = self.take.pages();
+        let mut kept = PageCount::ZERO;
+        let mut copied = 0;
+        loop {
+            let taken = self.take.runs().len();
+            kept = self.copy(copied..taken, kept)?;
+            copied = taken;
+            let room = claimed - kept;
+            let full = room.0 * FULL_BELOW < claimed.0;
+            if full || self.take.pages() + room > BATCH_PAGES_MAX {
+                return Ok(claimed);
             }
-            rest = after;
+            self.shared.lock().ledger.take_more(self.lane, room, &mut self.take);
+            if self.take.runs().len() == copied {
+                return Ok(claimed);
+            }
         }
-        Ok(())
     }
 
-    /// Sends the batch. The parts are gathered on the stack, a handful at a time.
-    fn transmit(&mut self) -> Result<(), SendError> {
-        const PARTS: usize = 64;
-        let payload = self.writer.payload().map(|part| &self.buffer[part]);
-        let mut parts = std::iter::once(self.writer.head()).chain(payload);
-        loop {
-            let mut gathered = [IoSlice::new(&[]); PARTS];
-            let mut count = 0;
-            for (slot, part) in gathered.iter_mut().zip(&mut parts) {
-                *slot = IoSlice::new(part);
-                count += 1;
+    /// Copies each page once and digests it while it is warm; the next one takes the place of a
+    /// page whose bytes are not sent. The pages were harvested before (law 1), so that a torn copy
+    /// is followed by another one.
+    fn copy(&mut self, runs: Range<usize>, mut kept: PageCount) -> Result<PageCount, SendError> {
+        for run in runs {
+            let run = self.take.runs()[run];
+            for page in run.pages() {
+                let copy = &mut self.buffer[kept.bytes().0 as usize..][..PAGE_SIZE];
+                self.shared.memory.copy_run(Run::new(run.region, page.0, 1), copy)?;
+                if self.take.found(Leaf::of(copy)) == Disposition::Raw {
+                    kept += PageCount(1);
+                }
             }
-            if count == 0 {
-                return Ok(());
-            }
-            self.connection.send(&mut gathered[..count])?;
         }
+        Ok(kept)
+    }
+
+    fn transmit(&mut self) -> Result<(), SendError> {
+        let payload = &self.buffer[..self.writer.payload_size().0 as usize];
+        let mut parts = [IoSlice::new(self.writer.head()), IoSlice::new(payload)];
+        Ok(self.connection.send(&mut parts)?)
     }
 }
 

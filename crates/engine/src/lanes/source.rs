@@ -14,11 +14,12 @@ use whimbrel_memory::GuestMemory;
 use whimbrel_page::{ByteCount, ByteRate, PageCount, PageSet, Root};
 use whimbrel_protocol::batch::{Ack, LaneHello};
 use whimbrel_protocol::ledger::{AckFault, Pass, RoundTally, Take};
-use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, RoundNumber, Throughput};
+use whimbrel_protocol::{
+    BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, Pace, RoundNumber, Throughput,
+};
 use whimbrel_transport::{Lane, LaneHandle, LaneSecret, pin_beside};
 
-use super::ahead::Ahead;
-use super::pace::Pace;
+use super::ahead::{Ahead, Due};
 use super::paths::{PathId, Paths};
 use super::sender::Sender;
 use super::{Carried, LaneOptions, guarded, in_this_span, lock};
@@ -36,9 +37,8 @@ pub(crate) enum LaneEvent {
     /// A lane that was to be closed does not end: it is stuck in guest memory, and what becomes of
     /// its pages cannot be said.
     Stuck(LaneId),
-    /// The lanes have about as much left of the round of this number as they send while a harvest
-    /// is made: it is time for one.
-    RoundEnding(RoundNumber),
+    /// The lanes are so far with the round of this number that it is time for this.
+    RoundDue(RoundNumber, Due),
     /// Everything the round had was taken and sent.
     RoundTaken(RoundTally),
     /// A path came or went; a sentence for people.

@@ -117,7 +117,7 @@ impl Shared {
             state.paths.replace(paths);
         }
         if let Some(limits) = limits {
-            state.pace.set(&limits, Instant::now());
+            state.pace.set(&limits, self.at(Instant::now()));
             // They wait by what held before.
             state.wake_idle();
         }

@@ -19,7 +19,7 @@ use super::account::Account;
 use super::hands::{Hands, Job};
 use crate::ended::{Ended, HungGuest, Returned};
 use crate::journal::SharedJournal;
-use crate::lanes::{LaneEvent, SourceLanes, in_this_span};
+use crate::lanes::{Due, LaneEvent, SourceLanes, in_this_span};
 use crate::link::{Connection, Link, LinkEvent, LinkNumber};
 use crate::options::{DestinationAddress, OutgoingOptions};
 use crate::progress::Progress;
@@ -225,9 +225,12 @@ impl Driver {
                 let why = format!("lane {} does not end: it hangs in guest memory", lane.0);
                 SourceEvent::Failed(Failure::new(Fault::Memory, why))
             }
-            LaneEvent::RoundEnding(number) => {
+            LaneEvent::RoundDue(number, due) => {
                 if number.0 == self.pass {
-                    self.job(Job::HarvestAhead);
+                    self.job(match due {
+                        Due::Look => Job::LeaveWritten,
+                        Due::Harvest => Job::HarvestAhead,
+                    });
                 }
                 return None;
             }
@@ -397,7 +400,8 @@ impl Driver {
         let outcome = self.outcome.take().expect("a driver ends with an outcome");
         let last = match outcome {
             Outcome::Aborted(_) => Job::Retreat,
-            Outcome::Completed { .. } | Outcome::InDoubt { .. } => Job::LetGo,
+            Outcome::InDoubt { .. } => Job::LetGo,
+            Outcome::Completed { .. } => Job::Leave,
         };
         let Self { source, hands, lanes, subject, journal, link, options, .. } = self;
         lanes.stop();

@@ -155,6 +155,7 @@ impl Outgoing {
             journal: journal.clone(),
             parked: false,
             released: false,
+            left: false,
             reacquire_timeout: self.options.reacquire_timeout,
             stuck: None,
             comparison: Comparison::default(),

@@ -28,6 +28,8 @@ use crate::options::CoreShare;
 const PIECE: u64 = 64;
 /// Suspects that wait for the next harvest; there is no looking for more then.
 const SUSPECTS_MAX: usize = 4096;
+/// Shorter rests are taken together: each costs the core something too, which is not counted.
+const REST_MIN: Duration = Duration::from_millis(5);
 /// Before looking again at a guest without memory in use.
 const NOTHING_TO_DO: Duration = Duration::from_millis(100);
 
@@ -168,18 +170,19 @@ impl Shared {
 
     fn run(&self) -> Result<(), MemoryError> {
         let mut buffer = vec![0; PAGE_SIZE];
+        let mut owed = Duration::ZERO;
         loop {
             let began = Instant::now();
             // Anew each time: what nobody has tracked may have been populated since.
             let touched = self.memory.touched()?;
             let idle = if touched.is_empty() { NOTHING_TO_DO } else { began.elapsed() };
-            if !self.rest(idle) {
+            if !self.rest(idle, &mut owed) {
                 return Ok(());
             }
             for run in touched.runs() {
                 for piece in pieces(run) {
                     let Some(took) = self.look_at(piece, &mut buffer)? else { return Ok(()) };
-                    if !self.rest(took) {
+                    if !self.rest(took, &mut owed) {
                         return Ok(());
                     }
                 }
@@ -207,10 +210,14 @@ impl Shared {
         Ok(Some(began.elapsed()))
     }
 
-    /// Leaves the core to others for as long as the share asks for after so much work. `false` is
-    /// the end.
-    fn rest(&self, worked: Duration) -> bool {
-        let rest = self.share.rest_after(worked);
+    /// Leaves the core to others for as long as the share asks for after so much work, and for what
+    /// is owed from before. `false` is the end.
+    fn rest(&self, worked: Duration, owed: &mut Duration) -> bool {
+        *owed += self.share.rest_after(worked);
+        if (Duration::from_nanos(1)..REST_MIN).contains(owed) {
+            return true;
+        }
+        let rest = std::mem::take(owed);
         let waited = self.changed.wait_timeout_while(self.lock(), rest, |state| !state.ended);
         !waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
@@ -225,6 +232,8 @@ fn pieces(run: Run) -> impl Iterator<Item = Run> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lanes::LaneOptions;
+    use tokio::sync::mpsc::channel;
     use whimbrel_memory::Backing;
     use whimbrel_page::{ByteCount, Layout};
 
@@ -258,6 +267,65 @@ mod tests {
         assert_eq!(missed, [Run::new(R, 7, 1), Run::new(R, 8, 1)], "none after the last one");
         assert_eq!(state.judge(&of(&[]), true), [], "each is judged once");
         assert_eq!(state.seen(), PageCount(8));
+    }
+
+    /// Processor time of this thread, where the host tells.
+    fn cpu() -> Option<Duration> {
+        let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        told.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    }
+
+    /// Looks at so many pages of zeros. The processor time of that and the share of all the time.
+    fn look_at(
+        pages: u64,
+        share: CoreShare,
+        recent: &PageSet,
+        layout: &Layout,
+    ) -> Option<[f64; 2]> {
+        let memory = GuestMemory::allocate(layout, Backing::Private).expect("memory");
+        for page in 0..layout.pages().0 {
+            memory.store_u64(R, PageIndex(page).offset(), 0).expect("inside");
+        }
+        let lanes = SourceLanes::new(memory.clone(), LaneOptions::default(), channel(1).0);
+        let state = Mutex::new(State { recent: recent.clone(), ..State::new(&memory) });
+        let shared = Arc::new(Shared { memory, lanes, share, state, changed: Condvar::new() });
+        let works = shared.clone();
+        let thread = thread::spawn(move || {
+            let (began, before) = (Instant::now(), cpu()?);
+            works.run().expect("it is read");
+            let allowed = began.elapsed().as_secs_f64() * f64::from(share.as_percent()) / 100.0;
+            Some([(cpu()? - before).as_secs_f64(), allowed])
+        });
+        let mut state = shared.lock();
+        while state.seen < PageCount(pages) && !thread.is_finished() {
+            let looked = shared.changed.wait_timeout(state, REST_MIN);
+            state = looked.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.ended = true;
+        assert!(state.suspects.is_empty(), "zeros are zeros");
+        drop(state);
+        shared.changed.notify_all();
+        thread.join().expect("no panic")
+    }
+
+    /// Also where there is next to nothing to read, as the guest has just written nearly all.
+    #[test]
+    fn it_takes_no_more_than_its_share_of_a_core() {
+        let layout = Layout::single(PageCount(64 * PIECE).bytes()).expect("valid");
+        let quiet = PageSet::new(&layout);
+        let mut busy = PageSet::new(&layout);
+        for piece in 0..64 {
+            busy.insert(Run::new(R, piece * PIECE + 1, PIECE - 1));
+        }
+        for (percent, pages, recent) in [(25, 10_000, quiet), (5, 4000, busy)] {
+            let taken = look_at(pages, CoreShare::percent(percent), &recent, &layout);
+            let Some([taken, allowed]) = taken else {
+                return println!("SKIPPED: this host does not tell the time of a thread");
+            };
+            println!("{percent} % of a core, {pages} pages: {taken:.3} s of {allowed:.3} s");
+            // What it is woken up for, and the beginning, which has not rested yet.
+            assert!(taken < allowed * 1.5 + 0.003, "{taken} s, and {allowed} s are its share");
+        }
     }
 
     #[test]

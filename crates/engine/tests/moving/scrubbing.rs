@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use whimbrel_engine::guest::{Guest as _, Throttle};
 use whimbrel_engine::memory::{Backing, TrackerKind};
-use whimbrel_engine::page::{ByteCount, PAGE_SIZE, PageIndex};
+use whimbrel_engine::page::{ByteCount, ByteRate, PAGE_SIZE, PageIndex};
 use whimbrel_engine::protocol::Policy;
 use whimbrel_engine::{
-    CoreShare, Ended, Failure, Fault, IncomingOptions, Outcome, OutgoingOptions,
+    CoreShare, Ended, Failure, Fault, IncomingOptions, Limits, Outcome, OutgoingOptions,
 };
 
 use crate::scribe::{R, Scribe, ScribeFactory};
@@ -25,8 +25,9 @@ const WRITTEN: [u64; 3] = [1000, 1001, 1500];
 const BUSY: u64 = 64;
 /// What it writes when it is told to pause before it shall: too much to be sent in the pause.
 const LATE: std::ops::Range<u64> = 2000..19_000;
-/// A pause that a guest can have, but not with all that.
-const LIMIT: Duration = Duration::from_millis(30);
+/// A pause that a guest can have on a busy machine too, but not with all that at this rate.
+const LIMIT: Duration = Duration::from_millis(120);
+const RATE: ByteRate = ByteRate(200 << 20);
 
 fn waiting(limit: Duration, tracker: TrackerKind, scrub: CoreShare) -> OutgoingOptions {
     let mut wanted = options(limit);
@@ -54,6 +55,7 @@ async fn migrate_with_device(tracker: TrackerKind, pages: u64) -> (Ended, Ended)
     let (incoming, address) = incoming(ScribeFactory::default(), IncomingOptions::default());
     let mut wanted = waiting(LIMIT, tracker, CoreShare::percent(50));
     wanted.source.pauses_max = u32::MAX;
+    wanted.lanes.traffic.set_limits(Limits { rounds: Some(RATE), ..Limits::default() });
     let source = outgoing(guest, address, wanted);
     let mut progress = source.progress();
     let device = async {

@@ -78,6 +78,27 @@ async fn a_path_that_leads_nowhere_costs_nothing_but_time() {
     assert_moved(source, destination);
 }
 
+/// The last pages wait for it, however fast the rounds went, and the forecast knows.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_pages_keep_to_a_limit_of_their_own() {
+    let rate = ByteRate(4 << 20);
+    let mut wanted = options(Duration::from_millis(1500));
+    wanted.source.pause_budget = Duration::from_secs(60);
+    let limits = Limits { switchover: Some(rate), ..Limits::default() };
+    wanted.lanes.traffic.set_limits(limits);
+    let factory = ScribeFactory { busy_pages: 512, ..ScribeFactory::default() };
+    let (source, _) = migrate(Scribe::filled(PAGES, 512), factory, wanted).await;
+    assert!(matches!(source.outcome, Outcome::Completed { .. }), "{source:?}");
+    let report = &source.report;
+    let last = report.progress.rounds.last().expect("rounds");
+    assert!(last.pages.0 > 128, "the guest writes all the time: {last:?}");
+    // What a bucket holds, and a quantum of each lane, may go before it is waited for.
+    let at_once = Duration::from_millis(25 + 8 * 4);
+    let at_least = Duration::from_secs_f64(last.bytes.0 as f64 / rate.0 as f64) - at_once;
+    assert!(last.duration >= at_least, "{last:?} at {rate}");
+    assert!(report.downtime_estimate > Some(at_least / 2), "{report:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pause_that_the_guests_own_cluster_may_not_survive_is_warned_of() {
     for (own, warned) in [(Duration::from_nanos(1), true), (Duration::from_secs(60), false)] {

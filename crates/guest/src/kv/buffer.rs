@@ -88,22 +88,36 @@ impl Buffer {
         if bytes.is_empty() {
             return Ok(());
         }
-        let arena = heap.arena();
-        let (mut block, mut start, mut end) = self.parts(arena);
         let added = bytes.len() as u64;
-        if block == At::NOWHERE || end + added > heap.room(block) {
-            let len = end - start;
-            let new = heap.allocate((len + added).max(FIRST))?;
-            if let Some(old) = block.place() {
-                let mut kept = Vec::new();
-                arena.read_onto(old.plus(start), len, &mut kept);
-                arena.write(new, &kept);
-                heap.free(old);
-            }
-            (block, start, end) = (new, 0, len);
+        self.widen(heap, added)?;
+        let (block, start, end) = self.parts(heap.arena());
+        heap.arena().write(block.plus(end), bytes);
+        heap.arena().store_words(self.0, [block.0, start, end + added]);
+        Ok(())
+    }
+
+    /// Makes sure that so many bytes can be added at the end.
+    pub(crate) fn widen(self, heap: &Heap, more: u64) -> Result<(), Full> {
+        let arena = heap.arena();
+        let (block, start, end) = self.parts(arena);
+        let (room, len) = (block.place().map_or(0, |block| heap.room(block)), end - start);
+        if end + more <= room {
+            return Ok(());
         }
-        arena.write(block.plus(end), bytes);
-        arena.store_words(self.0, [block.0, start, end + added]);
+        let new = match heap.allocate((len + more).max(FIRST)) {
+            // Where nothing else is free it moves up in its own block.
+            Err(Full) if len + more <= room => block,
+            made => made?,
+        };
+        let mut kept = Vec::new();
+        if len > 0 {
+            arena.read_onto(block.plus(start), len, &mut kept);
+            arena.write(new, &kept);
+        }
+        arena.store_words(self.0, [new.0, 0, len]);
+        if let Some(old) = block.place().filter(|old| *old != new) {
+            heap.free(old);
+        }
         Ok(())
     }
 

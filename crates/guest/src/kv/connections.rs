@@ -76,13 +76,17 @@ impl Record {
             pointer = arena.follow(pointer).place().expect("a record is in the list");
         }
         arena.point(pointer, arena.follow(self.0));
+        self.free(heap);
+        arena.sub(head::CONNECTION_COUNT, 1);
+    }
+
+    fn free(self, heap: &Heap) {
         self.inbox().free(heap);
         self.outbox().free(heap);
-        if let Some(name) = arena.follow(self.0.word(Self::NAME)).place() {
+        if let Some(name) = heap.arena().follow(self.0.word(Self::NAME)).place() {
             heap.free(name);
         }
         heap.free(self.0);
-        arena.sub(head::CONNECTION_COUNT, 1);
     }
 
     pub(crate) fn relay(self, arena: &Arena) -> RelayId {
@@ -123,6 +127,10 @@ impl Record {
         let count = position.saturating_sub(before).min(held);
         if count > 0 {
             self.outbox().consume(heap, count);
+            if count == held {
+                // A large block was given back, so the small one for small replies is there.
+                let _ = self.outbox().widen(heap, 1);
+            }
             arena.store(self.0.word(Self::DELIVERED), before + count);
         }
     }
@@ -154,6 +162,75 @@ impl Record {
             }
         }
         Ok(())
+    }
+}
+
+/// What takes memory for clients and relays while the store is empty, out of the heap.
+pub(crate) struct TakenOut {
+    relays: Vec<[u64; RELAY_WORDS as usize]>,
+    records: Vec<Connection>,
+}
+
+struct Connection {
+    words: [u64; RECORD_WORDS as usize],
+    inbox: Vec<u8>,
+    outbox: Vec<u8>,
+    name: Vec<u8>,
+}
+
+impl TakenOut {
+    /// Takes it out.
+    pub(crate) fn of(heap: &Heap) -> Self {
+        let arena = heap.arena();
+        let relays: Vec<_> = list(arena, head::RELAYS).collect();
+        let records: Vec<_> = Record::all(arena).collect();
+        let taken_out = Self {
+            relays: relays.iter().map(|at| arena.load_words(*at)).collect(),
+            records: records.iter().map(|record| Connection::of(arena, *record)).collect(),
+        };
+        relays.into_iter().for_each(|at| heap.free(at));
+        records.into_iter().for_each(|record| record.free(heap));
+        taken_out
+    }
+
+    /// Puts it into a heap that is empty; where the records are then, the last one first.
+    pub(crate) fn put_back(self, heap: &Heap) -> Result<Vec<Record>, Full> {
+        let arena = heap.arena();
+        arena.point(head::RELAYS, At::NOWHERE);
+        for mut words in self.relays.into_iter().rev() {
+            let at = heap.allocate(RELAY_WORDS * 8)?;
+            words[0] = arena.load(head::RELAYS);
+            arena.store_words(at, words);
+            arena.point(head::RELAYS, at);
+        }
+        arena.point(head::CONNECTIONS, At::NOWHERE);
+        self.records.into_iter().rev().map(|one| one.put_back(heap)).collect()
+    }
+}
+
+impl Connection {
+    fn of(arena: &Arena, record: Record) -> Self {
+        Self {
+            words: arena.load_words(record.0),
+            inbox: record.inbox().bytes(arena),
+            outbox: record.outbox().bytes(arena),
+            name: record.client(arena).name,
+        }
+    }
+
+    fn put_back(mut self, heap: &Heap) -> Result<Record, Full> {
+        let (arena, record) = (heap.arena(), Record(heap.allocate(RECORD_WORDS * 8)?));
+        self.words[0] = arena.load(head::CONNECTIONS);
+        self.words[Record::NAME as usize..].fill(0);
+        arena.store_words(record.0, self.words);
+        arena.point(head::CONNECTIONS, record.0);
+        record.outbox().open(heap)?;
+        record.outbox().append(heap, &self.outbox)?;
+        record.inbox().append(heap, &self.inbox)?;
+        if !self.name.is_empty() {
+            arena.point(record.0.word(Record::NAME), buffer::new_string(heap, &self.name)?);
+        }
+        Ok(record)
     }
 }
 

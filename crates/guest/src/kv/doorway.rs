@@ -4,19 +4,23 @@
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use whimbrel_engine::guest::Throttle;
 
 use super::machine::Event;
 use super::port::{Attach, Outlet, RelayId, ToGuest};
+use crate::throttled::{STAND_MAX, stand};
 
-/// Bytes of clients that may wait here; relays that keep to their credit come nowhere near it.
+/// Bytes of clients that wait here before relays do: one message of each may come on top.
 const WAITING_MAX: usize = 64 << 20;
 /// What an event counts for beside its bytes.
 const EVENT_SIZE: usize = 64;
 /// Events of one turn, so that relays hear in between.
 const TURN_MAX: usize = 256;
+/// A throttled executor works no longer than this at once, unless a command keeps it longer.
+const TURN_LONGEST: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
 struct State {
@@ -30,6 +34,8 @@ struct State {
     events: VecDeque<Event>,
     /// What they count for.
     waiting: usize,
+    /// Relays that wait for room.
+    relays: Vec<Waker>,
     /// The executor is to forget the relays.
     lets_go: bool,
     throttle: Throttle,
@@ -41,12 +47,19 @@ impl State {
     const fn open(&self) -> bool {
         !self.paused && self.holds == 0 && !self.ended
     }
+
+    /// Relays go on if there is room again.
+    fn call_relays(&mut self) {
+        if self.waiting < WAITING_MAX {
+            self.relays.drain(..).for_each(Waker::wake);
+        }
+    }
 }
 
 /// What the executor is called for.
 pub(crate) enum Call {
-    /// It may go in. These events have come.
-    Work(Vec<Event>),
+    /// It may go in. These events have come. If it is throttled it works so long and no longer.
+    Work(Vec<Event>, Option<Duration>),
     /// The guest is parked: it is to forget the relays and all that is not in memory, outside.
     LetGo,
 }
@@ -61,11 +74,6 @@ pub(crate) struct Doorway {
     /// Whoever closed the doorway waits here.
     quiet: Condvar,
 }
-
-/// A relay has sent more than it was allowed to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the relay sends more than the guest has allowed it to")]
-pub struct Overrun;
 
 impl Doorway {
     pub(crate) fn new() -> Self {
@@ -113,17 +121,25 @@ impl Doorway {
         });
     }
 
-    /// Brings what a relay has said.
-    pub(crate) fn hear(&self, relay: RelayId, said: Vec<ToGuest>) -> Result<(), Overrun> {
-        let size: usize = said.iter().map(size_of).sum();
+    /// Brings what a relay has said as soon as there is room; whether the guest is still here.
+    pub(crate) fn poll_hear(
+        &self,
+        context: &Context<'_>,
+        relay: RelayId,
+        said: &mut Vec<ToGuest>,
+    ) -> Poll<bool> {
         let mut state = self.lock();
-        if state.waiting + size > WAITING_MAX {
-            return Err(Overrun);
+        if state.ended {
+            return Poll::Ready(false);
         }
-        state.waiting += size;
-        state.events.extend(said.into_iter().map(|said| Event::FromRelay(relay, said)));
+        if state.waiting >= WAITING_MAX {
+            state.relays.push(context.waker().clone());
+            return Poll::Pending;
+        }
+        state.waiting += said.iter().map(size_of).sum::<usize>();
+        state.events.extend(said.drain(..).map(|said| Event::FromRelay(relay, said)));
         self.wake.notify_all();
-        Ok(())
+        Poll::Ready(true)
     }
 
     /// Waits until the executor may go in, and there is an event or `wait` is over: it is inside
@@ -155,7 +171,8 @@ impl Doorway {
         let events: Vec<_> = state.events.drain(..count).collect();
         let size: usize = events.iter().map(event_size).sum();
         state.waiting -= size;
-        Some(Call::Work(events))
+        state.call_relays();
+        Some(Call::Work(events, works_for(state.throttle)))
     }
 
     /// Comes out after `worked`, with the events that it did not get to.
@@ -164,10 +181,8 @@ impl Doorway {
         state.waiting += left.iter().map(event_size).sum::<usize>();
         left.into_iter().rev().for_each(|event| state.events.push_front(event));
         state.inside = false;
-        let percent = u32::from(state.throttle.as_percent());
-        if percent > 0 {
-            state.stands_until = Some(Instant::now() + worked * percent / (100 - percent));
-        }
+        let stands = stand(state.throttle, worked);
+        state.stands_until = (!stands.is_zero()).then(|| Instant::now() + stands);
         if !state.open() {
             self.quiet.notify_all();
         }
@@ -199,6 +214,7 @@ impl Doorway {
         self.change(|state| {
             state.events.retain(|event| matches!(event, Event::BeginMove));
             (state.waiting, state.lets_go) = (0, true);
+            state.call_relays();
         });
     }
 
@@ -213,6 +229,8 @@ impl Doorway {
         self.change(|state| {
             state.ended = true;
             state.events.clear();
+            state.waiting = 0;
+            state.call_relays();
         });
         self.falls_quiet(within, |state| !state.alive)
     }
@@ -244,6 +262,12 @@ impl Doorway {
     }
 }
 
+/// How long the executor works at once: not so long that it would have to stand for too long.
+fn works_for(throttle: Throttle) -> Option<Duration> {
+    let percent = u32::from(throttle.as_percent());
+    (percent > 0).then(|| (STAND_MAX * (100 - percent) / percent).min(TURN_LONGEST))
+}
+
 fn size_of(said: &ToGuest) -> usize {
     let bytes = if let ToGuest::Bytes(_, _, bytes) = said { bytes.len() } else { 0 };
     EVENT_SIZE + bytes
@@ -261,5 +285,25 @@ pub(crate) struct Hold<'a> {
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         self.doorway.change(|state| state.holds -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_throttled_executor_never_stands_still_for_long_and_has_its_share() {
+        for percent in 1..=Throttle::MOST.as_percent() {
+            let throttle = Throttle::percent(percent);
+            let works = works_for(throttle).expect("it is throttled");
+            let stands = stand(throttle, works);
+            let share = stands.as_secs_f64() / (stands + works).as_secs_f64() * 100.0;
+            assert!((share - f64::from(percent)).abs() < 0.1, "{percent}: {share}");
+            assert!(works <= TURN_LONGEST && stands <= STAND_MAX, "{percent}: {stands:?}");
+            assert!(stand(throttle, Duration::from_secs(1)) <= STAND_MAX, "{percent}");
+        }
+        assert_eq!(works_for(Throttle::OFF), None);
+        assert_eq!(stand(Throttle::OFF, Duration::from_secs(1)), Duration::ZERO);
     }
 }

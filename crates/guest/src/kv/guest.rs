@@ -134,15 +134,16 @@ fn live(shared: &Shared) {
 
 fn execute(shared: &Shared) {
     let doorway = &shared.doorway;
-    let open = || doorway.is_open();
     let mut machine = None;
     let mut wait = Duration::ZERO;
     while let Some(call) = doorway.enter(wait) {
-        let Call::Work(events) = call else {
+        let Call::Work(events, works_for) = call else {
             machine = None;
             continue;
         };
         let began = Instant::now();
+        let open =
+            || doorway.is_open() && works_for.is_none_or(|longest| began.elapsed() < longest);
         // Memory is not looked at before the guest may run.
         let made = match machine.take() {
             Some(machine) => Ok(machine),
@@ -150,6 +151,8 @@ fn execute(shared: &Shared) {
         };
         let Ok(mut running) = made else { return };
         let mut events = events.into_iter();
+        // First, or a throttled guest would never come to it while others say more.
+        running.go_on(&open);
         while open() {
             let Some(event) = events.next() else { break };
             running.handle(event, &open);

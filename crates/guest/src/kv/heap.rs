@@ -80,6 +80,12 @@ impl Heap {
         order < ORDERS_MAX && self.arena.load(ORDERS) >> order != 0
     }
 
+    /// Whether the largest block there can be is broken up, for little.
+    pub(crate) fn is_in_pieces(&self) -> bool {
+        let largest = (self.capacity() / SMALLEST).ilog2();
+        self.arena.load(ORDERS) >> largest == 0 && self.used() < self.capacity() / 4
+    }
+
     /// Keeps so much from [`Heap::allocate_spare`] from now on.
     pub(crate) fn reserve(&mut self, bytes: u64) {
         self.reserved = bytes;

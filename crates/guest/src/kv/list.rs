@@ -80,19 +80,11 @@ impl List {
         Ok(())
     }
 
-    pub(crate) fn pop(self, heap: &Heap, end: End) -> Option<Vec<u8>> {
-        let arena = heap.arena();
-        let element = arena.follow(self.0.word(end.of_head())).place()?;
-        let bytes = element_bytes(arena, element);
-        self.cut(heap, end, element);
-        Some(bytes)
-    }
-
-    /// As [`List::pop`], for a list that is taken apart.
-    pub(crate) fn drop_one(self, heap: &Heap) -> bool {
-        let first = heap.arena().follow(self.0.word(End::Left.of_head())).place();
-        first.is_some_and(|element| {
-            self.cut(heap, End::Left, element);
+    /// Takes the element at this end away; whether there was one.
+    pub(crate) fn drop_one(self, heap: &Heap, end: End) -> bool {
+        let element = heap.arena().follow(self.0.word(end.of_head())).place();
+        element.is_some_and(|element| {
+            self.cut(heap, end, element);
             true
         })
     }
@@ -123,6 +115,15 @@ impl List {
             (before, at) = (here, At(next));
         }
         Ok(found)
+    }
+
+    /// Calls `each` with `count` elements, which are there, from this end on.
+    pub(crate) fn at_end(self, arena: &Arena, end: End, count: u64, mut each: impl FnMut(&[u8])) {
+        let mut at = arena.follow(self.0.word(end.of_head()));
+        for _ in 0..count {
+            each(&element_bytes(arena, at));
+            at = arena.follow(at.word(end.inwards()));
+        }
     }
 
     /// Calls `each` with the elements `first` up to, but without, `end`.
@@ -177,7 +178,11 @@ mod tests {
                     if left { model.push_front(bytes) } else { model.push_back(bytes) }
                 } else {
                     let popped = if left { model.pop_front() } else { model.pop_back() };
-                    prop_assert_eq!(list.pop(&heap, end), popped);
+                    let mut last = None;
+                    let there = u64::from(popped.is_some());
+                    list.at_end(heap.arena(), end, there, |bytes| last = Some(bytes.to_vec()));
+                    prop_assert_eq!(list.drop_one(&heap, end), popped.is_some());
+                    prop_assert_eq!(last, popped);
                 }
                 let count = model.len();
                 prop_assert_eq!(list.len(heap.arena()), count as u64);
@@ -189,7 +194,7 @@ mod tests {
                 }
                 prop_assert_eq!(&found, &model.iter().skip(first).cloned().collect::<Vec<_>>());
             }
-            while list.drop_one(&heap) {}
+            while list.drop_one(&heap, End::Left) {}
             prop_assert_eq!((list.len(heap.arena()), heap.used()), (0, LIST_COST));
         }
     }

@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use super::arena::Arena;
 use super::connections::{Record, RelayRecord};
 use super::head::{self, NoStore};
-use super::port::{Attach, ConnectionId, FromGuest, Outlet, Position, RelayId, Said, ToGuest};
+use super::port::{
+    Attach, ConnectionId, FromGuest, Outlet, Overrun, Position, RelayId, Said, ToGuest,
+};
 use super::session::{Rest, Session};
 use super::store::Store;
 
@@ -17,6 +19,8 @@ const DIG_STEPS: u64 = 256;
 const REAPS_MAX: usize = 16;
 /// Clients at a time, over all relays.
 const CLIENTS_MAX: u64 = 10_000;
+/// Clients that are moved together in one turn, at most; with more of them nothing is.
+const GATHERED_MAX: usize = 1000;
 /// Bytes of replies after which the next ones go into another message to a relay.
 const SAID_MAX: usize = 512 << 10;
 /// How far apart looks at the clock are while nothing else happens, in microseconds.
@@ -49,6 +53,8 @@ pub(crate) struct Machine {
     attached: BTreeMap<u64, Attachment>,
     /// Connections with commands that are all there.
     ready: BTreeSet<Key>,
+    /// There was nothing in the store at the end of the last turn.
+    was_empty: bool,
 }
 
 impl Machine {
@@ -61,7 +67,7 @@ impl Machine {
         let sessions: BTreeMap<_, _> =
             keyed.map(|(key, record)| (key, Session::open(arena, record))).collect();
         let ready = sessions.keys().copied().collect();
-        Ok(Self { store, sessions, attached: BTreeMap::new(), ready })
+        Ok(Self { store, sessions, attached: BTreeMap::new(), ready, was_empty: true })
     }
 
     /// Whether there is work that waits for nobody.
@@ -113,7 +119,13 @@ impl Machine {
         }
         for (connection, position) in held {
             let key = (relay.host, *connection);
-            if let Some(session) = self.sessions.get_mut(&key) {
+            let session = self.sessions.get(&key);
+            if *position > session.map_or(Position(0), |it| it.said_in_all(self.store.arena())) {
+                // The client has replies of another guest, which went on from an older memory of
+                // this one: it is not led to believe that they are one.
+                self.end(key);
+                self.note(relay.host, FromGuest::Gone(*connection));
+            } else if let Some(session) = self.sessions.get_mut(&key) {
                 session.deliver(&self.store, *position);
                 session.say_again(self.store.arena());
                 self.ready.insert(key);
@@ -141,8 +153,10 @@ impl Machine {
         match said {
             ToGuest::Open(_) => (),
             ToGuest::Bytes(_, from, bytes) => {
-                session.take(from, &bytes);
-                self.run(key, open);
+                match session.take(self.store.arena(), from, &bytes) {
+                    Ok(()) => self.run(key, open),
+                    Err(why) => self.cut(relay.host, why),
+                }
             }
             ToGuest::Delivered(_, position) => {
                 session.deliver(&self.store, position);
@@ -198,6 +212,13 @@ impl Machine {
         self.tell(key);
     }
 
+    /// A relay is heard no more until it attaches anew.
+    fn cut(&mut self, host: u64, why: Overrun) {
+        if let Some(mut attachment) = self.attached.remove(&host) {
+            attachment.outlet.cut(why);
+        }
+    }
+
     /// Its client has gone.
     fn end(&mut self, key: Key) {
         if let Some(session) = self.sessions.remove(&key) {
@@ -221,8 +242,8 @@ impl Machine {
         }
     }
 
-    /// The end of a turn: what was left lying is gone on with, and relays hear the news.
-    pub(crate) fn turn(&mut self, open: &dyn Fn() -> bool) {
+    /// Goes on with what was left lying.
+    pub(crate) fn go_on(&mut self, open: &dyn Fn() -> bool) {
         for key in std::mem::take(&mut self.ready) {
             if open() {
                 self.run(key, open);
@@ -230,8 +251,14 @@ impl Machine {
                 self.ready.insert(key);
             }
         }
+    }
+
+    /// The end of a turn: what is left is gone on with, and relays hear the news.
+    pub(crate) fn turn(&mut self, open: &dyn Fn() -> bool) {
+        self.go_on(open);
         self.store.now_ms = now_ms();
         self.store.dig(DIG_STEPS);
+        self.gather();
         for _ in 0..REAPS_MAX {
             if !open() || !self.store.reap() {
                 break;
@@ -239,6 +266,21 @@ impl Machine {
         }
         self.beat();
         self.speak();
+    }
+
+    /// A store that has come to be empty is to have room for what is large, as it had at first.
+    fn gather(&mut self) {
+        let empty = self.store.is_empty();
+        let was_empty = std::mem::replace(&mut self.was_empty, empty);
+        let in_pieces = empty && !was_empty && self.store.heap.is_in_pieces();
+        if !in_pieces || self.sessions.len() > GATHERED_MAX {
+            return;
+        }
+        for record in self.store.gather() {
+            let arena = self.store.arena();
+            let key = (record.relay(arena).host, record.id(arena));
+            self.sessions.get_mut(&key).expect("each has a session").record = record;
+        }
     }
 
     /// The guest looks at the clock. It is the host's, so a gap spans a move as a user feels it.

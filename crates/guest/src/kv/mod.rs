@@ -36,9 +36,9 @@ mod session;
 mod store;
 
 pub use check::KvCheck;
-pub use doorway::Overrun;
 pub use guest::{KIND, KvError, KvFactory, KvGuest, KvMonitorSlot, MEMORY_MIN, STATE_VERSION};
 pub use monitor::{KvCheckError, KvMonitor, KvReport};
 pub use port::{
-    Attach, ConnectionId, FromGuest, Outlet, PIECE_MAX, Position, RelayId, Said, ToGuest, WINDOW,
+    Attach, ConnectionId, FromGuest, Outlet, Overrun, PIECE_MAX, Position, RelayId, Said, ToGuest,
+    WINDOW,
 };

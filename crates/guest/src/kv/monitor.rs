@@ -1,16 +1,17 @@
 //! A look at a guest from outside, and its service port, also while a migration owns it.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use whimbrel_engine::guest::Throttle;
 
 use super::check::{self, KvCheck};
 use super::dict::Dict;
-use super::doorway::Overrun;
 use super::guest::Shared;
 use super::head;
 use super::machine::Event;
@@ -111,13 +112,15 @@ impl KvMonitor {
         })
     }
 
-    /// Passes on what an attached relay says; whether the guest is still here.
-    ///
-    /// # Errors
-    /// [`Overrun`] if the relay does not keep to its credit; it is to be cut off.
-    pub fn hear(&self, relay: RelayId, said: Vec<ToGuest>) -> Result<bool, Overrun> {
-        let Some(shared) = self.shared.upgrade() else { return Ok(false) };
-        shared.doorway.hear(relay, said).map(|()| true)
+    /// Passes on what an attached relay says, as soon as the guest has room for it; whether the
+    /// guest is still here. A relay that does not keep to its credit is cut off.
+    pub async fn hear(&self, relay: RelayId, mut said: Vec<ToGuest>) -> bool {
+        // Whoever waits keeps neither the guest nor its memory.
+        poll_fn(|context| match self.shared.upgrade() {
+            Some(shared) => shared.doorway.poll_hear(context, relay, &mut said),
+            None => Poll::Ready(false),
+        })
+        .await
     }
 
     /// Looks at everything the store has in memory, which stands still meanwhile.

@@ -92,7 +92,15 @@ pub trait Outlet: Send {
     /// Takes it. `false` if the relay has gone. What is given first is empty: the relay is
     /// attached.
     fn give(&mut self, said: Vec<FromGuest>) -> bool;
+
+    /// The relay is cut off: nothing follows but that this is dropped.
+    fn cut(&mut self, why: Overrun);
 }
+
+/// A relay has sent more than it was allowed to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the relay sends more of a client than the guest has allowed it to")]
+pub struct Overrun;
 
 /// Bytes of a client that may be on their way to the guest and not taken.
 pub const WINDOW: u64 = 256 << 10;

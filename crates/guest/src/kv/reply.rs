@@ -9,6 +9,8 @@ pub(crate) enum Refusal {
     Syntax,
     NotAnInteger,
     Full,
+    /// There is no room for what it would reply.
+    Reply,
     /// Everything after the dash.
     Words(String),
 }
@@ -28,7 +30,7 @@ impl Refusal {
             Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
             Self::Syntax => "ERR syntax error",
             Self::NotAnInteger => "ERR value is not an integer or out of range",
-            Self::Full => "OOM command not allowed when used memory > 'maxmemory'.",
+            Self::Full | Self::Reply => "OOM command not allowed when used memory > 'maxmemory'.",
             Self::Words(words) => words,
         }
     }

@@ -3,7 +3,8 @@
 use super::arena::Arena;
 use super::commands::{self, Client};
 use super::connections::Record;
-use super::port::{ConnectionId, FromGuest, Position, Said, WINDOW};
+use super::heap::Full;
+use super::port::{ConnectionId, FromGuest, Overrun, Position, Said, WINDOW};
 use super::reply::{Refusal, Reply};
 use super::request::{Arguments, Reader, Request};
 use super::store::Store;
@@ -16,6 +17,8 @@ const SENT_MAX: u64 = 1 << 20;
 const SAID_MAX: u64 = 256 << 10;
 /// Replies are put into guest memory in pieces of about this size.
 const PIECE: usize = 16 << 10;
+/// There is room for a reply of so many bytes before a command is carried out.
+pub(crate) const SMALL: u64 = 1 << 10;
 
 /// A connection. All of it but `sent` can be made again from guest memory.
 #[derive(Debug)]
@@ -23,13 +26,17 @@ pub(crate) struct Session {
     pub(crate) record: Record,
     client: Client,
     reader: Reader,
-    /// The client's bytes that were taken and not carried out, as the inbox holds them.
+    /// The client's bytes that came and were not carried out, as the inbox holds them. It may lack
+    /// the last ones: where there is no room for them, they are not taken.
     pending: Vec<u8>,
-    taken: u64,
+    /// The client's bytes came up to here.
+    come: u64,
     /// The client says no more than this.
     total: Option<u64>,
     /// Up to where replies were said to the relay that is attached.
     sent: u64,
+    /// It goes on when replies have been delivered.
+    stalled: bool,
 }
 
 /// What is left to do for a connection.
@@ -41,6 +48,16 @@ pub(crate) enum Rest {
     Commands,
 }
 
+/// What came of looking for a command.
+enum Step {
+    /// So many bytes are done with.
+    Done(usize),
+    /// Not all of it has come.
+    Partial,
+    /// What it replies has no room before other replies are delivered. It was not carried out.
+    Stalled,
+}
+
 impl Session {
     pub(crate) fn open(arena: &Arena, record: Record) -> Self {
         Self {
@@ -48,9 +65,10 @@ impl Session {
             client: record.client(arena),
             reader: Reader::default(),
             pending: record.inbox().bytes(arena),
-            taken: record.taken(arena),
+            come: record.taken(arena),
             total: None,
             sent: record.delivered(arena),
+            stalled: false,
         }
     }
 
@@ -60,15 +78,25 @@ impl Session {
     }
 
     /// Takes what is new of a client's bytes. They are in guest memory once [`Session::run`] is
-    /// through.
-    pub(crate) fn take(&mut self, from: Position, bytes: &[u8]) {
-        let known = self.taken.checked_sub(from.0).and_then(|known| usize::try_from(known).ok());
+    /// through, or the relay keeps them.
+    pub(crate) fn take(
+        &mut self,
+        arena: &Arena,
+        from: Position,
+        bytes: &[u8],
+    ) -> Result<(), Overrun> {
+        let end = from.0.saturating_add(bytes.len() as u64);
+        if end > self.record.taken(arena).saturating_add(WINDOW) {
+            return Err(Overrun);
+        }
+        let known = self.come.checked_sub(from.0).and_then(|known| usize::try_from(known).ok());
         // A gap means that the relay has not heard of a new attachment yet.
         let new = known.and_then(|known| bytes.get(known..)).unwrap_or_default();
         if !self.client.leaving {
             self.pending.extend_from_slice(new);
         }
-        self.taken += new.len() as u64;
+        self.come += new.len() as u64;
+        Ok(())
     }
 
     /// The client says no more than this: it is let go once that is carried out and answered.
@@ -78,74 +106,86 @@ impl Session {
 
     /// Carries out commands while `open` says so, and puts everything into guest memory.
     pub(crate) fn run(&mut self, store: &mut Store, open: &dyn Fn() -> bool) -> Rest {
-        let before = (self.client.clone(), self.record.taken(store.arena()));
-        let had = self.record.inbox().len(store.arena());
+        let before = self.client.clone();
         let mut reply = Reply { bytes: Vec::new(), third: self.client.third };
-        let mut consumed = 0;
+        let (mut consumed, mut partial) = (0, false);
+        self.stalled = false;
         let rest = loop {
             if self.client.leaving {
                 consumed = self.pending.len();
                 break Rest::Nothing;
             }
-            if self.is_stalled(store.arena(), reply.bytes.len() as u64) {
-                break Rest::Nothing;
+            if reply.bytes.len() >= PIECE {
+                self.say(store, &mut reply);
+            }
+            let waiting = self.record.outbox().len(store.arena()) + reply.bytes.len() as u64;
+            if waiting > OUTBOX_MAX || !self.has_room(store, &reply) {
+                if waiting > 0 {
+                    self.stalled = true;
+                    break Rest::Nothing;
+                }
+                // With nothing to deliver there will not be more room.
+                self.client.leaving = true;
+                continue;
             }
             if !open() {
                 break Rest::Commands;
             }
             match self.step(store, &mut reply, consumed) {
-                Some(len) => consumed += len,
-                None if self.total.is_some_and(|total| self.taken >= total) => {
+                Step::Done(len) => consumed += len,
+                Step::Stalled => {
+                    self.stalled = true;
+                    break Rest::Nothing;
+                }
+                Step::Partial if self.total.is_some_and(|total| self.come >= total) => {
                     self.client.leaving = true;
                 }
-                None => break Rest::Nothing,
-            }
-            if reply.bytes.len() >= PIECE {
-                self.say(store, &mut reply);
+                Step::Partial => {
+                    partial = true;
+                    break Rest::Nothing;
+                }
             }
         };
         self.say(store, &mut reply);
-        self.settle(store, consumed, had, &before);
+        self.settle(store, consumed, partial, &before);
         rest
     }
 
-    /// The client does not read its replies.
-    fn is_stalled(&self, arena: &Arena, more: u64) -> bool {
-        self.record.outbox().len(arena) + more > OUTBOX_MAX
+    /// Whether there is room for one more small reply.
+    fn has_room(&self, store: &Store, reply: &Reply) -> bool {
+        let more = reply.bytes.len() as u64 + SMALL;
+        self.record.outbox().widen(&store.heap, more).is_ok()
     }
 
-    /// One command at `at` of what is pending, and how many bytes it was.
-    fn step(&mut self, store: &mut Store, reply: &mut Reply, at: usize) -> Option<usize> {
+    /// One command at `at` of what is pending.
+    fn step(&mut self, store: &mut Store, reply: &mut Reply, at: usize) -> Step {
         let bytes = &self.pending[at..];
-        let (client, start) = (&mut self.client, reply.bytes.len());
-        let len = match self.reader.read(bytes, store.bulk_max()) {
+        let (client, outbox) = (&mut self.client, self.record.outbox());
+        let (done, len) = match self.reader.read(bytes, store.bulk_max()) {
             Request::Command(Arguments::Here(ranges), len) => {
                 let words: Vec<&[u8]> = ranges.into_iter().map(|range| &bytes[range]).collect();
-                commands::execute(store, client, reply, &words);
-                len
+                (commands::execute(store, client, reply, outbox, &words), len)
             }
             Request::Command(Arguments::Unquoted(words), len) => {
                 let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-                commands::execute(store, client, reply, &words);
-                len
+                (commands::execute(store, client, reply, outbox, &words), len)
             }
-            Request::Nothing(len) => return Some(len),
-            Request::Partial => return None,
+            Request::Nothing(len) => return Step::Done(len),
+            Request::Partial => return Step::Partial,
             Request::Wrong(why) => {
                 reply.refusal(&Refusal::err(&why));
                 client.leaving = true;
-                bytes.len()
+                (Ok(()), bytes.len())
             }
         };
-        // A reply for which there is no memory becomes the word that there is none.
-        if reply.bytes.len() - start > PIECE {
-            let large = reply.bytes.split_off(start);
-            self.say(store, reply);
-            if self.record.outbox().append(&store.heap, &large).is_err() {
-                reply.refusal(&Refusal::Full);
+        if done == Err(Full) {
+            if outbox.len(store.arena()) > 0 || !reply.bytes.is_empty() {
+                return Step::Stalled;
             }
+            // A reply for which there is no memory becomes the word that there is none.
+            reply.refusal(&Refusal::Full);
         }
-        Some(len)
+        Step::Done(len)
     }
 
     /// Replies go into guest memory before anybody hears of them. A client for whose few replies
@@ -158,32 +198,35 @@ impl Session {
     }
 
     /// Memory has it as it is now.
-    fn settle(&mut self, store: &Store, consumed: usize, had: u64, before: &(Client, u64)) {
+    fn settle(&mut self, store: &Store, consumed: usize, partial: bool, before: &Client) {
         let (heap, inbox) = (&store.heap, self.record.inbox());
+        let had = inbox.len(heap.arena());
+        let kept = had.saturating_sub(consumed as u64);
+        inbox.consume(heap, had - kept);
         self.pending.drain(..consumed);
         if self.pending.is_empty() && self.pending.capacity() > PIECE * 8 {
             self.pending = Vec::new();
         }
-        let new = if consumed > 0 {
-            inbox.consume(heap, had);
-            0
-        } else {
-            had as usize
-        };
-        if inbox.append(heap, &self.pending[new..]).is_err() {
-            // A command larger than what is free; not even the rest of it can be kept.
-            let mut reply = Reply::default();
-            reply.refusal(&Refusal::Full);
-            self.say(store, &mut reply);
-            self.client.leaving = true;
-            inbox.consume(heap, inbox.len(heap.arena()));
-            self.pending = Vec::new();
+        let mut taken = self.come;
+        let new = &self.pending[kept as usize..];
+        if inbox.append(heap, new).is_err() {
+            // The relay keeps them, and has them again for the guest wherever that goes on.
+            taken -= new.len() as u64;
+            if partial && new.len() as u64 >= WINDOW {
+                // A command larger than what is free, of which no more can come.
+                let mut reply = Reply::default();
+                reply.refusal(&Refusal::Full);
+                self.say(store, &mut reply);
+                self.client.leaving = true;
+                inbox.consume(heap, inbox.len(heap.arena()));
+                (taken, self.pending) = (self.come, Vec::new());
+            }
         }
-        if self.client != before.0 && self.record.keep(heap, &self.client).is_err() {
-            self.client.name.clone_from(&before.0.name);
+        if self.client != *before && self.record.keep(heap, &self.client).is_err() {
+            self.client.name.clone_from(&before.name);
         }
-        if self.taken != before.1 {
-            self.record.set_taken(heap.arena(), self.taken);
+        if taken != self.record.taken(heap.arena()) {
+            self.record.set_taken(heap.arena(), taken);
         }
     }
 
@@ -198,16 +241,22 @@ impl Session {
             outbox.read_onto(arena, self.sent - delivered, until - self.sent, &mut bytes);
         }
         let from = std::mem::replace(&mut self.sent, until);
-        let stalled = self.is_stalled(arena, 0) || self.client.leaving;
+        let stalled = self.stalled || self.client.leaving;
+        let taken = self.record.taken(arena);
         let said = FromGuest::Said(Said {
             connection,
-            taken: Position(self.taken),
-            credit: Position(self.taken + if stalled { 0 } else { WINDOW }),
+            taken: Position(taken),
+            credit: Position(taken + if stalled { 0 } else { WINDOW }),
             from: Position(from),
             bytes: bytes.into(),
             last: self.client.leaving && until == end,
         });
         (said, until < end && until < delivered + SENT_MAX)
+    }
+
+    /// Where the replies end that were ever made.
+    pub(crate) fn said_in_all(&self, arena: &Arena) -> Position {
+        Position(self.record.delivered(arena) + self.record.outbox().len(arena))
     }
 
     /// Replies up to `position` are with the client.

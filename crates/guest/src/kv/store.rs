@@ -4,10 +4,11 @@ use twox_hash::XxHash3_64;
 
 use super::arena::{Arena, At};
 use super::buffer::{self, STRING_HEAD};
+use super::connections::{Record, TakenOut};
 use super::dict::{Cursor, DICT_COST, Dict, Entry, entry_cost};
 use super::head::{self, NoStore};
 use super::heap::{Full, Heap, cost};
-use super::list::{LIST_COST, List};
+use super::list::{End, LIST_COST, List};
 use super::request::BULK_MAX;
 
 /// What a key holds.
@@ -261,6 +262,22 @@ impl Store {
         }
     }
 
+    /// Whether all memory has come back that keys had.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.keys().len(self.arena()) == 0 && self.arena().load(head::GRAVES) == 0
+    }
+
+    /// Makes the heap of an empty store whole again: what came while the store was full lies where
+    /// room was, and keeps what is free around it from being one. Where the records are then.
+    pub(crate) fn gather(&mut self) -> Vec<Record> {
+        let (heap, arena) = (&self.heap, self.arena());
+        let taken_out = TakenOut::of(heap);
+        self.keys().free(heap);
+        let fresh = Dict::new(heap, KEYSPACE).expect("nothing else is there");
+        arena.point(head::KEYS, fresh.0);
+        taken_out.put_back(heap).expect("there was room for it")
+    }
+
     /// Frees what a key held: at once if it is small, bit by bit otherwise.
     fn bury(&self, kind: u64, value: At) {
         let arena = self.arena();
@@ -286,7 +303,7 @@ impl Store {
             dug = true;
             let kind = Dict(dead).kind(arena);
             if kind == Kind::List.code() {
-                if !List(dead).drop_one(&self.heap) {
+                if !List(dead).drop_one(&self.heap, End::Left) {
                     arena.store(head::GRAVES, arena.load(Dict(dead).link()));
                     self.heap.free(dead);
                 }
@@ -381,7 +398,7 @@ pub(crate) mod tests {
             for n in 0..500_u64 {
                 let bytes = n.to_string().into_bytes();
                 if kind == Kind::List {
-                    List(value).push(&store.heap, super::super::list::End::Left, &bytes).unwrap();
+                    List(value).push(&store.heap, End::Left, &bytes).unwrap();
                     continue;
                 }
                 let hash = store.hash(&bytes);

@@ -6,6 +6,7 @@ use whimbrel_engine::guest::Throttle;
 use whimbrel_memory::page::{ByteCount, PAGE_SIZE};
 
 use super::config::DirtyRate;
+use crate::throttled::stand;
 
 /// Writes between two looks at the clock at full speed.
 const BURST: u64 = 32;
@@ -17,8 +18,6 @@ const SLICE: Duration = Duration::from_millis(1);
 const CATCH_UP: Duration = Duration::from_millis(50);
 /// A throttled vCPU works and stands still once in this time.
 const THROTTLE_PERIOD: Duration = Duration::from_millis(5);
-/// It never stands longer than this at once, even if it was late to stop working.
-const STAND_MAX: Duration = Duration::from_millis(20);
 
 /// What a vCPU does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,9 +122,7 @@ impl Duty {
         if now < self.works_until(throttle) {
             return None;
         }
-        let percent = u32::from(throttle.as_percent());
-        let worked = now.saturating_sub(self.works_since);
-        Some(now + (worked * percent / (100 - percent)).min(STAND_MAX))
+        Some(now + stand(throttle, now.saturating_sub(self.works_since)))
     }
 
     /// The vCPU works again from `now` on.

@@ -1,10 +1,15 @@
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use whimbrel_engine::guest::Guest;
 use whimbrel_engine::protocol::GuestUuid;
 use whimbrel_guest::kv::{
-    Attach, ConnectionId, FromGuest, KvGuest, KvMonitor, Outlet, Position, RelayId, Said, ToGuest,
+    Attach, ConnectionId, FromGuest, KvGuest, KvMonitor, Outlet, Overrun, Position, RelayId, Said,
+    ToGuest,
 };
 use whimbrel_memory::page::{ByteCount, Layout};
 use whimbrel_memory::{Backing, GuestMemory};
@@ -33,6 +38,27 @@ impl Outlet for Channel {
 
     fn give(&mut self, said: Vec<FromGuest>) -> bool {
         self.0.send(said).is_ok()
+    }
+
+    fn cut(&mut self, _: Overrun) {}
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Waits for it.
+pub(crate) fn finish<T>(future: impl Future<Output = T>) -> T {
+    let (mut future, waker) = (pin!(future), Waker::from(Arc::new(Unpark(thread::current()))));
+    loop {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return done;
+        }
+        thread::park_timeout(PATIENCE);
     }
 }
 
@@ -97,8 +123,20 @@ impl Relay {
         assert_eq!(end, Err(TryRecvError::Disconnected), "the guest keeps the relay");
     }
 
+    /// Waits until the guest has cut it off.
+    pub(crate) fn is_cut_off(&self) {
+        while self.from_guest.recv_timeout(PATIENCE).is_ok() {}
+        let end = self.from_guest.try_recv();
+        assert_eq!(end, Err(TryRecvError::Disconnected), "the guest keeps the relay");
+    }
+
     pub(crate) fn tell(&self, said: ToGuest) {
-        self.monitor.hear(self.id, vec![said]).expect("within its credit");
+        assert!(finish(self.telling(said)), "the guest has gone");
+    }
+
+    /// Tells it as soon as the guest has room for it.
+    pub(crate) async fn telling(&self, said: ToGuest) -> bool {
+        self.monitor.hear(self.id, vec![said]).await
     }
 
     pub(crate) fn say(&mut self, bytes: &[u8]) {

@@ -2,4 +2,5 @@
 
 mod common;
 mod moving;
+mod room;
 mod serving;

@@ -131,3 +131,34 @@ fn a_connection_that_is_over_is_not_begun_again() {
     let check = moved.monitor.self_check().expect("still");
     assert_eq!((check.damage, check.keys), (None, 1));
 }
+
+#[test]
+fn a_guest_whose_older_memory_goes_on_elsewhere_keeps_no_client_that_knows_more() {
+    let mut source = guest(SIZE);
+    let mut writes = Relay::new(&source.monitor(), 1, 1);
+    writes.hears(b"INCR a\r\n", b":1\r\n");
+    let mut waits = Relay::new(&source.monitor(), 2, 1);
+    waits.hears(b"GET a\r\n", b"$1\r\n1\r\n");
+    source.pause().expect("it comes to a stand");
+    let older = copy(&source.memory());
+    let state = source.save_state().expect("parked");
+    source.resume().expect("it has a store");
+    // One client goes on with a guest that a person does not want any more.
+    writes.hears(b"INCR a\r\n", b":2\r\n");
+    let mut comes = Relay::new(&source.monitor(), 3, 1);
+    comes.hears(b"GET a\r\n", b"$1\r\n2\r\n");
+    let mut factory = KvFactory::default();
+    let mut guest = factory.create(&source.describe(), older).expect("made");
+    guest.load_state(&state).expect("its memory is here");
+    let monitor = factory.monitors().get().expect("one was made");
+    for relay in [&mut writes, &mut waits, &mut comes] {
+        relay.attach(&monitor);
+    }
+    guest.resume().expect("it has a state");
+    for knows_more in [&mut writes, &mut comes] {
+        knows_more.listen(|relay| relay.gone);
+    }
+    waits.hears(b"GET a\r\n", b"$1\r\n1\r\n");
+    let check = monitor.self_check().expect("still");
+    assert_eq!((check.damage, check.keys), (None, 1));
+}

@@ -50,8 +50,13 @@ pub(super) fn close_to_others(_: &Path) -> io::Result<()> {
 }
 
 /// Has the name of a file survive a power failure.
-pub(super) fn sync_name(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+///
+/// # Errors
+/// It cannot be had from the system.
+pub fn sync_name(path: &Path) -> io::Result<()> {
+    // A name alone has a parent, which is empty.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// How somebody besides its owner may read or write a file, if so.

@@ -48,7 +48,10 @@ pub(super) fn close_to_others(path: &Path) -> io::Result<()> {
 
 /// Has the name of a file survive a power failure: what NTFS knows of a file goes to its journal
 /// with the file.
-pub(super) fn sync_name(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// It cannot be had from the system.
+pub fn sync_name(path: &Path) -> io::Result<()> {
     OpenOptions::new().write(true).open(path)?.sync_all()
 }
 

@@ -140,13 +140,6 @@ impl Mapping {
         }
     }
 
-    /// Gives pages that are about to be written their memory at once.
-    pub(crate) fn populate(&self, offset: u64, len: usize) -> io::Result<()> {
-        let at = self.at(offset, len);
-        // SAFETY: `at` has checked the range; it is mapped for writing.
-        unsafe { os::populate(at, len) }
-    }
-
     /// Writes zeros from `start` to `end`.
     pub(super) fn clear(&self, start: u64, end: u64) {
         let pages = (start..end).step_by(PAGE_SIZE);

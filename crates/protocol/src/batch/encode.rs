@@ -1,10 +1,9 @@
 //! Building a batch from what was found in the pages of a taking.
 
 use alloc::vec::Vec;
-use core::ops::Range;
 
 use twox_hash::XxHash3_64;
-use whimbrel_page::{ByteCount, Disposition, PAGE_SIZE, PageCount, PageIndex, RegionId, Run};
+use whimbrel_page::{ByteCount, Disposition, PageCount, PageIndex, RegionId, Run};
 
 use super::{BATCH_HEADER_SIZE, BATCH_MAGIC, BatchRun, RUN_SIZE, RUNS_CHECKSUM_SIZE, code_of};
 use crate::BatchSeq;
@@ -14,9 +13,9 @@ use crate::limits::BATCH_PAGES_MAX;
 #[derive(Debug, Default)]
 pub struct BatchWriter {
     runs: Vec<BatchRun>,
-    /// Pages of the taking, counted from its first, that stand in the payload.
-    raw: Vec<Range<usize>>,
     pages: PageCount,
+    /// Those of them that stand in the payload.
+    raw: PageCount,
     head: Vec<u8>,
 }
 
@@ -28,16 +27,12 @@ impl BatchWriter {
     /// If there are more than [`BATCH_PAGES_MAX`] of them.
     pub fn describe(&mut self, pages: impl Iterator<Item = (RegionId, PageIndex, Disposition)>) {
         self.runs.clear();
-        self.raw.clear();
-        self.pages = PageCount::ZERO;
-        for (place, (region, page, disposition)) in pages.enumerate() {
-            assert!((place as u64) < BATCH_PAGES_MAX.0, "a batch has at most {BATCH_PAGES_MAX}");
-            match disposition {
-                Disposition::Unchanged => continue,
-                Disposition::Zero => {}
-                Disposition::Raw => self.push_raw(place),
+        (self.pages, self.raw) = (PageCount::ZERO, PageCount::ZERO);
+        for (region, page, disposition) in pages {
+            if disposition != Disposition::Unchanged {
+                assert!(self.pages < BATCH_PAGES_MAX, "a batch has at most {BATCH_PAGES_MAX}");
+                self.push(region, page, disposition);
             }
-            self.push(region, page, disposition);
         }
     }
 
@@ -59,9 +54,10 @@ impl BatchWriter {
         self.pages
     }
 
-    /// Where the payload stands in the bytes of the taking, in the order of the wire.
-    pub fn payload(&self) -> impl Iterator<Item = Range<usize>> {
-        self.raw.iter().map(|pages| pages.start * PAGE_SIZE..pages.end * PAGE_SIZE)
+    /// Bytes of the payload: the raw pages, one after the other.
+    #[must_use]
+    pub fn payload_size(&self) -> ByteCount {
+        self.raw.bytes()
     }
 
     /// All bytes of the batch on the wire.
@@ -105,12 +101,9 @@ impl BatchWriter {
         &self.head
     }
 
-    fn payload_size(&self) -> ByteCount {
-        PageCount(self.raw.iter().map(|pages| pages.len() as u64).sum()).bytes()
-    }
-
     fn push(&mut self, region: RegionId, page: PageIndex, disposition: Disposition) {
         self.pages += PageCount(1);
+        self.raw += PageCount(u64::from(disposition == Disposition::Raw));
         if let Some(last) = self.runs.last_mut() {
             let joins = last.run.region == region && last.run.end() == page;
             if joins && last.disposition == disposition {
@@ -119,13 +112,6 @@ impl BatchWriter {
             }
         }
         self.runs.push(BatchRun { run: Run::new(region, page.0, 1), disposition });
-    }
-
-    fn push_raw(&mut self, place: usize) {
-        match self.raw.last_mut() {
-            Some(last) if last.end == place => last.end += 1,
-            _ => self.raw.push(place..place + 1),
-        }
     }
 }
 

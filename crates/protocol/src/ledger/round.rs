@@ -1,6 +1,7 @@
 //! Rounds: passes of a cursor over what is pending.
 
 use core::fmt;
+use core::ops::Range;
 
 use whimbrel_page::{ByteCount, Disposition, Layout, PageCount, PageSet, RegionId, Run};
 
@@ -74,6 +75,49 @@ pub enum LedgerEvent {
     Drained,
 }
 
+/// Stretches of a region, in the order in which the first round takes them: one that is far from
+/// the last each time, by the golden section. Wherever the guest works, most of what it writes is
+/// then known to be written before the round comes to it.
+#[derive(Clone, Copy, Debug)]
+struct Stretches {
+    pages: u64,
+    each: u64,
+    step: u64,
+}
+
+impl Stretches {
+    const MOST: u64 = 256;
+    /// 32 MiB, so that few batches end where a stretch does.
+    const SHORTEST: u64 = 8192;
+
+    fn of(pages: u64, scattered: bool) -> Self {
+        let each = if scattered { pages.div_ceil(Self::MOST).max(Self::SHORTEST) } else { pages };
+        let count = pages.div_ceil(each);
+        let mut step = count * 618 / 1000;
+        while gcd(step, count) > 1 {
+            step += 1;
+        }
+        Self { pages, each, step }
+    }
+
+    /// The rest of the stretch that is reached at `position` in that order.
+    fn rest(self, position: u64) -> Option<Range<u64>> {
+        let (turn, passed) = (position / self.each, position % self.each);
+        let count = self.pages.div_ceil(self.each);
+        let stretch = (turn < count).then(|| turn * self.step % count * self.each)?;
+        Some(stretch + passed..self.pages.min(stretch + self.each))
+    }
+
+    /// Where the next stretch is reached.
+    const fn after(self, position: u64) -> u64 {
+        (position / self.each + 1) * self.each
+    }
+}
+
+const fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
 /// The cursor, and what was asked of it.
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Sweep {
@@ -82,13 +126,20 @@ pub(super) struct Sweep {
     /// `None` before the first round, when a [`Pass::Once`] is over, and after an early end.
     pass: Option<Pass>,
     told: bool,
-    /// Region by its place in the layout, and page.
+    /// Region by its place in the layout, and how far it was passed.
     at: (usize, u64),
+    /// A round has begun before.
+    begun: bool,
+    /// Regions are passed by [`Stretches`] instead of from the first page to the last.
+    scattered: bool,
 }
 
 impl Sweep {
-    pub(super) fn start(&mut self, number: RoundNumber, pass: Pass) {
+    /// The first round may `scatter` what it takes.
+    pub(super) fn start(&mut self, number: RoundNumber, pass: Pass, scatter: bool) {
         self.tally = RoundTally { number, ..RoundTally::default() };
+        self.scattered = scatter && !self.begun && pass == Pass::Once;
+        self.begun = true;
         self.pass = Some(pass);
         self.told = false;
         self.drain = None;
@@ -99,16 +150,38 @@ impl Sweep {
         self.pass = None;
     }
 
-    /// The next pages of the round: pending, not in flight, at most `most`.
-    pub(super) fn next_run(&mut self, pages: &Pages<'_>, most: u64) -> Option<Run> {
+    /// Whether the round may leave pages: the last one takes all, and one that takes nothing would
+    /// only be followed by the next.
+    pub(super) fn may_leave(&self) -> bool {
+        self.pass == Some(Pass::Once) && self.tally.pages > PageCount::ZERO
+    }
+
+    /// The next pages of the round: pending, not in flight, at most `most`. `None` where they are
+    /// not beyond `last`: a batch is in ascending order.
+    pub(super) fn next_run(
+        &mut self,
+        pages: &Pages<'_>,
+        most: u64,
+        last: Option<Run>,
+    ) -> Option<Run> {
         if most == 0 || self.pass.is_none() {
             return None;
         }
-        let (region, first) = self.advance(pages)?;
+        let (region, free) = self.advance(pages)?;
+        let first = free.start;
+        let beyond = |last: Run| match last.region == region {
+            true => last.end().0 <= first,
+            // The cursor may have gone back to the first page since.
+            false => pages.layout.position(last.region) < Some(self.at.0),
+        };
+        if !last.is_none_or(beyond) {
+            return None;
+        }
+        let most = most.min(free.end - first);
         let length = pages.pending.bitmap_at(self.at.0).run_length(first, most);
         let run = first..first + length;
         let free = run.take_while(|page| !pages.passed_over(self.at.0, *page)).count() as u64;
-        self.at.1 = first + free;
+        self.at.1 += free;
         Some(Run::new(region, first, free))
     }
 
@@ -148,16 +221,24 @@ impl Sweep {
         self.drain.take_if(|most| pages.in_flight.count() <= *most).map(|_| LedgerEvent::Drained)
     }
 
-    /// Moves the cursor to the next page that can be taken.
-    fn advance(&mut self, pages: &Pages<'_>) -> Option<(RegionId, u64)> {
+    /// Moves the cursor to the next page that can be taken, and returns the rest of its stretch.
+    fn advance(&mut self, pages: &Pages<'_>) -> Option<(RegionId, Range<u64>)> {
         while let Some(region) = pages.layout.regions().get(self.at.0) {
-            match pages.pending.bitmap_at(self.at.0).next_one(self.at.1) {
-                Some(page) if pages.passed_over(self.at.0, page) => self.at.1 = page + 1,
-                Some(page) => {
-                    self.at.1 = page;
-                    return Some((region.id, page));
+            let stretches = Stretches::of(region.pages().0, self.scattered);
+            let Some(rest) = stretches.rest(self.at.1) else {
+                self.at = (self.at.0 + 1, 0);
+                continue;
+            };
+            let next = pages.pending.bitmap_at(self.at.0).next_one(rest.start);
+            match next.filter(|page| *page < rest.end) {
+                Some(page) if pages.passed_over(self.at.0, page) => {
+                    self.at.1 += page + 1 - rest.start;
                 }
-                None => self.at = (self.at.0 + 1, 0),
+                Some(page) => {
+                    self.at.1 += page - rest.start;
+                    return Some((region.id, page..rest.end));
+                }
+                None => self.at.1 = stretches.after(self.at.1),
             }
         }
         None
@@ -170,13 +251,13 @@ pub(super) struct Pages<'a> {
     pub(super) pending: &'a PageSet,
     pub(super) in_flight: &'a PageSet,
     /// What this round leaves for later ones.
-    pub(super) left: Option<&'a PageSet>,
+    pub(super) left: &'a PageSet,
 }
 
 impl Pages<'_> {
     /// Whether a page of the region at `place` is not taken, although it is pending.
     fn passed_over(&self, place: usize, page: u64) -> bool {
         let within = |set: &PageSet| set.bitmap_at(place).contains(page);
-        within(self.in_flight) || self.left.is_some_and(within)
+        within(self.in_flight) || within(self.left)
     }
 }

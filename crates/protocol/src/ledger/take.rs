@@ -27,13 +27,16 @@ impl Take {
         PageCount(self.committed.len() as u64)
     }
 
-    /// What was found in the next page that has none yet: the digest of its private copy.
+    /// What was found in the next page that has none yet: the digest of its private copy. Returns
+    /// how the page travels.
     ///
     /// # Panics
     /// If every page has one.
-    pub fn found(&mut self, leaf: Leaf) {
-        assert!(self.found.len() < self.committed.len(), "one leaf for each page taken");
+    pub fn found(&mut self, leaf: Leaf) -> Disposition {
+        let committed = self.committed.get(self.found.len());
+        let committed = *committed.expect("one leaf for each page taken");
         self.found.push(leaf);
+        disposition(leaf, !leaf.agrees(committed))
     }
 
     /// How each page travels. A page is unchanged if the destination is *known* to hold what was
@@ -42,14 +45,7 @@ impl Take {
     /// # Panics
     /// If a page was not digested.
     pub fn dispositions(&self) -> impl Iterator<Item = (RegionId, PageIndex, Disposition)> {
-        self.each().map(|(region, page, leaf, changed)| {
-            let disposition = match leaf {
-                _ if !changed => Disposition::Unchanged,
-                Leaf::Zero => Disposition::Zero,
-                Leaf::Known(_) | Leaf::Unknown => Disposition::Raw,
-            };
-            (region, page, disposition)
-        })
+        self.each().map(|(region, page, leaf, changed)| (region, page, disposition(leaf, changed)))
     }
 
     /// Each page, what was found in it, and whether it has to be sent.
@@ -77,5 +73,13 @@ impl Take {
     pub(super) fn push(&mut self, run: Run, committed: &LeafTable) {
         self.runs.push(run);
         self.committed.extend(run.pages().map(|page| committed.get(run.region, page)));
+    }
+}
+
+const fn disposition(leaf: Leaf, changed: bool) -> Disposition {
+    match leaf {
+        _ if !changed => Disposition::Unchanged,
+        Leaf::Zero => Disposition::Zero,
+        Leaf::Known(_) | Leaf::Unknown => Disposition::Raw,
     }
 }

@@ -41,10 +41,17 @@ enum Op {
         content: u64,
     },
     Harvest,
+    /// What the next harvest will find is told before.
+    Written,
     Round {
         until_empty: bool,
     },
     Take {
+        lane: usize,
+        budget: u64,
+    },
+    /// Take more into what was taken last.
+    TakeMore {
         lane: usize,
         budget: u64,
     },
@@ -75,8 +82,10 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         4 => (place.clone(), 0..4_u64).prop_map(|(place, content)| Op::Write { place, content }),
         2 => Just(Op::Harvest),
+        2 => Just(Op::Written),
         2 => any::<bool>().prop_map(|until_empty| Op::Round { until_empty }),
         6 => (lane.clone(), 1..20_u64).prop_map(|(lane, budget)| Op::Take { lane, budget }),
+        3 => (lane.clone(), 1..9_u64).prop_map(|(lane, budget)| Op::TakeMore { lane, budget }),
         6 => lane.clone().prop_map(|lane| Op::Send { lane }),
         6 => (lane.clone(), prop::bool::weighted(0.02))
             .prop_map(|(lane, garble)| Op::Land { lane, garble }),
@@ -140,12 +149,14 @@ impl World {
         match *op {
             Op::Write { place, content } => self.write(self.place(place), content),
             Op::Harvest => self.harvest(),
+            Op::Written => drop(self.ledger.written(&self.dirty)),
             Op::Round { until_empty } => {
                 let pass = if until_empty { Pass::UntilEmpty } else { Pass::Once };
                 self.round = self.round.next();
                 self.ledger.start_round(self.round, pass);
             }
             Op::Take { lane, budget } => self.take(lane, budget),
+            Op::TakeMore { lane, budget } => self.take_more(lane, budget),
             Op::Send { lane } => self.send(lane),
             Op::Land { lane, garble } => self.land(lane, garble),
             Op::Ack { lane } => self.ack(lane),
@@ -176,13 +187,27 @@ impl World {
             return;
         }
         assert!(take.pages().0 <= budget);
+        self.check_taking(&take);
+        self.lanes[lane].take = Some(take);
+    }
+
+    fn take_more(&mut self, lane: usize, budget: u64) {
+        let Some(mut take) = self.lanes[lane].take.take() else { return };
+        let before = take.pages();
+        let more = self.ledger.take_more(self.lanes[lane].id, PageCount(budget), &mut take);
+        assert!(more.0 <= budget && take.pages() == before + more);
+        self.check_taking(&take);
+        self.lanes[lane].take = Some(take);
+    }
+
+    fn check_taking(&self, take: &Take) {
         let taken: Vec<_> = take.runs().iter().flat_map(|run| places(*run)).collect();
         for place in &taken {
             assert!(!self.under_way().contains(place), "a second copy of {place:?} is under way");
         }
         let order = |(region, page): &Place| (layout().position(*region), *page);
-        assert!(taken.is_sorted_by_key(order), "a taking is in ascending order");
-        self.lanes[lane].take = Some(take);
+        let ascends = taken.windows(2).all(|two| order(&two[0]) < order(&two[1]));
+        assert!(ascends, "a taking is in ascending order: {:?}", take.runs());
     }
 
     /// Every page that was taken and of which the source has no acknowledgement.
@@ -197,7 +222,9 @@ impl World {
     fn send(&mut self, lane: usize) {
         let Some(mut take) = self.lanes[lane].take.take() else { return };
         let copies: Vec<_> = take.runs().iter().flat_map(|run| places(*run)).collect();
-        copies.iter().for_each(|place| take.found(leaf(self.guest[place])));
+        for place in &copies {
+            take.found(leaf(self.guest[place]));
+        }
         let mut batch = vec![];
         for (region, page, disposition) in take.dispositions() {
             let (place, content) = ((region, page), self.guest[&(region, page)]);

@@ -182,7 +182,7 @@ impl Retry {
 impl Relinking {
     pub(super) fn start(core: &mut Core, why: &str, copying: Copying) -> Phase {
         let window = core.options.resume_window;
-        core.say(format!("the link was lost ({why}); trying for {} ms", window.as_millis()));
+        core.say(format!("the link was lost ({why}); trying for {window:?}"));
         core.act(SourceAction::Hangup);
         core.link = false;
         core.pause_lane_watch();

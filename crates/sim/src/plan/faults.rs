@@ -108,6 +108,9 @@ pub enum Fault {
     /// Somebody limits what the lanes carry together from now on: so many pages a second while the
     /// guest runs, and so many of the last ones. 0 is no limit.
     Limit(u64, u64),
+    /// This page of the source is written, and the tracker does not see it. Nothing happens where
+    /// the memory is not verified in full.
+    SilentWrite(u64),
 }
 
 impl Fault {
@@ -147,6 +150,17 @@ pub(super) fn faults(random: &mut Random) -> Vec<(Trigger, Fault)> {
         }
     }
     faults
+}
+
+/// Writes behind the tracker's back, where the full verification is to find them: late enough that
+/// nothing else sends the page again.
+pub(super) fn silent_writes(random: &mut Random) -> Vec<(Trigger, Fault)> {
+    let mut write = || {
+        let phase = random.pick(&["pre-copy", "quiescing", "pausing"]);
+        let soon = random.micros(0, 2_000);
+        (Trigger::Enter(Side::Source, phase, soon), Fault::SilentWrite(random.below(64)))
+    };
+    (0..2).map(|_| write()).collect()
 }
 
 fn near(random: &mut Random, trigger: Trigger) -> Trigger {
@@ -232,10 +246,19 @@ pub(super) fn provoking(broken: Broken, random: &mut Random) -> Vec<(Trigger, Fa
         Broken::OneSlot => &[Fault::FullDisk(Side::Source, Duration::from_millis(500))],
         Broken::KnowTornPages => &[Fault::TearLane(0), Fault::TearLane(1)],
         Broken::ClearAfterReading => &[Fault::Storm(Duration::from_secs(1))],
+        Broken::IgnoreRate => &[Fault::Limit(50, 50)],
+        Broken::ForgetLanes => &[Fault::Replay(1), Fault::Replay(2)],
+        // Whatever is begun is late: no switchover comes through in time.
+        Broken::PauseForEver => {
+            let late = Fault::Stall(Duration::from_millis(250));
+            return (8..60).map(|change| (Trigger::Change(change, Duration::ZERO), late)).collect();
+        }
+        Broken::IgnorePauseBudget => &[Fault::Hang(Side::Destination, Duration::from_secs(1))],
+        Broken::SkipVerify => return silent_writes(random),
         _ => &[],
     };
     let at = |fault: &Fault, random: &mut Random| match fault {
-        Fault::NoRun | Fault::Storm(_) | Fault::FullDisk(..) => Trigger::Step(1),
+        Fault::NoRun | Fault::Storm(_) | Fault::FullDisk(..) | Fault::Limit(..) => Trigger::Step(1),
         _ => trigger(random),
     };
     faults.iter().map(|fault| (at(fault, random), *fault)).collect()

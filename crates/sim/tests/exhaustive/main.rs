@@ -2,3 +2,4 @@
 
 mod handover;
 mod pages;
+mod rows;

@@ -1,10 +1,13 @@
 //! Linux.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use quinn::{AsyncUdpSocket, Runtime as _, TokioRuntime};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::RecvFlags;
 use socket2::{SockRef, Socket, TcpKeepalive};
@@ -121,24 +124,49 @@ pub(crate) fn mark(
     priority.map_or(Ok(()), |priority| socket.set_priority(priority))
 }
 
-/// Keeps the calling thread on the processors beside this interface. Interfaces that are no
-/// device have none that are nearer than others.
+/// Where the system tells of its interfaces.
+const INTERFACES: &str = "/sys/class/net";
+
+/// Keeps the calling thread on the processors beside this interface.
 pub(crate) fn pin_beside(name: &str) -> io::Result<()> {
-    let list = match std::fs::read_to_string(format!("/sys/class/net/{name}/device/local_cpulist"))
-    {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
+    pin(&beside(Path::new(INTERFACES), name)?)
+}
+
+/// Keeps the calling thread on these processors, if there are any.
+fn pin(processors: &BTreeSet<usize>) -> io::Result<()> {
     let mut set = rustix::thread::CpuSet::new();
-    for cpu in processors(list.trim()).filter(|cpu| *cpu < rustix::thread::CpuSet::MAX_CPU) {
-        set.set(cpu);
-    }
+    let known = |cpu: &&usize| **cpu < rustix::thread::CpuSet::MAX_CPU;
+    processors.iter().filter(known).for_each(|cpu| set.set(*cpu));
     if set.count() == 0 { Ok(()) } else { Ok(rustix::thread::sched_setaffinity(None, &set)?) }
+}
+
+/// The processors beside an interface: those of the NUMA node of its device. One that stands on
+/// others, as a VLAN, a team or a bridge does, is where those are. Beside one that is and has no
+/// device there are none that are nearer than others.
+fn beside(interfaces: &Path, name: &str) -> io::Result<BTreeSet<usize>> {
+    let own = interfaces.join(name);
+    let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match std::fs::read_to_string(own.join("device/local_cpulist")) {
+        Err(error) if missing(&error) => {}
+        told => return Ok(processors(told?.trim()).collect()),
+    }
+    let mut found = BTreeSet::new();
+    let entries = match std::fs::read_dir(&own) {
+        Err(error) if missing(&error) => return Ok(found),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?.file_name();
+        if let Some(lower) = entry.to_str().and_then(|entry| entry.strip_prefix("lower_")) {
+            found.extend(beside(interfaces, lower)?);
+        }
+    }
+    Ok(found)
 }
 
 /// The largest packet that an interface takes, in bytes.
 pub(crate) fn mtu(interface: &str) -> Option<u32> {
-    let told = std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).ok()?;
+    let told = std::fs::read_to_string(Path::new(INTERFACES).join(interface).join("mtu")).ok()?;
     told.trim().parse().ok()
 }
 
@@ -156,6 +184,11 @@ pub(crate) fn forbid_fragments(socket: &UdpSocket, v4: bool) -> io::Result<()> {
     } else {
         sockopt::set_ipv6_mtu_discover(socket, sockopt::Ipv6PathMtuDiscovery::PROBE)
     }?)
+}
+
+/// A socket for QUIC's packets, in the hands of the runtime within which this is called.
+pub(crate) fn datagrams(socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
+    TokioRuntime.wrap_udp_socket(socket)
 }
 
 /// Segments that this host has sent again so far, over all its connections.
@@ -246,5 +279,41 @@ mod tests {
     fn beside_no_device_every_processor_is_as_near() {
         pin_beside("lo").expect("nothing to do");
         pin_beside("no such interface").expect("nothing to do");
+    }
+
+    /// Interfaces as the kernel shows them: two devices, a team of them, and a VLAN on that.
+    #[test]
+    fn a_thread_stays_beside_the_device_that_an_interface_stands_on() {
+        let folder = std::env::temp_dir().join(format!("whimbrel-net-{}", std::process::id()));
+        let make = |path: &str| std::fs::create_dir_all(folder.join(path)).expect("a folder");
+        for (device, list) in [("eth0", "0-1"), ("eth1", "4,6-7\n")] {
+            make(&format!("{device}/device"));
+            make(&format!("bond0/lower_{device}"));
+            let list = std::fs::write(folder.join(device).join("device/local_cpulist"), list);
+            list.expect("a file");
+        }
+        make("vlan7/lower_bond0");
+        make("dummy0/queues");
+        let near = |name| beside(&folder, name).expect("told").into_iter().collect::<Vec<_>>();
+        assert_eq!(near("eth1"), [4, 6, 7]);
+        assert_eq!(near("vlan7"), [0, 1, 4, 6, 7]);
+        assert_eq!(near("dummy0"), [0_usize; 0]);
+        std::fs::remove_dir_all(&folder).expect("it was made here");
+    }
+
+    #[test]
+    fn a_thread_that_was_pinned_runs_there_and_nowhere_else() {
+        let pinned = std::thread::spawn(|| {
+            // One on which it may be, whichever that is here.
+            let may = rustix::thread::sched_getaffinity(None).expect("told");
+            let last = (0..rustix::thread::CpuSet::MAX_CPU).rfind(|cpu| may.is_set(*cpu));
+            let last = last.expect("it runs on one");
+            pin(&BTreeSet::new()).expect("nothing to do");
+            assert_eq!(rustix::thread::sched_getaffinity(None).expect("told"), may);
+            pin(&BTreeSet::from([last])).expect("it may be there");
+            let is = rustix::thread::sched_getaffinity(None).expect("told");
+            assert_eq!((is.count(), is.is_set(last)), (1, true));
+        });
+        pinned.join().expect("no panic");
     }
 }

@@ -3,6 +3,10 @@
 //! What it lacks is refused where somebody asks for it, with what to do instead; where nobody
 //! asked, the system's own choice stands.
 
+mod quic;
+
+pub(crate) use quic::datagrams;
+
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, UdpSocket};

@@ -15,6 +15,8 @@ use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncTimer, AsyncUdpSocket, TokioRuntime, UdpPoller};
 use tokio::runtime::{Builder, Handle, Runtime};
 
+use crate::os as system;
+
 /// A connection keeps one thread busy, and its socket a part of another.
 const THREADS_MAX: usize = 4;
 /// What one packet carries over IPv4, which carries less than IPv6.
@@ -68,7 +70,7 @@ impl quinn::Runtime for Drivers {
 
     fn wrap_udp_socket(&self, socket: UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
         let _within = self.threads.enter();
-        let (socket, together) = (TokioRuntime.wrap_udp_socket(socket)?, self.together);
+        let (socket, together) = (system::datagrams(socket)?, self.together);
         Ok(Arc::new(Port { socket, together }))
     }
 }

@@ -148,7 +148,7 @@ const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 64.0;
 const RIGHT: f64 = 16.0;
-const TOP: f64 = 44.0;
+const TOP: f64 = 58.0;
 const BOTTOM: f64 = 44.0;
 /// The axis of times: powers of ten of milliseconds.
 const DECADES: std::ops::RangeInclusive<i32> = -2..=3;

@@ -1,6 +1,7 @@
 //! The measuring itself.
 
 use std::error::Error;
+use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -15,16 +16,21 @@ type Outcome<T> = Result<T, Box<dyn Error>>;
 const IPERF_SECONDS: &str = "5";
 /// Rates are told over this.
 const WINDOW_US: u64 = 1_000_000;
+/// What paths together bring at least, of what iperf3 gets over the same links.
+const RATIO_MIN: f64 = 0.95;
+/// How far from its limit or share a rate over a second may be.
+const OFF_MAX: f64 = 0.05;
 /// A rate that was just changed is not measured yet.
 const SETTLED_US: u64 = 1_000_000;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 pub(super) async fn main() -> Outcome<()> {
     let asked: Vec<String> = std::env::args().skip(1).collect();
+    let mut missed = Vec::new();
     let wanted = |name: &str| asked.is_empty() || asked.iter().any(|it| it == name);
     if wanted("paths") {
         for links in [[1000, 1000], [1000, 200]] {
-            paths(&links).await?;
+            paths(&links, &mut missed).await?;
         }
     }
     if wanted("tail") {
@@ -33,12 +39,15 @@ pub(super) async fn main() -> Outcome<()> {
         }
     }
     if wanted("limit") {
-        limit().await?;
+        limit(&mut missed).await?;
     }
     if wanted("weights") {
-        weights().await?;
+        weights(&mut missed).await?;
     }
-    Ok(())
+    match missed.is_empty() {
+        true => Ok(()),
+        false => Err(format!("not as it should be: {}", missed.join(", ")).into()),
+    }
 }
 
 /// Two hosts with as many wires as there are rates, in Mbit/s.
@@ -61,7 +70,7 @@ fn mbit(bytes: f64, seconds: f64) -> f64 {
 
 // --- several paths ---------------------------------------------------------------------------
 
-async fn paths(links: &[u32]) -> Outcome<()> {
+async fn paths(links: &[u32], missed: &mut Vec<String>) -> Outcome<()> {
     let (wires, here, there) = hosts(links, &[]).await?;
     let before = iperf(&wires, links.len() as u8)?;
     here.guest("web", &["--memory", "768MiB", "--dirty-rate", "0"]).await;
@@ -77,6 +86,9 @@ async fn paths(links: &[u32]) -> Outcome<()> {
          Mbit/s, ratio {:.3}",
         ours / theirs
     );
+    if ours / theirs < RATIO_MIN {
+        missed.push(format!("paths {links:?}"));
+    }
     for path in moved["paths"].as_array().into_iter().flatten() {
         println!("  {}: {} bytes", path["name"], path["bytes"]);
     }
@@ -87,7 +99,7 @@ async fn paths(links: &[u32]) -> Outcome<()> {
 fn iperf(wires: &Wires, count: u8) -> Outcome<f64> {
     let within = |namespace: &str| {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", namespace, "iperf3", "--json"]);
+        command.args(["netns", "exec", namespace, "iperf3"]);
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         command
     };
@@ -95,12 +107,20 @@ fn iperf(wires: &Wires, count: u8) -> Outcome<f64> {
     let mut servers = Vec::new();
     for wire in 0..count {
         let mut server = within(&wires.there.name);
-        servers.push(server.args(["-s", "-1", "-B", &address(wire, 2)]).spawn()?);
+        server.args(["-s", "-1", "--forceflush", "-B", &address(wire, 2)]);
+        let mut server = server.spawn()?;
+        let mut said = BufReader::new(server.stdout.take().expect("piped")).lines();
+        let listens = said.any(|line| line.is_ok_and(|line| line.contains("listening")));
+        // What it says later it says to nobody, and must not fail at it.
+        servers.push((server, said));
+        if !listens {
+            return Err("iperf3 does not listen".into());
+        }
     }
     let mut clients = Vec::new();
     for wire in 0..count {
         let mut client = within(&wires.here.name);
-        client.args(["-c", &address(wire, 2), "-B", &address(wire, 1)]);
+        client.args(["--json", "-c", &address(wire, 2), "-B", &address(wire, 1)]);
         client.args(["-t", IPERF_SECONDS, "-P", "2", "--connect-timeout", "5000"]);
         clients.push(client.spawn()?);
     }
@@ -111,7 +131,7 @@ fn iperf(wires: &Wires, count: u8) -> Outcome<f64> {
         let rate = told["end"]["sum_received"]["bits_per_second"].as_f64();
         sum += rate.ok_or_else(|| format!("iperf3 says {told}"))? / 1e6;
     }
-    for mut server in servers {
+    for (mut server, _) in servers {
         let _ = server.wait()?;
     }
     Ok(sum)
@@ -168,7 +188,7 @@ fn windows(seen: &[(u64, u64)]) -> Vec<f64> {
     (0..seen.len()).filter(|at| seen[*at].0 >= settled).filter_map(from).collect()
 }
 
-fn told(name: &str, wanted: f64, rates: &[f64]) {
+fn told(name: &str, wanted: f64, rates: &[f64], missed: &mut Vec<String>) {
     let least = rates.iter().copied().fold(f64::MAX, f64::min);
     let most = rates.iter().copied().fold(0.0, f64::max);
     let mean = rates.iter().sum::<f64>() / rates.len().max(1) as f64;
@@ -178,18 +198,23 @@ fn told(name: &str, wanted: f64, rates: &[f64]) {
         (least / wanted - 1.0) * 100.0,
         (most / wanted - 1.0) * 100.0
     );
+    if least < wanted * (1.0 - OFF_MAX) || most > wanted * (1.0 + OFF_MAX) {
+        missed.push(name.to_owned());
+    }
 }
 
-async fn limit() -> Outcome<()> {
+async fn limit(missed: &mut Vec<String>) -> Outcome<()> {
     let (_wires, here, there) = hosts(&[1000], &[]).await?;
-    here.guest("web", &["--memory", "768MiB", "--dirty-rate", "0"]).await;
+    here.guest("web", &["--memory", "768MiB", "--dirty-rate", "1MiB/s"]).await;
     let words = ["migrate", "web", &destination(&there), "--limit", "200Mbit/s", "--detach"];
     let _ = here.ask(&words).await.ended(0);
     let mut client = client(&here).await?;
-    told("limit of a migration", 200.0, &windows(&follow(&mut client, "web", 5_000_000).await?));
+    let rates = windows(&follow(&mut client, "web", 5_000_000).await?);
+    told("limit of a migration", 200.0, &rates, missed);
     for (rate, wanted) in [("500Mbit/s", 500.0), ("50Mbit/s", 50.0)] {
         let _ = here.ask(&["limit", "web", "--rate", rate]).await.ended(0);
-        told("limit changed", wanted, &windows(&follow(&mut client, "web", 4_000_000).await?));
+        let rates = windows(&follow(&mut client, "web", 4_000_000).await?);
+        told("limit changed", wanted, &rates, missed);
     }
     let _ = here.ask(&["limit", "web", "--rate", "none"]).await.ended(0);
     let _ = here.ask(&["watch", "web", "--json"]).await;
@@ -197,7 +222,7 @@ async fn limit() -> Outcome<()> {
     Ok(())
 }
 
-async fn weights() -> Outcome<()> {
+async fn weights(missed: &mut Vec<String>) -> Outcome<()> {
     let (_wires, here, there) = hosts(&[1000], &["--limit", "400Mbit/s"]).await?;
     let to = destination(&there);
     for (name, weight) in [("one", "100"), ("three", "300")] {
@@ -210,11 +235,12 @@ async fn weights() -> Outcome<()> {
     let (one, three) =
         tokio::join!(follow(&mut first, "one", span), follow(&mut second, "three", span));
     let (one, three) = (windows(&one?), windows(&three?));
-    told("weight 100 of 400", 100.0, &one);
-    told("weight 300 of 400", 300.0, &three);
+    told("weight 100 of 400", 100.0, &one, missed);
+    told("weight 300 of 400", 300.0, &three, missed);
     // The heavier one is limited below its share, which is lent to the other one.
     let _ = here.ask(&["limit", "three", "--rate", "50Mbit/s"]).await.ended(0);
-    told("lent by the other", 350.0, &windows(&follow(&mut first, "one", 4_000_000).await?));
+    let rates = windows(&follow(&mut first, "one", 4_000_000).await?);
+    told("lent by the other", 350.0, &rates, missed);
     for name in ["one", "three"] {
         let _ = here.ask(&["cancel", name]).await;
     }

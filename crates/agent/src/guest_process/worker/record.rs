@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use tonic::Status;
+use tracing::Instrument as _;
 use whimbrel_control::api;
 use whimbrel_engine::Journal;
-use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing, rule};
+use whimbrel_engine::protocol::{Answer, Process, Question, Record, Standing};
 
-use super::{Held, Phase, Worker, lock};
+use super::{Held, Phase, Worker};
 use crate::convert;
-use crate::journal::{self, FileJournal};
+use crate::journal::{self, Entry, FileJournal};
+use crate::lock::lock;
 
 /// What is said of a guest while its record is behind.
 pub(super) const BEHIND: &str = "how its last migration ended could not be recorded yet, and is \
@@ -64,25 +66,26 @@ impl Worker {
         request: &api::AskRequest,
     ) -> Result<api::AskResponse, Status> {
         let (_, term, question) = convert::question(request)?;
+        let _within = self.span().entered();
         let unread =
             |error: io::Error| Status::internal(format!("the journal is unreadable: {error}"));
-        let entry = journal::read(&self.folder.journal()).map_err(unread)?;
-        let record = entry.map(|entry| entry.record);
-        let mut answer = rule(question, term, record.as_ref(), Process::Alive).answer;
-        if answer == Answer::AskProcess
-            && let Some(settled) = self.say_it_again()
-        {
-            answer = rule(question, term, Some(&settled), Process::Alive).answer;
+        let answer = || -> io::Result<Answer> {
+            let entry = journal::read(&self.folder.journal())?;
+            let ruled = |entry: Entry| entry.rule(question, term, Process::Alive).answer;
+            Ok(entry.map_or(Answer::Unknown, ruled))
+        };
+        let mut given = answer().map_err(unread)?;
+        if given == Answer::AskProcess && self.say_it_again().is_some() {
+            given = answer().map_err(unread)?;
         }
         // The question is the grant once more. The answer to it is there when it is asked again.
-        if let (Answer::AskProcess, Question::DoYouRun) = (answer, question)
+        if let (Answer::AskProcess, Question::DoYouRun) = (given, question)
             && let Some(asked) = &*lock(&self.asked)
         {
             asked.asked(term);
         }
-        let _within = self.span().entered();
-        tracing::info!(?question, %term, ?answer, "was asked who owns the guest");
-        Ok(convert::ask_response(answer))
+        tracing::info!(?question, %term, answer = ?given, "was asked who owns the guest");
+        Ok(convert::ask_response(given))
     }
 
     /// What the record does not say yet, and the journal that it belongs in: the engine has ended
@@ -121,12 +124,13 @@ impl Worker {
     /// Has the record follow the phase, where the engine could not. Whoever asks before that gets
     /// it done too; a host that restarts finds the guest in doubt until then.
     pub(in crate::guest_process) fn catch_up(self: &Arc<Self>) {
-        let worker = Arc::clone(self);
-        self.runtime.spawn(async move {
+        let (worker, span) = (Arc::clone(self), self.span());
+        let catching_up = async move {
             let mut pause = CATCH_UP_FIRST;
             for _ in 0..CATCH_UP_TRIES {
-                let own = Arc::clone(&worker);
-                let behind = tokio::task::spawn_blocking(move || own.is_behind()).await;
+                let (own, within) = (Arc::clone(&worker), tracing::Span::current());
+                let look = move || within.in_scope(|| own.is_behind());
+                let behind = tokio::task::spawn_blocking(look).await;
                 let behind = behind.unwrap_or(false);
                 if worker.behind.swap(behind, Ordering::Relaxed) && !behind {
                     tracing::info!("how the migration ended is recorded now");
@@ -138,7 +142,8 @@ impl Worker {
                 pause = (pause * 2).min(CATCH_UP_LAST);
             }
             tracing::error!("the record stays as it is until somebody asks for it");
-        });
+        };
+        self.runtime.spawn(catching_up.instrument(span));
     }
 
     /// Tries to write what is missing, and says whether it still is.

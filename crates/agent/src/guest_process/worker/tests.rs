@@ -7,8 +7,9 @@ use tempfile::TempDir;
 use whimbrel_engine::guest::GuestError;
 use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::page::Layout;
-use whimbrel_engine::protocol::{Answer, Question, Token};
+use whimbrel_engine::protocol::{Answer, Process, Question, Token, rule};
 use whimbrel_engine::{DestinationAddress, Outgoing, OutgoingOptions};
+use whimbrel_guest::kv::{Attach, ConnectionId, FromGuest, KvGuest, Outlet, Overrun, RelayId};
 use whimbrel_guest::stress::{HostLimits, StressConfig, StressGuest, StressSpec};
 
 use super::*;
@@ -136,6 +137,45 @@ async fn a_record_that_is_behind_catches_up_by_itself_and_says_so_until_then() {
     assert_eq!((world.record().standing, world.record().term), (Standing::Owner, TERM));
 }
 
+/// `rule` is held against the table in wire.md by a test of its own.
+#[tokio::test]
+async fn a_living_process_answers_every_question_under_every_record() {
+    for standing in Standing::ALL {
+        for place in ["here", "gone", "moving"] {
+            let (world, held) = World::new(standing);
+            world.worker.set_phase(match place {
+                "here" => Phase::Here(held),
+                "gone" => Phase::Gone,
+                _ => Phase::Moving,
+            });
+            for question in Question::ALL {
+                for asked in [Term { generation: 2, host: 9 }, TERM, TERM.next(1)] {
+                    expect_answer(&world, place, question, asked);
+                }
+            }
+        }
+    }
+}
+
+/// The answer is that of the table to the record, brought up to how the guest is where only the
+/// process can answer.
+fn expect_answer(world: &World, place: &str, question: Question, asked: Term) {
+    let mut record = world.record();
+    let before = record.standing;
+    let mut expected = rule(question, asked, Some(&record), Process::Alive).answer;
+    if expected == Answer::AskProcess {
+        record.standing = match (place, before) {
+            ("here", Standing::Switching | Standing::Running) => Standing::Owner,
+            ("gone", Standing::MayOwn | Standing::Running) => Standing::Refused,
+            _ => before,
+        };
+        expected = rule(question, asked, Some(&record), Process::Alive).answer;
+    }
+    let answer = world.ask(question, asked);
+    assert_eq!(answer, expected, "{place} {before:?} {question:?} {asked}");
+    assert_eq!(world.record(), record, "{place} {before:?} {question:?} {asked}");
+}
+
 /// A journal whose disk does not answer until the other end is dropped.
 struct HangingDisk(Kept, Sender<()>, std::sync::mpsc::Receiver<()>);
 
@@ -260,6 +300,49 @@ async fn a_guest_gives_way_to_a_higher_term_and_runs_again_by_a_persons_word() {
     world.settle(TERM, Decision::Burn(OURS)).unwrap();
     assert!(world.runs());
     assert_eq!(world.record().term, TERM.next(OURS));
+}
+
+/// Its relays look for the one that runs, and those that have found no other wait for it.
+#[tokio::test]
+async fn a_store_that_gives_way_lets_go_of_its_clients() {
+    let (world, Held { journal, .. }) = World::new(Standing::Owner);
+    let layout = Layout::single(ByteCount::mib(1)).unwrap();
+    let memory = GuestMemory::allocate(&layout, Backing::Private).unwrap();
+    let mut guest = KvGuest::new(world.worker.uuid(), "store", memory).unwrap();
+    let port = guest.monitor();
+    guest.resume().unwrap();
+    world.worker.set_phase(Phase::Here(Held { guest: Box::new(guest), journal }));
+    let attach = || {
+        let (give, said) = channel();
+        let relay = RelayId { host: 1, run: 1 };
+        let attach = Attach { relay, last: ConnectionId(0), held: Vec::new() };
+        assert!(port.attach(attach, Box::new(Said(give))));
+        said
+    };
+    let attached = attach();
+    assert_eq!(attached.recv(), Ok(()));
+    world.worker.give_way("it runs elsewhere".to_owned()).unwrap();
+    assert!(attached.recv().is_err(), "it is kept");
+    let waits = attach();
+    world.settle(TERM, Decision::Burn(OURS)).unwrap();
+    assert_eq!(waits.recv(), Ok(()));
+}
+
+/// What a relay hears.
+struct Said(Sender<()>);
+
+impl Outlet for Said {
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn give(&mut self, _: Vec<FromGuest>) -> bool {
+        self.0.send(()).is_ok()
+    }
+
+    fn cut(&mut self, why: Overrun) {
+        panic!("nobody says anything: {why}");
+    }
 }
 
 #[tokio::test]

@@ -26,6 +26,8 @@ pub(crate) fn host_facts() -> HostFacts {
             .unwrap_or_default(),
         tcp_buffers_max: buffer_max("/proc/sys/net/ipv4/tcp_wmem")
             .zip(buffer_max("/proc/sys/net/ipv4/tcp_rmem")),
+        udp_buffers_max: bytes("/proc/sys/net/core/wmem_max")
+            .zip(bytes("/proc/sys/net/core/rmem_max")),
         kvm: device("/dev/kvm"),
     }
 }
@@ -61,6 +63,10 @@ fn files_max(text: &str) -> Option<u64> {
 /// The third of the three numbers: least, default, most.
 fn buffer_max(path: &str) -> Option<ByteCount> {
     read(path)?.split_whitespace().nth(2)?.parse().ok().map(ByteCount)
+}
+
+fn bytes(path: &str) -> Option<ByteCount> {
+    read(path)?.parse().ok().map(ByteCount)
 }
 
 fn device(path: &str) -> Device {

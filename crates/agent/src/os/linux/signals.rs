@@ -1,7 +1,10 @@
-//! Signals by which a person or the system asks this process to end.
+//! How a person or the system asks this process to end: signals, and a pipe that nobody reads.
 
 use std::io;
+use std::os::fd::AsFd;
 
+use tokio::io::Interest;
+use tokio::net::unix::pipe::Sender;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Comes when a person at the terminal, or the system, asks this process to end.
@@ -34,4 +37,16 @@ pub async fn told_to_end() -> io::Result<()> {
             _ = terminate.recv() => return Ok(()),
         }
     }
+}
+
+/// Comes when nobody reads a pipe any more that standard output is; never if it is none.
+pub async fn reader_gone() {
+    // As it is: whoever writes lines waits for room.
+    let out = io::stdout().as_fd().try_clone_to_owned();
+    if let Ok(out) = out.and_then(Sender::from_owned_fd_unchecked)
+        && out.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

@@ -59,6 +59,7 @@ pub(crate) fn host_facts() -> HostFacts {
         congestion: None,
         congestion_allowed: Vec::new(),
         tcp_buffers_max: None,
+        udp_buffers_max: None,
         kvm: Device::Absent,
     }
 }

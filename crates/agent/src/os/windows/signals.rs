@@ -36,3 +36,8 @@ pub async fn told_to_end() -> io::Result<()> {
         }
     }
 }
+
+/// Comes when nobody reads what this process writes; that cannot be waited for here.
+pub async fn reader_gone() {
+    std::future::pending().await
+}

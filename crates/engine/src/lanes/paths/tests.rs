@@ -43,6 +43,20 @@ fn lanes_are_spread_evenly_at_first_and_by_what_each_path_delivers_then() {
 }
 
 #[test]
+fn a_speed_that_was_said_counts_until_it_is_measured() {
+    let mut paths = Paths::default();
+    let said = |number, mib: u64| Path { speed: Some(ByteRate(mib << 20)), ..path(number, 0) };
+    paths.replace(vec![said(0, 1000), said(1, 200)]);
+    let mut lanes = [0, 0];
+    for _ in 0..6 {
+        lanes[paths.choose(&lanes, &[]).expect("one").0] += 1;
+    }
+    assert_eq!(lanes, [5, 1]);
+    deliver(&mut paths, 1, 500, Instant::now());
+    assert_eq!(paths.choose(&lanes, &[]), Some(PathId(1)), "it was more than was said");
+}
+
+#[test]
 fn equal_paths_keep_their_lanes() {
     let mut paths = paths(&[0, 0]);
     let now = Instant::now();
@@ -151,4 +165,18 @@ fn a_rate_counts_busy_time_only() {
     deliver(&mut paths, 0, 8, now + SECOND * 100);
     let report = paths.reports(&[1, 0]).swap_remove(0);
     assert_eq!((report.bytes, report.rate), (ByteCount::mib(16), ByteRate(8 << 20)));
+}
+
+#[test]
+fn a_path_is_alive_while_something_lands_on_it() {
+    let mut paths = paths(&[0, 0]);
+    let now = Instant::now();
+    assert!(!paths.landed_within(PathId(0), SECOND, now), "nothing ever did");
+    deliver(&mut paths, 0, 1, now);
+    assert!(paths.landed_within(PathId(0), SECOND, now + SECOND * 3 / 2));
+    assert!(!paths.landed_within(PathId(0), SECOND, now + SECOND * 2));
+    assert!(
+        !paths.landed_within(PathId(1), SECOND, now + SECOND),
+        "of the other one it says nothing"
+    );
 }

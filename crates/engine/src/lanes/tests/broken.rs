@@ -1,14 +1,16 @@
 //! Lanes that die, garble and fall silent.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use whimbrel_page::{PageCount, PageIndex, PageSet, RegionId, Run};
+use whimbrel_page::{ByteRate, PageCount, PageIndex, PageSet, RegionId, Run};
 use whimbrel_protocol::BatchSeq;
 use whimbrel_protocol::batch::BATCH_HEADER_SIZE;
 use whimbrel_protocol::ledger::Pass;
 use whimbrel_transport::LaneError;
 
-use super::super::{LaneEvent, LaneOptions};
+use super::super::{LaneEvent, LaneOptions, Limits, Traffic};
 use super::world::{KINDS, Tampered, World, layout};
 
 #[test]
@@ -196,4 +198,36 @@ fn what_is_written_back_after_a_dead_lane_goes_again() {
         assert_eq!((tally.raw, tally.unchanged), (run.count, PageCount::ZERO), "cut at {cut}");
         world.assert_equal();
     }
+}
+
+#[test]
+fn a_path_is_not_blamed_for_one_lane_that_starves() {
+    let traffic = Traffic::default();
+    // So slow that there is always something to send.
+    traffic.set_limits(Limits { rounds: Some(ByteRate(4 << 20)), ..Limits::default() });
+    let stall_timeout = Duration::from_secs(1);
+    let options = LaneOptions { stall_timeout, traffic, ..LaneOptions::default() };
+    let mut world = World::with(KINDS[0], options);
+    let swallow = |swallows: Arc<AtomicBool>| {
+        Tampered::wrap(move |_, bytes| {
+            if swallows.load(Ordering::Relaxed) {
+                bytes.clear();
+            }
+            None
+        })
+    };
+    let dead = Arc::new(AtomicBool::new(false));
+    let starves = world.open_with(swallow(Arc::new(AtomicBool::new(true))));
+    let other = world.open_with(swallow(dead.clone()));
+    world.write_all(5);
+    world.start_round(Pass::UntilEmpty);
+    let mut is_up_when_it_failed = |silent| loop {
+        if let LaneEvent::Failed(lane, why) = world.hear() {
+            assert_eq!(lane, silent, "{why}");
+            return world.source.path_reports()[0].up;
+        }
+    };
+    assert!(is_up_when_it_failed(starves), "the other lane lands pages on it");
+    dead.store(true, Ordering::Relaxed);
+    assert!(!is_up_when_it_failed(other), "nothing lands on it");
 }

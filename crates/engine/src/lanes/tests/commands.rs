@@ -9,7 +9,7 @@ use whimbrel_protocol::ledger::Pass;
 use whimbrel_protocol::{BatchSeq, Epoch, LaneId, LaneMark, RoundNumber, SessionId, Term, Token};
 use whimbrel_transport::{Door, DoorOptions, Kind, LaneError, Purpose};
 
-use super::super::{LandEvent, LaneEvent};
+use super::super::{Due, LandEvent, LaneEvent};
 use super::world::{KINDS, PATIENT, Tampered, World, layout, places};
 
 fn one_page() -> PageSet {
@@ -51,7 +51,8 @@ fn lanes_go_on_while_the_next_harvest_is_made() {
         world.write_all(3);
         world.source.touched(&PageSet::new(&layout()), LONG);
         world.start_round(Pass::Once);
-        let begins = |event: &LaneEvent| matches!(event, LaneEvent::RoundEnding(RoundNumber(0)));
+        let begins =
+            |event: &LaneEvent| matches!(event, LaneEvent::RoundDue(RoundNumber(0), Due::Harvest));
         let early = std::iter::repeat_with(|| world.hear_all()).find(|e| !is_up(e));
         assert!(early.as_ref().is_some_and(begins), "{early:?}");
         // The harvest has begun and does not end: all pages are taken in spite of it.

@@ -2,7 +2,7 @@
 
 use whimbrel_protocol::ledger::Pass;
 
-use super::super::LaneEvent;
+use super::super::{Due, LaneEvent};
 use super::world::{KINDS, Tampered, World};
 
 #[test]
@@ -22,7 +22,8 @@ fn a_lane_that_was_to_move_stays_when_a_pause_is_near() {
         world.source.shared.lock().begin_move(lane);
         world.source.quiesce(1);
         assert!(!world.source.shared.lock().is_moving(lane));
-        assert!(world.unheard().is_none_or(|event| matches!(event, LaneEvent::RoundEnding(_))));
+        let ending = |event| matches!(event, LaneEvent::RoundDue(_, Due::Harvest));
+        assert!(world.unheard().is_none_or(ending));
     }
 }
 

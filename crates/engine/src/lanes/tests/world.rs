@@ -157,11 +157,11 @@ impl World {
 
     // --- events ----------------------------------------------------------------------------
 
-    /// The next event but one that only says that a round is about to end.
+    /// The next event but one that only says how far a round is.
     pub(super) fn hear(&mut self) -> LaneEvent {
         loop {
             match self.hear_all() {
-                LaneEvent::RoundEnding(_) => {}
+                LaneEvent::RoundDue(..) => {}
                 other => return other,
             }
         }
@@ -217,7 +217,7 @@ impl World {
                 LaneEvent::Failed(lane, _) => {
                     self.replace(lane);
                 }
-                LaneEvent::Up(_) | LaneEvent::RoundEnding(_) | LaneEvent::RoundTaken(_) => {}
+                LaneEvent::Up(_) | LaneEvent::RoundDue(..) | LaneEvent::RoundTaken(_) => {}
                 LaneEvent::Stuck(lane) => panic!("lane {} is stuck", lane.0),
                 LaneEvent::Path(_) | LaneEvent::Limited { .. } => {}
             }

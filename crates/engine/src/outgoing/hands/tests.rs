@@ -1,12 +1,16 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, channel};
-use whimbrel_memory::{Backing, GuestMemory, TrackerKind, open};
+use whimbrel_memory::{
+    Backing, DirtyTracker, GuestMemory, KernelWrites, MemoryError, TrackerKind, open,
+};
 use whimbrel_page::{ByteCount, Layout, PageCount, PageIndex, PageSet, RegionId};
 use whimbrel_protocol::{GuestUuid, Harvest, SourceEvent};
 
-use super::{Comparison, Job, Work};
+use super::{Comparison, Hands, Job, Work};
 use crate::guest::{Guest, GuestDescription, GuestError, Throttle};
 use crate::journal::{SharedJournal, VolatileJournal};
 use crate::lanes::{LaneOptions, SourceLanes};
@@ -64,6 +68,7 @@ fn hands() -> (Work, Receiver<Happened>) {
         ahead: None,
         parked: false,
         released: false,
+        left: false,
         reacquire_timeout: Duration::ZERO,
         stuck: None,
         comparison: Comparison::default(),
@@ -108,4 +113,51 @@ fn a_harvest_that_was_made_long_ago_does_not_stand_for_the_guest_now() {
     // An hour late: both are of one harvest, and nothing is left for the next one.
     assert_eq!(round(&mut work, &mut said, Duration::from_secs(3600)), PageCount(2));
     assert_eq!(harvest(&mut work, &mut said, Instant::now()).written, PageCount::ZERO);
+}
+
+/// A tracker that finds nothing, says when it ends, and takes its time to.
+struct Slow(Arc<AtomicBool>);
+
+impl DirtyTracker for Slow {
+    fn kind(&self) -> TrackerKind {
+        TrackerKind::Model
+    }
+
+    fn kernel_writes(&self) -> KernelWrites {
+        KernelWrites::Tracked
+    }
+
+    fn arm(&mut self) -> Result<(), MemoryError> {
+        Ok(())
+    }
+
+    fn harvest(&mut self, _: &mut PageSet) -> Result<PageCount, MemoryError> {
+        Ok(PageCount::ZERO)
+    }
+
+    fn disarm(&mut self) -> Result<(), MemoryError> {
+        Ok(())
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        // Whoever does not wait for it comes too early.
+        (0..1000).for_each(|_| std::thread::yield_now());
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Museum M28: who moves it again at once would find the memory tracked.
+#[test]
+fn a_guest_that_stays_is_given_back_when_nobody_tracks_it_any_more() {
+    for last in [Job::Retreat, Job::LetGo] {
+        let (mut work, _said) = hands();
+        let ended = Arc::new(AtomicBool::new(false));
+        work.tracker = Box::new(Slow(Arc::clone(&ended)));
+        let Ok(hands) = Hands::start(work) else { panic!("there is no thread") };
+        let back = hands.finish(last).blocking_recv();
+        assert!(ended.load(Ordering::SeqCst), "it is tracked still");
+        assert!(back.is_ok_and(|back| back.runs), "the guest comes back");
+    }
 }

@@ -1,5 +1,6 @@
 //! Hashes and sets.
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 
 use super::super::arena::At;
@@ -170,10 +171,11 @@ pub(super) fn spop(call: &mut Call<'_>) -> Outcome {
     if count.is_some() {
         call.reply.set(wanted as usize);
     }
-    for _ in 0..wanted {
-        let name = some_member(call.store, dict);
-        dict.remove(&call.store.heap, call.store.hash(&name), &name);
-        call.reply.bulk(&name);
+    let names = some_members(call.store, dict, wanted);
+    names.iter().for_each(|name| call.reply.bulk(name));
+    call.can_reply()?;
+    for name in &names {
+        dict.remove(&call.store.heap, call.store.hash(name), name);
     }
     if dict.len(call.arena()) == 0 {
         call.store.delete(call.key());
@@ -181,14 +183,18 @@ pub(super) fn spop(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
-/// A member of a set that is not empty, whichever chance has first.
-fn some_member(store: &Store, dict: Dict) -> Vec<u8> {
+/// So many members of a set that has them: those that chance has first.
+fn some_members(store: &Store, dict: Dict, wanted: u64) -> BTreeSet<Vec<u8>> {
     let mut cursor = Cursor(RandomState::new().hash_one(0));
-    loop {
+    let mut names = BTreeSet::new();
+    while (names.len() as u64) < wanted {
         let (entries, next) = dict.scan(store.arena(), cursor);
-        if let Some(entry) = entries.first() {
-            return entry.key(store.arena());
+        for entry in entries {
+            if (names.len() as u64) < wanted {
+                names.insert(entry.key(store.arena()));
+            }
         }
         cursor = next;
     }
+    names
 }

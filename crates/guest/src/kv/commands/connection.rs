@@ -28,6 +28,35 @@ pub(super) fn quit(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
+/// Nobody needs a password here.
+pub(super) fn auth(call: &mut Call<'_>) -> Outcome {
+    match &call.arguments[1..] {
+        [_] => Err(Refusal::err(
+            "AUTH <password> called without any password configured for the default user. \
+             Are you sure your configuration is correct?",
+        )),
+        [user, _] => {
+            known_user(user)?;
+            call.reply.ok();
+            Ok(())
+        }
+        _ => Err(Refusal::Syntax),
+    }
+}
+
+/// A browser that a web page has sent here with commands in the body of its request: nothing that
+/// it says is carried out.
+pub(super) fn web_page(call: &mut Call<'_>) -> Outcome {
+    call.client.leaving = true;
+    Ok(())
+}
+
+/// There is one user, who gets in with any password.
+fn known_user(user: &[u8]) -> Outcome {
+    let words = "WRONGPASS invalid username-password pair or user is disabled.";
+    if user == b"default" { Ok(()) } else { Err(Refusal::Words(words.to_owned())) }
+}
+
 /// There is one database.
 pub(super) fn select(call: &mut Call<'_>) -> Outcome {
     match call.integer(1)? {
@@ -74,18 +103,14 @@ pub(super) fn hello(call: &mut Call<'_>) -> Outcome {
     Ok(())
 }
 
-/// The name that the options of a HELLO give. Nobody needs a password here, so the one user there
-/// is gets in with any.
+/// The name that the options of a HELLO give.
 fn hello_options<'a>(mut words: &[&'a [u8]]) -> Result<Option<&'a [u8]>, Refusal> {
     let mut named = None;
     loop {
         words = match words {
             [] => return Ok(named),
             [auth, user, _, rest @ ..] if auth.eq_ignore_ascii_case(b"auth") => {
-                if *user != b"default" {
-                    let words = "WRONGPASS invalid username-password pair or user is disabled.";
-                    return Err(Refusal::Words(words.to_owned()));
-                }
+                known_user(user)?;
                 rest
             }
             [set, name, rest @ ..] if set.eq_ignore_ascii_case(b"setname") => {

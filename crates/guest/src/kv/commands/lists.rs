@@ -59,9 +59,10 @@ fn pop(call: &mut Call<'_>, end: End, name: &str) -> Outcome {
     if count.is_some() {
         call.reply.array(wanted as usize);
     }
+    list.at_end(call.store.arena(), end, wanted, |element| call.reply.bulk(element));
+    call.can_reply()?;
     for _ in 0..wanted {
-        let element = list.pop(&call.store.heap, end).expect("so many are there");
-        call.reply.bulk(&element);
+        list.drop_one(&call.store.heap, end);
     }
     if list.len(call.arena()) == 0 {
         call.store.delete(call.key());

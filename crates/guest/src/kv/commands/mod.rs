@@ -11,7 +11,9 @@ mod table;
 mod tests;
 
 use super::arena::{Arena, At};
+use super::buffer::Buffer;
 use super::head;
+use super::heap::Full;
 use super::number;
 use super::reply::{Refusal, Reply};
 use super::store::{Found, Kind, Store};
@@ -35,6 +37,8 @@ pub(crate) struct Call<'a> {
     pub(crate) store: &'a mut Store,
     pub(crate) client: &'a mut Client,
     pub(crate) reply: &'a mut Reply,
+    /// Where the reply goes.
+    pub(crate) outbox: Buffer,
     /// The command's name and what follows it.
     pub(crate) arguments: &'a [&'a [u8]],
 }
@@ -70,6 +74,13 @@ impl Call<'_> {
         }
     }
 
+    /// Makes sure that there is room for the reply as it is. What takes away what it replies with
+    /// asks before it does: it could not be said later.
+    fn can_reply(&self) -> Outcome {
+        let len = self.reply.bytes.len() as u64;
+        self.outbox.widen(&self.store.heap, len).map_err(|Full| Refusal::Reply)
+    }
+
     /// What follows the key.
     fn rest(&self) -> Vec<&[u8]> {
         self.arguments[2..].to_vec()
@@ -83,25 +94,34 @@ fn of_kind(found: Option<Found>, kind: Kind) -> Result<Option<At>, Refusal> {
     }
 }
 
-/// Carries out one command, which has at least a name.
+/// Carries out one command, which has at least a name. If there is no room for the reply, then
+/// there is none, and nothing has changed; a reply of [`super::session::SMALL`] bytes has room.
 pub(crate) fn execute(
     store: &mut Store,
     client: &mut Client,
     reply: &mut Reply,
+    outbox: Buffer,
     arguments: &[&[u8]],
-) {
+) -> Result<(), Full> {
     reply.third = client.third;
     store.arena().add(head::COMMANDS, 1);
     let start = reply.bytes.len();
+    let call = &mut Call { store, client, reply, outbox, arguments };
     let carried_out = table::find(arguments).and_then(|command| {
-        make_room(store, command, arguments)?;
-        (command.run)(&mut Call { store, client, reply, arguments })
+        make_room(call.store, command, arguments)?;
+        (command.run)(call)
     });
-    store.heap.reserve(0);
-    if let Err(refusal) = carried_out {
-        reply.bytes.truncate(start);
-        reply.refusal(&refusal);
+    call.store.heap.reserve(0);
+    if let Err(refusal) = &carried_out {
+        call.reply.bytes.truncate(start);
+        call.reply.refusal(refusal);
     }
+    if carried_out == Err(Refusal::Reply) || call.can_reply().is_err() {
+        call.reply.bytes.truncate(start);
+        call.arena().sub(head::COMMANDS, 1);
+        return Err(Full);
+    }
+    Ok(())
 }
 
 /// A command that takes memory begins only if there is enough for all of it.

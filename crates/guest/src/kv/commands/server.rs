@@ -106,7 +106,7 @@ pub(super) fn command(call: &mut Call<'_>) -> Outcome {
             for name in names {
                 match table::by_name(name) {
                     Some(command) => describe(call.reply, command),
-                    None => call.reply.null_array(),
+                    None => call.reply.null(),
                 }
             }
         }

@@ -68,17 +68,18 @@ pub(super) fn set(call: &mut Call<'_>) -> Outcome {
     };
     let there = call.store.look_up(call.key()).is_some();
     let stays = if there { options.only_new } else { options.only_old };
+    match (options.get, stays) {
+        (true, _) => call.reply.bulk_or_null(old.as_deref()),
+        (false, true) => call.reply.null(),
+        (false, false) => call.reply.ok(),
+    }
+    call.can_reply()?;
     if !stays {
         let [_, key, value, ..] = call.arguments else { return Err(Refusal::Syntax) };
         let entry = call.store.set(key, value, options.keep_end)?;
         if end != 0 {
             call.store.set_end(entry, end);
         }
-    }
-    match (options.get, stays) {
-        (true, _) => call.reply.bulk_or_null(old.as_deref()),
-        (false, true) => call.reply.null(),
-        (false, false) => call.reply.ok(),
     }
     Ok(())
 }
@@ -117,8 +118,9 @@ pub(super) fn setnx(call: &mut Call<'_>) -> Outcome {
 
 pub(super) fn getset(call: &mut Call<'_>) -> Outcome {
     let old = call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at));
-    call.store.set(call.key(), call.arguments[2], false)?;
     call.reply.bulk_or_null(old.as_deref());
+    call.can_reply()?;
+    call.store.set(call.key(), call.arguments[2], false)?;
     Ok(())
 }
 

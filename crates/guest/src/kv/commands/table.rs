@@ -55,6 +55,7 @@ const fn command(
 /// In the order of the alphabet.
 pub(super) const COMMANDS: &[Command] = &[
     Command { grows: strings::appended, ..command("append", 3, FAST_GROW, ONE, strings::append) },
+    command("auth", -2, FAST_ADMIN, NO_KEY, connection::auth),
     command("client", -2, ADMIN, NO_KEY, connection::client),
     command("command", -1, ADMIN, NO_KEY, server::command),
     command("config", -2, ADMIN, NO_KEY, server::config),
@@ -77,6 +78,7 @@ pub(super) const COMMANDS: &[Command] = &[
     command("hlen", 2, FAST_READ, ONE, collections::hlen),
     command("hmget", -3, FAST_READ, ONE, collections::hmget),
     command("hmset", -4, FAST_GROW, ONE, collections::hmset),
+    command("host:", -1, ADMIN, NO_KEY, connection::web_page),
     command("hset", -4, FAST_GROW, ONE, collections::hset),
     command("incr", 2, FAST_GROW, ONE, strings::incr),
     command("incrby", 3, FAST_GROW, ONE, strings::incrby),
@@ -92,6 +94,7 @@ pub(super) const COMMANDS: &[Command] = &[
     command("pexpire", -3, FAST_WRITE, ONE, keys::pexpire),
     command("pexpireat", -3, FAST_WRITE, ONE, keys::pexpireat),
     command("ping", -1, FAST_ADMIN, NO_KEY, connection::ping),
+    command("post", -1, ADMIN, NO_KEY, connection::web_page),
     command("psetex", 4, GROW, ONE, strings::psetex),
     command("pttl", 2, FAST_READ, ONE, keys::pttl),
     command("quit", -1, FAST_ADMIN, NO_KEY, connection::quit),

@@ -7,16 +7,23 @@ use whimbrel_memory::page::ByteCount;
 struct Talk {
     store: Store,
     client: Client,
+    outbox: Buffer,
 }
 
 impl Talk {
     fn new(size: ByteCount) -> Self {
-        Self { store: store(size), client: Client { id: 1, ..Client::default() } }
+        let store = store(size);
+        let outbox = Buffer(store.heap.allocate(Buffer::WORDS * 8).expect("room"));
+        outbox.open(&store.heap).expect("room");
+        Self { store, client: Client { id: 1, ..Client::default() }, outbox }
     }
 
     fn say(&mut self, words: &[&[u8]]) -> String {
         let mut reply = Reply::default();
-        execute(&mut self.store, &mut self.client, &mut reply, words);
+        let done = execute(&mut self.store, &mut self.client, &mut reply, self.outbox, words);
+        if done.is_err() {
+            return "no room for a reply".to_owned();
+        }
         String::from_utf8_lossy(&reply.bytes).replace("\r\n", " ").trim_end().to_owned()
     }
 
@@ -259,8 +266,51 @@ fn commands_describe_themselves() {
     talk.hears("COMMAND COUNT", &format!(":{}", table::COMMANDS.len()));
     talk.hears(
         "COMMAND INFO get nope",
-        "*2 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 *0 *0 *0 *0 *-1",
+        "*2 *10 $3 get :2 *2 +readonly +fast :1 :1 :1 *0 *0 *0 *0 $-1",
     );
     let all = talk.say(&[b"COMMAND"]);
     assert!(all.starts_with(&format!("*{} *10 $6 append :3", table::COMMANDS.len())));
+}
+
+/// A store in which a block of so many bytes is free, and none that is larger.
+fn nearly_full(mut talk: Talk, block: u64) -> (Talk, Vec<At>) {
+    talk.store.limit = u64::MAX;
+    let heap = &talk.store.heap;
+    let blocks: Vec<_> = std::iter::from_fn(|| heap.allocate(block - 8).ok()).collect();
+    heap.free(blocks[0]);
+    (talk, blocks[1..].to_vec())
+}
+
+#[test]
+fn what_takes_away_what_it_replies_with_has_room_for_it_or_changes_nothing() {
+    let mut talk = talk();
+    let value = "v".repeat(3000);
+    for number in 0..3 {
+        let element = format!("{number}{value}");
+        talk.say(&[b"RPUSH", b"list", element.as_bytes()]);
+        talk.say(&[b"SADD", b"set", element.as_bytes()]);
+    }
+    let long = value.repeat(3);
+    talk.hears(&format!("SET string {long}"), "+OK");
+    let (mut talk, blocks) = nearly_full(talk, 4096);
+    for (command, count, left) in [
+        ("LPOP list 3", "LLEN list", ":3"),
+        ("RPOP list 3", "LLEN list", ":3"),
+        ("SPOP set 3", "SCARD set", ":3"),
+        ("GETSET string x", "STRLEN string", ":9000"),
+        ("SET string x GET", "STRLEN string", ":9000"),
+        ("GET string", "STRLEN string", ":9000"),
+    ] {
+        talk.hears(command, "no room for a reply");
+        talk.hears(count, left);
+    }
+    talk.hears("LPOP list", &format!("$3001 0{value}"));
+    blocks.into_iter().for_each(|block| talk.store.heap.free(block));
+    talk.hears("RPOP list 3", &format!("*2 $3001 2{value} $3001 1{value}"));
+    talk.hears("EXISTS list", ":0");
+    let members = talk.say(&[b"SPOP", b"set", b"3"]);
+    assert!((0..3).all(|number| members.contains(&format!("{number}{value}"))), "{members}");
+    talk.hears("EXISTS set", ":0");
+    talk.hears("SET string x GET", &format!("$9000 {long}"));
+    talk.hears("GETSET string y", "$1 x");
 }

@@ -52,8 +52,11 @@ pub(in crate::sys) struct Guarded {
 enum Step {
     Open = 1,
     Mark = 2,
-    Take = 3,
-    Close = 4,
+    OpenAll = 3,
+    MarkAll = 4,
+    TakeAll = 5,
+    Take = 6,
+    Close = 7,
 }
 
 impl Guarded {
@@ -94,7 +97,11 @@ impl Guarded {
             self.mark(page);
             return true;
         }
-        self.open_all()
+        let opened = self.open_all();
+        if opened {
+            self.mark_all();
+        }
+        opened
     }
 
     /// First step of the handler.
@@ -120,23 +127,36 @@ impl Guarded {
         self.marks.set(page, self.granule);
     }
 
-    /// The last resort of the handler: opens everything, which leaves one mapping.
+    /// The last resort of the handler, in place of the first step: opens everything, which leaves
+    /// one mapping.
     fn open_all(&self) -> bool {
-        let opened = protect(self.start, self.len, Access::Write).is_ok();
-        if opened {
-            self.all_open.store(true, Ordering::SeqCst);
-            self.forget_runs();
-        }
-        opened
+        self.passes(Step::OpenAll);
+        protect(self.start, self.len, Access::Write).is_ok()
+    }
+
+    /// What then is the second step.
+    fn mark_all(&self) {
+        self.passes(Step::MarkAll);
+        self.all_open.store(true, Ordering::SeqCst);
+        self.forget_runs();
     }
 
     /// First step of a harvest: hands the runs of marked pages to `each` and unmarks them.
     /// Returns whether pages besides those may have been written.
     pub(super) fn take(&self, each: impl FnMut(u64, u64)) -> bool {
-        self.passes(Step::Take);
-        let all = self.all_open.swap(false, Ordering::SeqCst);
-        self.marks.drain(each);
+        let all = self.take_all();
+        self.take_marked(each);
         all
+    }
+
+    fn take_all(&self) -> bool {
+        self.passes(Step::TakeAll);
+        self.all_open.swap(false, Ordering::SeqCst)
+    }
+
+    fn take_marked(&self, each: impl FnMut(u64, u64)) {
+        self.passes(Step::Take);
+        self.marks.drain(each);
     }
 
     /// As [`Guarded::take`], but leaves the marks.

@@ -11,6 +11,7 @@ mod own;
 #[cfg(test)]
 mod own_process;
 mod pagemap;
+mod populator;
 #[cfg(test)]
 mod sparse;
 mod turns;
@@ -31,6 +32,7 @@ pub(super) use fault::Guard;
 use mprotect::Mprotect;
 pub(super) use own::Own;
 use pagemap::populated;
+pub(crate) use populator::Populator;
 pub use turns::take_long_turns;
 use userfaultfd::Userfaultfd;
 
@@ -163,19 +165,6 @@ fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
 unsafe fn forget(at: *mut u8, len: usize) -> io::Result<()> {
     // SAFETY: as the caller promised.
     checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_DONTNEED) }.into()).map(drop)
-}
-
-/// Gives the range its memory at once: one call instead of a fault a page.
-///
-/// # Safety
-/// The range is mapped and writable.
-pub(super) unsafe fn populate(at: *mut u8, len: usize) -> io::Result<()> {
-    // SAFETY: as the caller promised; the advice changes no content.
-    match checked(unsafe { libc::madvise(at.cast(), len, libc::MADV_POPULATE_WRITE) }.into()) {
-        // A kernel before 5.14 does not know it: each page faults by itself.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        other => other.map(drop),
-    }
 }
 
 /// Bytes a memory file takes.

@@ -67,12 +67,20 @@ pub(super) fn give_back(mapping: &Mapping, offset: u64, len: u64) -> io::Result<
 }
 
 /// All memory is there from the beginning.
-///
-/// # Safety
-/// The range is mapped and writable.
-#[expect(clippy::unnecessary_wraps, reason = "the face that all systems have")]
-pub(super) unsafe fn populate(_: *mut u8, _: usize) -> io::Result<()> {
-    Ok(())
+pub(crate) struct Populator;
+
+impl Populator {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    #[expect(clippy::unnecessary_wraps, reason = "the face that all systems have")]
+    pub(crate) fn populate<'a>(
+        &self,
+        _: impl Iterator<Item = (&'a Mapping, u64, usize)>,
+    ) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Hands every run of pages that were ever written to `each`, as first page and count. Those that

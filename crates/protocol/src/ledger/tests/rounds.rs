@@ -113,3 +113,76 @@ fn what_is_written_all_the_time_is_left_while_there_is_more_of_others() {
     assert_eq!(pass(&mut world, 4, Pass::UntilEmpty), 60, "the last round takes all");
     world.finish();
 }
+
+#[test]
+fn a_round_leaves_what_was_written_since_it_began_to_the_next_one() {
+    let mut world = written();
+    world.ledger.start_round(RoundNumber(1), Pass::Once);
+    let at = |page| (RegionId(7), PageIndex(page));
+    [5, 50].into_iter().for_each(|page| world.write(at(page), 77));
+    world.ledger.written(&world.dirty);
+    world.take(0, 10);
+    assert_eq!(world.ledger.tally().pages, PageCount(10), "nothing was taken when it was told");
+    world.send(0);
+    assert_eq!(world.ledger.written(&world.dirty), PageCount(99));
+    world.take(0, 1000);
+    world.send(0);
+    let Some(LedgerEvent::RoundTaken(tally)) = world.ledger.poll() else {
+        panic!("the round is over")
+    };
+    assert_eq!(tally.pages, PageCount(99), "page 5 was taken before, page 50 is left");
+    world.land(0, false);
+    world.land(0, false);
+    world.ack(0);
+    world.harvest();
+    assert_eq!(pass(&mut world, 2, Pass::Once), 2, "both are in the next one");
+    world.finish();
+}
+
+#[test]
+fn the_last_round_leaves_nothing() {
+    let mut world = written();
+    world.ledger.start_round(RoundNumber(1), Pass::UntilEmpty);
+    world.take(0, 10);
+    world.send(0);
+    world.write((RegionId(7), PageIndex(50)), 77);
+    world.ledger.written(&world.dirty);
+    world.take(1, 1000);
+    assert_eq!(world.ledger.tally().pages, PageCount(100));
+}
+
+/// The pages of a region of `pages`, in the order in which they are taken, 64 at a time.
+fn taken_in_order(pages: u64, ledger: impl FnOnce(&Layout) -> Ledger) -> Vec<u64> {
+    let layout = Layout::single(PageCount(pages).bytes()).expect("valid");
+    let (mut ledger, lane) = (ledger(&layout), LaneId(0));
+    ledger.open_lane(lane);
+    ledger.merge_run(Run::new(RegionId(0), 0, pages));
+    ledger.start_round(RoundNumber(0), Pass::Once);
+    let (mut order, mut take) = (Vec::new(), Take::default());
+    while ledger.take(lane, PageCount(64), &mut take) > PageCount::ZERO {
+        let apart = take.runs().windows(2).all(|two| two[0].end() < two[1].first);
+        assert!(apart, "a batch is in ascending order: {:?}", take.runs());
+        let each = take.runs().iter().flat_map(|run| run.pages());
+        order.extend(each.map(|page| page.0));
+        for _ in 0..take.pages().0 {
+            take.found(Leaf::Zero);
+        }
+        ledger.sent(lane, &take, ByteCount(1));
+    }
+    assert!(matches!(ledger.poll(), Some(LedgerEvent::RoundTaken(_))));
+    order
+}
+
+#[test]
+fn the_first_round_comes_early_to_every_part_of_memory() {
+    let pages = 33 * 8192 + 100;
+    let mut order = taken_in_order(pages, Ledger::new);
+    // The parts of memory that the first tenth of the round has been to.
+    let tenth = &order[..order.len() / 10];
+    let parts: BTreeSet<_> = tenth.iter().map(|page| page * 4 / pages).collect();
+    assert_eq!(parts.len(), 4, "each quarter");
+    order.sort_unstable();
+    assert!(order.into_iter().eq(0..pages), "every page once");
+    let order = taken_in_order(pages, |layout| Ledger::new(layout).in_order_of_place());
+    assert!(order.into_iter().eq(0..pages));
+}

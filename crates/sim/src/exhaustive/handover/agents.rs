@@ -1,7 +1,5 @@
 //! The agents: they answer for their guests, and ask where it is in doubt who owns one.
 
-use std::rc::Rc;
-
 use whimbrel_protocol::{
     Answer, DestinationEvent, Process, Question, SourceEvent, Standing, Term, rule,
 };
@@ -143,13 +141,12 @@ impl Handover {
     }
 
     /// Whether asking changes anything: where it does not, it is done again and again until
-    /// something else has changed.
+    /// something else has changed. What it would be answered is held against what is true too.
     pub(crate) fn asking_helps(&self, ask: Ask) -> bool {
         if !self.life(ask.to).agent {
             return false;
         }
         let mut after = self.clone();
-        after.rows = Rc::default();
         after.asked(ask);
         // The process that is asked hears of it, where it hears of nothing else first.
         if let Some(there) = after.d.get_mut(ask.to.place()).filter(|_| ask.to != Host::A)

@@ -67,9 +67,10 @@ pub enum Mutant {
     /// The destination runs the guest and then says so, and until it has said so the source takes
     /// the guest for its own (museum M1).
     RunThenAcknowledge,
-    /// The source unwinds when it cannot say or hear the last word (museum M2, M1's return path).
+    /// The source unwinds when the link is lost after the grant and it has not heard that the guest
+    /// runs there (museum M2, M1's return path).
     UnwindAfterGrant,
-    /// The source runs the guest on when something fails after the guest has moved (museum M3).
+    /// The source runs the guest on when something fails here after the guest has moved (M3).
     ResumeAfterMove,
     /// The note that the guest runs is not written before it does.
     RunWithoutNote,

@@ -34,22 +34,23 @@ impl Handover {
             return;
         }
         let lost = matches!(event, SourceEvent::LinkLost(_));
+        let failed = matches!(event, SourceEvent::Failed(_));
         let now = self.a.life.clock;
         let fed = Rc::make_mut(&mut self.a.machine).handle(now, event);
         if fed.is_err_and(|violation| violation.by_peer) {
             self.breach("an honest destination was blamed");
         }
         self.poll_a();
-        self.mutate_a(lost);
+        self.mutate_a(lost, failed);
     }
 
     /// What the models that must fail do otherwise.
-    fn mutate_a(&mut self, lost: bool) {
+    fn mutate_a(&mut self, lost: bool, failed: bool) {
         let granted = self.a.machine.phase() == "granted";
         let entry = self.a.life.journal.written.map(|(standing, ..)| standing);
         let unwinds = match self.mutant {
-            Some(Mutant::UnwindAfterGrant) => lost && granted,
-            Some(Mutant::ResumeAfterMove) => granted && self.moved && lost,
+            Some(Mutant::UnwindAfterGrant) => lost && granted && !self.moved,
+            Some(Mutant::ResumeAfterMove) => failed && granted && self.moved,
             _ => false,
         };
         if unwinds && entry == Some(Standing::Granted) {

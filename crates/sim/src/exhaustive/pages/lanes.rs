@@ -169,7 +169,9 @@ impl Pages {
     fn send(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
         let Some(mut take) = lane.taking.take() else { return };
-        lane.copied.iter().for_each(|content| take.found(leaf_of(*content)));
+        for content in &lane.copied {
+            take.found(leaf_of(*content));
+        }
         let changed: Vec<bool> = take
             .dispositions()
             .map(|(.., how)| how != whimbrel_page::Disposition::Unchanged)

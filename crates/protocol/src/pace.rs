@@ -4,11 +4,13 @@
 //! if that leaves a debt; the debt is waited for. So the rate is kept over any longer time, and
 //! over a short one it is exceeded by what the bucket holds and the quanta of the lanes.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use alloc::collections::BTreeMap;
+use core::net::IpAddr;
+use core::time::Duration;
 
 use whimbrel_page::{ByteCount, ByteRate};
+
+use crate::ids::Now;
 
 /// What the lanes of a migration may carry together. `None` is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,16 +52,16 @@ const WAIT_MIN: Duration = Duration::from_micros(500);
 struct Bucket {
     rate: f64,
     level: f64,
-    filled: Instant,
+    filled: Now,
 }
 
 impl Bucket {
-    const fn new(rate: ByteRate, now: Instant) -> Self {
+    const fn new(rate: ByteRate, now: Now) -> Self {
         Self { rate: rate.0 as f64, level: 0.0, filled: now }
     }
 
-    fn fill(&mut self, now: Instant) {
-        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+    fn fill(&mut self, now: Now) {
+        let passed = now.since(self.filled).as_secs_f64();
         let most = (self.rate * HOLDS.as_secs_f64()).max(QUANTUM_MIN);
         self.level = (self.level + self.rate * passed).min(most);
         self.filled = now;
@@ -70,7 +72,7 @@ impl Bucket {
     }
 
     /// How much may be taken, or how long to wait.
-    fn ask(&mut self, now: Instant) -> Result<f64, Duration> {
+    fn ask(&mut self, now: Now) -> Result<f64, Duration> {
         self.fill(now);
         if self.level > 0.0 {
             return Ok(self.quantum());
@@ -82,7 +84,7 @@ impl Bucket {
 
 /// The limits at work.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub struct Pace {
     rounds: Option<Bucket>,
     switchover: Option<Bucket>,
     share: Option<Bucket>,
@@ -93,15 +95,16 @@ pub(super) struct Pace {
 
 /// Which limits hold for a taking.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Claim {
+pub struct Claim {
     /// The address its path comes from.
-    pub(super) from: Option<IpAddr>,
+    pub from: Option<IpAddr>,
     /// Whether it is of the last pages.
-    pub(super) last: bool,
+    pub last: bool,
 }
 
 impl Pace {
-    pub(super) fn set(&mut self, limits: &Limits, now: Instant) {
+    /// These limits hold from now on.
+    pub fn set(&mut self, limits: &Limits, now: Now) {
         self.limits = limits.clone();
         set(&mut self.rounds, limits.rounds, now);
         set(&mut self.switchover, limits.switchover, now);
@@ -114,7 +117,7 @@ impl Pace {
     }
 
     /// The limits that hold now.
-    pub(super) const fn limits(&self) -> &Limits {
+    pub const fn limits(&self) -> &Limits {
         &self.limits
     }
 
@@ -126,7 +129,7 @@ impl Pace {
     }
 
     /// How much may be taken now, or how long to wait before asking again.
-    pub(super) fn ask(&mut self, claim: Claim, now: Instant) -> Result<ByteCount, Duration> {
+    pub fn ask(&mut self, claim: Claim, now: Now) -> Result<ByteCount, Duration> {
         let (mut most, mut wait) = (f64::MAX, Duration::ZERO);
         for bucket in self.buckets(claim) {
             match bucket.ask(now) {
@@ -138,17 +141,17 @@ impl Pace {
     }
 
     /// So much is about to be sent.
-    pub(super) fn take(&mut self, claim: Claim, bytes: ByteCount) {
+    pub fn take(&mut self, claim: Claim, bytes: ByteCount) {
         self.buckets(claim).for_each(|bucket| bucket.level -= bytes.0 as f64);
     }
 
     /// So much of it was not.
-    pub(super) fn give_back(&mut self, claim: Claim, bytes: ByteCount) {
+    pub fn give_back(&mut self, claim: Claim, bytes: ByteCount) {
         self.buckets(claim).for_each(|bucket| bucket.level += bytes.0 as f64);
     }
 }
 
-fn set(bucket: &mut Option<Bucket>, rate: Option<ByteRate>, now: Instant) {
+fn set(bucket: &mut Option<Bucket>, rate: Option<ByteRate>, now: Now) {
     match (bucket.as_mut(), rate) {
         (Some(bucket), Some(rate)) => {
             // What was filled so far was filled at the old rate.
@@ -161,6 +164,9 @@ fn set(bucket: &mut Option<Bucket>, rate: Option<ByteRate>, now: Instant) {
 
 #[cfg(test)]
 mod tests {
+    use std::vec;
+    use std::vec::Vec;
+
     use super::*;
 
     const RATE: ByteRate = ByteRate(100_000_000);
@@ -171,8 +177,8 @@ mod tests {
     }
 
     /// What lanes that take what they may and wait as they are told send in a second.
-    fn sent(pace: &mut Pace, claims: &[Claim], from: Instant) -> Vec<u64> {
-        let end = from + Duration::from_secs(1);
+    fn sent(pace: &mut Pace, claims: &[Claim], from: Now) -> Vec<u64> {
+        let end = from.after(Duration::from_secs(1));
         let mut lanes: Vec<_> = claims.iter().map(|claim| (*claim, from, 0)).collect();
         while let Some((claim, at, bytes)) = lanes.iter_mut().min_by_key(|(_, at, _)| *at) {
             if *at >= end {
@@ -183,9 +189,9 @@ mod tests {
                     let took = most.0.min(BATCH);
                     pace.take(*claim, ByteCount(took));
                     *bytes += took;
-                    *at += Duration::from_micros(100);
+                    *at = at.after(Duration::from_micros(100));
                 }
-                Err(wait) => *at += wait,
+                Err(wait) => *at = at.after(wait),
             }
         }
         lanes.into_iter().map(|(_, _, bytes)| bytes).collect()
@@ -200,7 +206,7 @@ mod tests {
     fn a_rate_is_kept_by_any_number_of_lanes() {
         for lanes in [1, 4, 32] {
             for rate in [ByteRate(2_000_000), RATE, ByteRate(1_250_000_000)] {
-                let now = Instant::now();
+                let now = Now::default();
                 let mut pace = Pace::default();
                 pace.set(&limits(Some(rate)), now);
                 let all = sent(&mut pace, &vec![Claim::default(); lanes], now);
@@ -212,24 +218,24 @@ mod tests {
     #[test]
     fn without_a_limit_nobody_waits() {
         let mut pace = Pace::default();
-        assert_eq!(pace.ask(Claim::default(), Instant::now()), Ok(ByteCount(u64::MAX)));
+        assert_eq!(pace.ask(Claim::default(), Now::default()), Ok(ByteCount(u64::MAX)));
     }
 
     #[test]
     fn the_last_pages_have_a_limit_of_their_own() {
-        let now = Instant::now();
+        let now = Now::default();
         let faster = Some(ByteRate(RATE.0 * 4));
         let mut pace = Pace::default();
         pace.set(&Limits { switchover: faster, ..limits(Some(RATE)) }, now);
         let last = Claim { last: true, ..Claim::default() };
         assert_near(sent(&mut pace, &[last], now)[0], ByteRate(RATE.0 * 4));
         pace.set(&limits(Some(RATE)), now);
-        assert_near(sent(&mut pace, &[last], now + Duration::from_secs(2))[0], RATE);
+        assert_near(sent(&mut pace, &[last], now.after(Duration::from_secs(2)))[0], RATE);
     }
 
     #[test]
     fn a_path_may_be_slower_than_the_rest() {
-        let now = Instant::now();
+        let now = Now::default();
         let ip = |last| Some(IpAddr::from([10, 0, 0, last]));
         let slow = ByteRate(RATE.0 / 4);
         let paths = BTreeMap::from([(ip(1).expect("one"), slow)]);
@@ -243,10 +249,10 @@ mod tests {
 
     #[test]
     fn what_was_not_sent_is_given_back() {
-        let now = Instant::now();
+        let now = Now::default();
         let mut pace = Pace::default();
         pace.set(&limits(Some(RATE)), now);
-        let (claim, second) = (Claim::default(), now + Duration::from_secs(1));
+        let (claim, second) = (Claim::default(), now.after(Duration::from_secs(1)));
         assert!(pace.ask(claim, second).is_ok());
         pace.take(claim, ByteCount(RATE.0));
         assert!(pace.ask(claim, second).is_err());

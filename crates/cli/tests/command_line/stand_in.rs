@@ -237,6 +237,13 @@ impl Agent for Player {
         no_such()
     }
 
+    async fn close_probe(
+        &self,
+        _: Request<api::CloseProbeRequest>,
+    ) -> Answer<api::CloseProbeResponse> {
+        no_such()
+    }
+
     async fn meet(&self, _: Request<api::MeetRequest>) -> Answer<api::MeetResponse> {
         no_such()
     }

@@ -1,0 +1,70 @@
+//! What an agent says to relays of other hosts, before anything moves.
+
+use tempfile::TempDir;
+use whimbrel_engine::Journal as _;
+use whimbrel_engine::protocol::{Record, SessionId, Term};
+
+use super::*;
+use crate::agent::Agent;
+use crate::folder::DataFolder;
+use crate::journal::FileJournal;
+use crate::options::AgentOptions;
+use crate::stub_process::StubProcess;
+
+const GUEST: GuestUuid = GuestUuid(6);
+/// Where nobody is.
+const PEER: &str = "127.0.0.1:1";
+
+/// An agent whose guest has this record, and a client of the agent. The process of the guest is the
+/// test: it says one word to a relay, and lets go of it.
+async fn agent(standing: Standing) -> (TempDir, Client) {
+    let temp = tempfile::tempdir().unwrap();
+    let process = StubProcess::of(GUEST).await;
+    let data = DataFolder::open(temp.path()).unwrap();
+    let (folder, term) = (data.guest(GUEST), Term { generation: 4, host: data.host() });
+    let config = GuestFile { uuid: GUEST.to_string(), ..Default::default() };
+    folder.write_config(&config).unwrap();
+    folder.write_process(&process.file).unwrap();
+    let (session, peer) = (SessionId(1), PEER.to_owned());
+    let record = Record { guest: GUEST, term, session, peer, standing };
+    FileJournal::open(&folder.journal()).unwrap().record(&record).unwrap();
+    drop(data);
+    let options = AgentOptions::new(temp.path(), "127.0.0.1:0".parse().unwrap());
+    let agent = Agent::bind(options).await.unwrap();
+    let address = agent.address().to_string().parse().unwrap();
+    tokio::spawn(agent.serve(std::future::pending()));
+    let client = Client::connect(&address, whimbrel_control::Deadlines::default()).await.unwrap();
+    (temp, client)
+}
+
+/// Where the guest is said to go by each frame.
+async fn said(client: &mut Client, asks: &str) -> Vec<String> {
+    let (guest_uuid, asks) = (GUEST.to_string(), asks.to_owned());
+    let attach = api::RelayAttach { guest_uuid, asks, host: 1, run: 1, ..Default::default() };
+    let frame = api::RelayFrame { attach: Some(attach), words: Vec::new() };
+    let mut frames = client.relay(iter([frame])).await.unwrap();
+    let mut said = Vec::new();
+    while let Some(frame) = frames.message().await.unwrap() {
+        said.push(frame.moved_to);
+    }
+    said
+}
+
+#[tokio::test]
+async fn relays_of_other_hosts_hear_where_a_guest_goes_before_its_process_has_ended() {
+    for standing in [Standing::Switching, Standing::Granted] {
+        let (_folder, mut client) = agent(standing).await;
+        assert_eq!(said(&mut client, "").await, [PEER], "{standing:?}");
+        // One that asks there already is attached here, in case that the guest stays; and one that
+        // the guest has let go of hears it in the same breath.
+        assert_eq!(said(&mut client, PEER).await, ["", PEER], "{standing:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_stays_leads_nowhere() {
+    for standing in [Standing::Owner, Standing::Running, Standing::MayOwn] {
+        let (_folder, mut client) = agent(standing).await;
+        assert_eq!(said(&mut client, "").await, [""], "{standing:?}");
+    }
+}
