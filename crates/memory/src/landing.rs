@@ -63,9 +63,11 @@ impl Landing {
             self.map_of(run)?;
             check_buffer(run, from.len())?;
         }
+        // Noted whole before anything is written: a populator need not look at what it is handed.
+        let fresh: Vec<_> =
+            runs.clone().map(|(run, _)| run).filter(|run| self.begin(*run)).collect();
         // A call or two instead of a fault a page, and a host without memory says so.
-        let fresh = runs.clone().map(|(run, _)| run).filter(|run| self.begin(*run));
-        self.memory.populate(&self.populator, fresh)?;
+        self.memory.populate(&self.populator, fresh.into_iter())?;
         runs.try_for_each(|(run, from)| self.memory.write(run.region, run.first.offset(), from))
     }
 
