@@ -1,9 +1,16 @@
 //! The messages of the control connection, as bytes and as what they mean.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout};
 use whimbrel_protocol::{
     Feature, GuestUuid, Message, Offer, PROTOCOL_VERSIONS, Plan, SessionId, check_plan, negotiate,
 };
+
+use whimbrel_transport::{ControlError, ControlReceiver};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::Reached;
 use crate::memory::bounded;
@@ -13,10 +20,53 @@ use crate::memory::bounded;
 const BLOW_UP: usize = 80;
 /// For sentences about what is wrong, and for the smallest lists.
 const AT_LEAST: usize = 16 << 10;
+/// A buffer that doubles, and its predecessor.
+const GROWTH: usize = 3;
+/// Around each body.
+const LENGTH_AND_SEAL: usize = 4 + 8;
+/// What a connection makes room for before it comes.
+const READ_AT_ONCE: usize = 64 << 10;
+
+/// Takes the bytes as a body, and as all that comes on a connection.
+pub fn run(bytes: &[u8]) -> Reached {
+    connection(bytes);
+    body(bytes)
+}
+
+/// Receives as a connection does. A frame that is sealed comes out as it went in; one without its
+/// last byte does not come out.
+fn connection(bytes: &[u8]) {
+    let allowed = GROWTH * bytes.len() + READ_AT_ONCE + AT_LEAST;
+    let whole = bounded(allowed, || receive(bytes).0);
+    assert!(whole.iter().map(|frame| LENGTH_AND_SEAL + frame.len()).sum::<usize>() <= bytes.len());
+    let mut frame = [&(bytes.len() as u32).to_le_bytes(), bytes].concat();
+    frame.extend(xxh3_64(&frame).to_le_bytes());
+    let allowed = GROWTH * frame.len() + READ_AT_ONCE + AT_LEAST;
+    let (got, end) = bounded(allowed, || receive(&frame));
+    assert_eq!(got, [bytes], "a sealed frame comes out as it went in");
+    assert!(matches!(end, ControlError::Closed), "{end}");
+    let (got, end) = receive(&frame[..frame.len() - 1]);
+    assert!(got.is_empty() && matches!(end, ControlError::Truncated), "{end}");
+}
+
+/// The frames of a connection that ends after `bytes`, and why there were no more.
+fn receive(bytes: &[u8]) -> (Vec<Bytes>, ControlError) {
+    let mut receiver = ControlReceiver::new(bytes, bytes.len());
+    let mut frames = Vec::new();
+    loop {
+        // A slice never keeps its reader waiting.
+        let next = pin!(receiver.receive()).poll(&mut Context::from_waker(Waker::noop()));
+        match next {
+            Poll::Ready(Ok(frame)) => frames.push(frame),
+            Poll::Ready(Err(end)) => return (frames, end),
+            Poll::Pending => panic!("nothing to wait for"),
+        }
+    }
+}
 
 /// Decodes a body. What is accepted is written and read again as the same, and judged as an offer
 /// or as a plan if it is one.
-pub fn run(body: &[u8]) -> Reached {
+fn body(body: &[u8]) -> Reached {
     let read = bounded(BLOW_UP * body.len() + AT_LEAST, || Message::decode(body));
     let Ok(message) = read else { return Reached::new() };
     let again = Message::decode(&message.encode());

@@ -27,6 +27,8 @@ const LANES_AT_A_TIME: u16 = 4;
 const ACTIONS_MAX: usize = LANES_MAX + 16;
 /// Waits that may come to their end in one moment.
 const DUE_AT_ONCE_MAX: usize = 4;
+/// What digesting the memory took.
+const MOMENT: Duration = Duration::from_millis(1);
 /// Deadlines until a destination that hears nothing comes to an end.
 const DEADLINES_MAX: usize = 1000;
 /// What the machine may hold: lanes and actions, none of them many.
@@ -60,7 +62,7 @@ fn options() -> DestinationOptions {
         token: say::TOKEN,
         resume_token: say::RESUME_TOKEN,
         lane_tokens: (0..LANES_MAX as u128).map(|lane| Token(100 + lane)).collect(),
-        features: Vec::new(),
+        features: vec![say::verify_full()],
         lanes_max: LANES_AT_A_TIME,
         batch_bytes_max: 1 << 18,
         greeting_timeout: Duration::from_secs(10),
@@ -266,6 +268,14 @@ impl<'a> World<'a> {
                 let other = u128::from(input.ratio(1, 4)?);
                 let root = Root { sum: LeafSum(other), unknown: PageCount::ZERO };
                 DestinationEvent::Landed(*term, root)
+            }
+            DestinationAction::Verify(term) => {
+                self.reached.insert("verifying".to_owned());
+                let spoiled = u128::from(input.ratio(1, 4)?);
+                let root = Root { sum: LeafSum(spoiled), unknown: PageCount::ZERO };
+                let digested = DestinationEvent::Digested(say::layout().bytes(), MOMENT);
+                self.tell(digested);
+                DestinationEvent::Verified(*term, root)
             }
             DestinationAction::Load(term, _) => DestinationEvent::Loaded(*term),
             DestinationAction::Run(term) => DestinationEvent::Ran(*term),

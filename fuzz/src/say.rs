@@ -9,7 +9,7 @@ use whimbrel_page::{ByteCount, ChunkIndex, Layout, LeafSum, PAGE_SIZE, PageCount
 use whimbrel_protocol::{
     Accepted, Answer, BatchSeq, Epoch, Failure, Fault, Feature, GuestUuid, Hello, LaneClosed,
     LaneId, LaneMark, LaneTicket, Message, Offer, Plan, Prepare, Rejected, Resumed, SessionId,
-    Sums, Term, Token,
+    Sums, Term, Token, VERIFY_FULL,
 };
 
 pub(crate) const SESSION: SessionId = SessionId(9);
@@ -115,6 +115,11 @@ pub(crate) fn greeting(input: &mut Unstructured<'_>) -> Result<Hello> {
     hello(input)
 }
 
+/// What a destination offers that can verify in full.
+pub(crate) fn verify_full() -> Feature {
+    Feature { name: VERIFY_FULL.to_owned(), mandatory: false }
+}
+
 pub(crate) fn offer(input: &mut Unstructured<'_>) -> Result<Offer> {
     let feature = |input: &mut Unstructured<'_>| {
         Ok(Feature { name: "a".to_owned(), mandatory: input.ratio(1, 8)? })
@@ -130,10 +135,15 @@ pub(crate) fn offer(input: &mut Unstructured<'_>) -> Result<Offer> {
 }
 
 pub(crate) fn plan(input: &mut Unstructured<'_>) -> Result<Plan> {
-    let odd = input.ratio(1, 8)?;
+    let (kind, own) = (input.int_in_range(1..=8)?, |name: &str| vec![name.to_owned()]);
+    let odd = kind == 1;
     Ok(Plan {
         version: if odd { input.int_in_range(1..=2)? } else { 1 },
-        features: if odd { vec!["a".to_owned()] } else { Vec::new() },
+        features: match kind {
+            1 => own("a"),
+            2..=4 => own(VERIFY_FULL),
+            _ => Vec::new(),
+        },
         guest: GuestUuid(1),
         name: "g".to_owned(),
         kind: "model".to_owned(),
@@ -187,6 +197,9 @@ pub(crate) fn message(input: &mut Unstructured<'_>) -> Result<Message> {
         18 => Message::Sums(sums(input)?),
         19 => Message::Running(term(input)?),
         20 => Message::Refused(term(input)?, why()),
-        _ => Message::Pong(input.int_in_range(0..=9)?),
+        _ => match input.int_in_range(0..=19)? {
+            number @ 0..=9 => Message::Pong(number),
+            mib => Message::Digested(ByteCount::mib(mib), Duration::from_millis(mib)),
+        },
     })
 }

@@ -15,7 +15,7 @@ use whimbrel_page::{ByteCount, ByteRate, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
     Accepted, BatchSeq, Convergence, GuestUuid, Harvest, LaneClosed, LaneId, LaneMark, Message,
     Now, Policy, Resumed, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject,
-    Sums, Term, Throughput, Token,
+    Sums, Term, Throughput, Token, Verify,
 };
 
 use crate::memory::bounded;
@@ -57,6 +57,7 @@ struct World<'a> {
     now: Now,
     open: Vec<Open>,
     law: Law,
+    verify: Verify,
     lanes: u16,
     /// What the lanes have carried so far.
     throughput: Throughput,
@@ -68,9 +69,11 @@ struct World<'a> {
 fn options(input: &mut Unstructured<'_>) -> Result<SourceOptions> {
     let policies =
         [Policy::Throttle { most: 90 }, Policy::SwitchOver, Policy::Wait, Policy::GiveUp];
-    let policy = *input.choose(&policies)?;
+    let choice = input.choose_index(2 * policies.len())?;
+    let policy = policies[choice % policies.len()];
+    let verify = if choice < policies.len() { Verify::Digest } else { Verify::Full };
     let convergence = Convergence { downtime_max: Duration::from_millis(300), policy };
-    Ok(SourceOptions { lanes: say::LANES, convergence, ..SourceOptions::default() })
+    Ok(SourceOptions { lanes: say::LANES, convergence, verify, ..SourceOptions::default() })
 }
 
 impl<'a> World<'a> {
@@ -87,7 +90,8 @@ impl<'a> World<'a> {
             term: Term { generation: 0, host: say::HOST },
             host: say::HOST,
         };
-        let law = Law::new(options.lanes);
+        let verify = options.verify;
+        let law = Law::new(options.lanes, verify);
         let machine = Source::new(Now::default(), subject, say::TOKEN, options);
         Self {
             input,
@@ -95,6 +99,7 @@ impl<'a> World<'a> {
             now: Now::default(),
             open: Vec::new(),
             law,
+            verify,
             lanes: 0,
             throughput: Throughput::default(),
             limits: 0,
@@ -257,9 +262,12 @@ impl<'a> World<'a> {
             }
             SourceAction::Quiesce(number) => SourceEvent::Quiesced(number),
             SourceAction::Pause => {
+                // One thread does both: a verification that still went on was stopped before.
+                self.open.retain(|open| !matches!(open, Open::Host(SourceAction::Verify)));
                 let pending = PageCount(u64::from(input.arbitrary::<u8>()?));
                 SourceEvent::Paused { pending, state: Bytes::from_static(b"state") }
             }
+            SourceAction::Verify => SourceEvent::Verified,
             SourceAction::Flush(flush) => {
                 let sent = BTreeMap::from([(LaneId(0), BatchSeq(2))]);
                 SourceEvent::Flushed { flush, root: root(), sent }
@@ -278,7 +286,11 @@ impl<'a> World<'a> {
     fn answer(&mut self, message: Message) -> Result<Option<Message>> {
         Ok(Some(match message {
             Message::Hello(hello) if hello.resume.is_none() => {
-                Message::Offer(say::offer(&mut self.input)?)
+                let mut offer = say::offer(&mut self.input)?;
+                if self.verify == Verify::Full {
+                    offer.features.push(say::verify_full());
+                }
+                Message::Offer(offer)
             }
             Message::Hello(_) => {
                 let (landed, lanes) = (Vec::new(), self.tickets(self.law.agreed()));

@@ -79,6 +79,7 @@ fn control_messages() {
         "Running",
         "Refused",
         "Pong",
+        "Digested",
     ];
     feed("control", &names);
     for (name, body) in golden("control") {
@@ -111,6 +112,7 @@ fn the_source() {
         "reconnecting",
         "quiescing",
         "pausing",
+        "verifying",
         "sending the last pages",
         "switchover",
         "repairing",
@@ -129,6 +131,7 @@ fn the_destination() {
         "reserving memory",
         "pre-copy",
         "preparing",
+        "verifying",
         "prepared",
         "starting",
         "running",

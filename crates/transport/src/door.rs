@@ -2,8 +2,8 @@
 //! come through it.
 //!
 //! A caller says in its first bytes what it is. Those bytes have a fixed size, are waited for
-//! with a deadline, and only so many callers may keep the door waiting: garbage and silence cost
-//! a bounded read each, and nobody else's time.
+//! with a deadline, and only so many callers may keep the door waiting, the oldest of whom make
+//! room: garbage and silence cost a bounded read each, and nobody else's time.
 
 use std::fmt;
 use std::io;
@@ -14,11 +14,12 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::carrier::ANY;
+use crate::greeters::{Greeters, Place};
 use crate::os::{self as system, LocalListener};
 use crate::quic::{self, Link};
 use crate::{Carrier, Lane, LaneError, Purpose, Stream, Tuning};
@@ -172,9 +173,9 @@ impl Door {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address to listen at");
         addresses.first().ok_or_else(none)?;
         let (tell, callers) = mpsc::channel(WAITING_MAX);
-        let room = Arc::new(Semaphore::new(options.greeting_max));
-        let links = Arc::new(Semaphore::new(options.links_max));
-        let porter = Arc::new(Porter { kinds, options, tell, room, links });
+        let greeters = Greeters::new(options.greeting_max);
+        let links = Semaphore::new(options.links_max);
+        let porter = Arc::new(Porter { kinds, options, tell, greeters, links });
         let key = DoorKey { porter, listening: Arc::new(Mutex::new(Some(Vec::new()))) };
         let mut door = Self { callers, addresses: Vec::new(), key };
         let one = matches!(door.key.porter.options.carrier, Carrier::Local(_));
@@ -288,20 +289,21 @@ struct Porter {
     kinds: Vec<Kind>,
     options: DoorOptions,
     tell: mpsc::Sender<Caller>,
-    room: Arc<Semaphore>,
-    links: Arc<Semaphore>,
+    greeters: Greeters,
+    links: Semaphore,
 }
 
 impl Porter {
     async fn run(self: Arc<Self>, listener: Sockets) {
         loop {
-            let place = self.place().await;
             let Ok((accepted, from)) = listener.accept().await else {
                 // Out of file descriptors, most likely: it passes when somebody leaves, and
                 // nothing tells when.
                 tokio::time::sleep(ACCEPT_AGAIN).await;
                 continue;
             };
+            // Only now: nobody is hung up on while nobody waits.
+            let place = self.greeters.place().await;
             tokio::spawn(self.clone().receive(accepted, from, place));
         }
     }
@@ -310,7 +312,7 @@ impl Porter {
     async fn run_quic(self: Arc<Self>, mut listener: quic::Listener, address: SocketAddr) {
         let mut links = JoinSet::new();
         loop {
-            let crowded = || self.room.available_permits() <= self.options.greeting_max / 2;
+            let crowded = || self.greeters.free() <= self.options.greeting_max / 2;
             let Some(link) = listener.accept(crowded).await else {
                 // The socket has failed, and its connections with it.
                 links.shutdown().await;
@@ -318,7 +320,7 @@ impl Porter {
                 listener = self.reopen(address).await;
                 continue;
             };
-            let place = self.place().await;
+            let place = self.greeters.place().await;
             while links.try_join_next().is_some() {}
             links.spawn(self.clone().follow(link, place));
         }
@@ -336,29 +338,21 @@ impl Porter {
 
     /// Shakes hands, and then hears out every stream. Whoever is let in holds no place between
     /// them: how many streams it may have is bounded by itself, and how many connections there are.
-    async fn follow(self: Arc<Self>, link: Link, place: OwnedSemaphorePermit) {
+    async fn follow(self: Arc<Self>, link: Link, mut place: Place) {
         let from = link.from();
         let within = self.options.greeting_within;
-        let Ok(Ok(streams)) = timeout(within, link.established()).await else { return };
+        let shaken = place.hear(timeout(within, link.established())).await;
+        let Some(Ok(Ok(streams))) = shaken else { return };
         let Ok(_counted) = self.links.try_acquire() else { return };
         drop(place);
         while let Ok(stream) = streams.next().await {
-            let (accepted, place) = (Accepted::Ready(stream.into()), self.place().await);
+            let (accepted, place) = (Accepted::Ready(stream.into()), self.greeters.place().await);
             tokio::spawn(self.clone().receive(accepted, from, place));
         }
     }
 
-    async fn place(&self) -> OwnedSemaphorePermit {
-        self.room.clone().acquire_owned().await.expect("never closed")
-    }
-
-    async fn receive(
-        self: Arc<Self>,
-        accepted: Accepted,
-        from: SocketAddr,
-        place: OwnedSemaphorePermit,
-    ) {
-        if let Some(caller) = self.hear(accepted, from).await {
+    async fn receive(self: Arc<Self>, accepted: Accepted, from: SocketAddr, mut place: Place) {
+        if let Some(Some(caller)) = place.hear(self.hear(accepted, from)).await {
             // An error means that the door was dropped meanwhile.
             let _ = self.tell.send(caller).await;
         }

@@ -19,6 +19,7 @@ mod carrier;
 mod control;
 mod dial;
 mod door;
+mod greeters;
 mod identity;
 mod lane;
 mod networks;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use whimbrel_transport::{
     Congestion, DialError, Door, DoorOptions, Kind, Path, Purpose, Tuning, dial, greet,
 };
@@ -79,6 +80,26 @@ async fn garbage_and_silence_are_hung_up_on_and_hold_nobody_up() {
         // The end, or a reset where bytes were left unread.
         assert!(matches!(stream.read(&mut [0; 10]).await, Ok(0) | Err(_)));
     }
+}
+
+/// Nobody here would be hung up on for being slow.
+#[tokio::test]
+async fn the_longest_silent_makes_room_for_whoever_comes() {
+    let places = 4;
+    let options =
+        DoorOptions { greeting_within: PATIENT * 60, greeting_max: places, ..Default::default() };
+    let mut door = open(options);
+    let mut silent = vec![];
+    for _ in 0..places {
+        silent.push(connect(&door).await);
+    }
+    let mut real = connect(&door).await;
+    real.write_all(&CONTROL.magic).await.expect("sent");
+    let caller = timeout(PATIENT, door.next()).await.expect("there is room");
+    assert_eq!(caller.from, real.local_addr().expect("connected"));
+    assert!(matches!(silent[0].read(&mut [0]).await, Ok(0) | Err(_)), "the oldest is hung up on");
+    let newest = silent[places - 1].try_read(&mut [0]).expect_err("nothing to read");
+    assert_eq!(newest.kind(), std::io::ErrorKind::WouldBlock);
 }
 
 #[tokio::test]

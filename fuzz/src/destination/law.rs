@@ -6,7 +6,7 @@ use whimbrel_page::Root;
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::{
     Answer, DestinationAction, DestinationEvent, Epoch, Hello, LaneId, LaneMark, LaneTicket,
-    Message, Outcome, Standing, Term, Token,
+    Message, Outcome, Standing, Term, Token, VERIFY_FULL,
 };
 
 use crate::say;
@@ -37,6 +37,11 @@ pub(super) struct Law {
     /// The term whose counts were awaited last, and what has landed of it.
     awaited: Option<Term>,
     landed: Option<Root>,
+    /// Whether the plan asks for the memory itself to be digested; the term for which this was
+    /// asked for last and has not been told, and whether it was told since the counts were.
+    full: bool,
+    verifying: Option<Term>,
+    verified: bool,
     /// Loads that are under way, the term that was loaded last, and whether the guest may hold
     /// what only one side may.
     loading: usize,
@@ -125,6 +130,9 @@ impl Law {
             DestinationEvent::Landed(term, root) if self.awaited == Some(*term) => {
                 self.landed = Some(*root);
             }
+            DestinationEvent::Verified(term, root) if self.verifying == Some(*term) => {
+                (self.landed, self.verified) = (Some(*root), true);
+            }
             _ => {}
         }
     }
@@ -157,13 +165,22 @@ impl Law {
         assert!(!self.ended, "{action:?} after the end");
         match action {
             DestinationAction::Send(message) => self.see_said(message),
-            DestinationAction::Reserve(_) => assert!(!self.reserved, "reserved twice"),
+            DestinationAction::Reserve(plan) => {
+                assert!(!self.reserved, "reserved twice");
+                self.full = plan.features.iter().any(|feature| feature == VERIFY_FULL);
+            }
+            DestinationAction::Verify(term) => {
+                assert!(self.full && self.awaited == Some(*term), "nobody asked for it: {self:?}");
+                self.verifying = Some(*term);
+            }
             DestinationAction::Create => assert!(!self.created, "created twice"),
             DestinationAction::AwaitCounts(term, _) => {
                 assert!(self.awaited < Some(*term), "{term} is prepared again: {self:?}");
                 (self.awaited, self.landed) = (Some(*term), None);
+                (self.verifying, self.verified) = (None, false);
             }
             DestinationAction::Load(..) => {
+                assert!(self.verified || !self.full, "wire.md V3: {self:?}");
                 assert!(!self.acquired, "loaded again, and nothing was released: {self:?}");
                 self.acquired = true;
                 self.loading += 1;
@@ -228,6 +245,7 @@ impl Law {
                 assert!(kept, "wire.md S8: {self:?}");
             }
             Message::Prepared(term, root) => self.see_promise(*term, *root),
+            Message::Digested(..) => assert!(self.full, "wire.md V4"),
             Message::Running(term) => assert!(self.ran && self.runs == Some(*term), "{self:?}"),
             Message::Refused(term, _) => {
                 let durable = self.refused && self.refusing == Some(*term);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use whimbrel_protocol::{
-    Answer, LaneId, Message, Outcome, SourceAction, SourceEvent, Standing, Term,
+    Answer, LaneId, Message, Outcome, SourceAction, SourceEvent, Standing, Term, Verify,
 };
 
 /// What was seen and heard, as far as the laws ask for it.
@@ -11,6 +11,10 @@ use whimbrel_protocol::{
 pub(super) struct Law {
     /// Lanes that both sides agreed on.
     lanes: u16,
+    /// Whether the memory itself is to be digested, and whether that was done since the guest was
+    /// parked.
+    verify: Verify,
+    verified: bool,
     open: BTreeSet<LaneId>,
     last_lane: Option<LaneId>,
     /// The term burned last; whether its record is durable, and whether the peer is ready.
@@ -35,8 +39,8 @@ pub(super) struct Law {
 }
 
 impl Law {
-    pub(super) fn new(lanes: u16) -> Self {
-        Self { lanes, ..Self::default() }
+    pub(super) fn new(lanes: u16, verify: Verify) -> Self {
+        Self { lanes, verify, ..Self::default() }
     }
 
     /// The lanes that were agreed on.
@@ -50,6 +54,7 @@ impl Law {
             SourceEvent::Recorded(Standing::Switching) => self.durable = true,
             SourceEvent::Recorded(Standing::Granted) => self.noted |= self.granted.is_some(),
             SourceEvent::Paused { .. } => self.stands_still = self.paused,
+            SourceEvent::Verified => self.verified = self.stands_still,
             SourceEvent::Answered(Answer::NeverRan) => self.refused |= self.granted.is_some(),
             SourceEvent::Answered(Answer::Runs) => self.ran |= self.granted.is_some(),
             _ => {}
@@ -82,7 +87,7 @@ impl Law {
             SourceAction::Pause => {
                 assert!(!self.paused && self.granted.is_none(), "parked already");
                 assert!(self.durable && self.ready, "wire.md S7: {self:?}");
-                self.paused = true;
+                (self.paused, self.verified) = (true, false);
             }
             SourceAction::Resume => self.see_resume(),
             SourceAction::Throttle(percent) => assert!(*percent <= 99),
@@ -103,6 +108,8 @@ impl Law {
             Message::Prepare(prepare) => {
                 assert!(self.stands_still && self.granted.is_none(), "wire.md S9: {self:?}");
                 assert_eq!(Some(prepare.term), self.term);
+                let known = self.verify == Verify::Digest || self.verified;
+                assert!(known, "wire.md V2: {self:?}");
                 self.prepared = Some((prepare.term, false));
             }
             Message::Grant(term) => {
