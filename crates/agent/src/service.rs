@@ -40,6 +40,15 @@ impl AgentService {
 }
 
 impl AgentService {
+    /// Whether whoever calls is still somebody: for calls that last.
+    fn trusted<T>(
+        &self,
+        request: &Request<T>,
+    ) -> Result<impl Fn() -> bool + Send + 'static, Status> {
+        let (core, caller) = (Arc::clone(&self.core), caller(request)?);
+        Ok(move || core.guard.who(&caller).is_ok())
+    }
+
     /// Refuses whoever may not look, has not begun the migration, and is not its other side; to
     /// them it is all the same whether there is one.
     fn may_follow(
@@ -156,9 +165,9 @@ impl Agent for AgentService {
         request: Request<api::WatchMigrationRequest>,
     ) -> Answer<StatusStream> {
         let who = who(&request)?;
-        let migration = self.core.guests.find_migration(&request.into_inner().migration);
+        let migration = self.core.guests.find_migration(&request.get_ref().migration);
         let migration = self.may_follow(&who, migration)?;
-        Ok(Response::new(watching::stream(migration.watch())))
+        Ok(Response::new(watching::stream(migration.watch(), self.trusted(&request)?)))
     }
 
     async fn cancel_migration(
@@ -232,8 +241,9 @@ impl Agent for AgentService {
     type RelayStream = GuestFrames;
 
     async fn relay(&self, request: Request<Streaming<api::RelayFrame>>) -> Answer<GuestFrames> {
-        let who = who(&request)?;
-        Arc::clone(&self.core).pass_on(request.into_inner(), &who).await.map(Response::new)
+        let (who, trusted) = (who(&request)?, self.trusted(&request)?);
+        let passed = Arc::clone(&self.core).pass_on(request.into_inner(), &who, trusted);
+        passed.await.map(Response::new)
     }
 
     async fn release_guest(

@@ -1,3 +1,4 @@
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,14 +83,14 @@ impl Client {
             }
         };
         let channel = match timeout(deadlines.connect, connecting).await {
-            Ok(connected) => connected.map_err(|error| match access::doubt(&error) {
+            Ok(connected) => connected.map_err(|error| match doubt(secure.as_deref(), &error) {
                 Some(why) => ClientError::Unproven { address: address.clone(), why },
                 None => not_there(deepest(&error)),
             })?,
             Err(_) => return Err(not_there(format!("no answer in {:?}", deadlines.connect))),
         };
         let mut inner = AgentClient::new(channel);
-        let host = greet(&mut inner, address, deadlines).await?;
+        let host = greet(&mut inner, address, deadlines, secure.as_deref()).await?;
         Ok(Self { address: address.clone(), deadlines, host, secure, inner })
     }
 
@@ -246,10 +247,22 @@ fn endpoint(address: &AgentAddress, deadlines: Deadlines) -> Result<Endpoint, Cl
         .tcp_nodelay(true))
 }
 
+/// Who doubts whom, where that may be why nothing was answered.
+fn doubt(secure: Option<&Secure>, error: &(dyn Error + 'static)) -> Option<String> {
+    // Theirs is said after ours, and whoever hangs up at once may be gone before it is heard.
+    let hung_up = || {
+        let _ = secure?.who()?;
+        let why = deepest(error);
+        Some(format!("it hung up on this identity ({why}): it does not trust it, or has no room"))
+    };
+    access::doubt(error).or_else(hung_up)
+}
+
 async fn greet(
     inner: &mut AgentClient<Channel>,
     address: &AgentAddress,
     deadlines: Deadlines,
+    secure: Option<&Secure>,
 ) -> Result<api::Host, ClientError> {
     let not_whimbrel = |why: String| ClientError::NotWhimbrel { address: address.clone(), why };
     let asked = inner.get_host(within(deadlines.connect, api::GetHostRequest {})).await;
@@ -259,7 +272,7 @@ async fn greet(
             let why = format!("it accepts connections and says nothing in {:?}", deadlines.connect);
             return Err(not_whimbrel(why));
         }
-        Err(status) => match access::doubt(&status) {
+        Err(status) => match doubt(secure, &status) {
             Some(why) => return Err(ClientError::Unproven { address: address.clone(), why }),
             None => return Err(not_whimbrel(deepest(&status))),
         },

@@ -112,6 +112,50 @@ async fn strangers_the_expired_and_the_revoked_are_refused() {
     assert!(a.logs().contains("was not let in"), "{}", a.logs());
 }
 
+/// The clients that a host carries to a guest which left it are let go with the trust in it.
+#[tokio::test]
+async fn a_host_that_is_trusted_no_more_carries_nobody() {
+    let authority = Authority::new().await;
+    let ops = authority.person("ops", "30").await;
+    let policy = "manage = ['ops']\nsend = ['host-a']\n";
+    let a = authority.agent("host-a", 2, policy, &[]).await;
+    let b = authority.agent("host-b", 3, policy, &[]).await;
+    let words = ["run", "--name", "web", "--guest", "kv", "--memory", "16MiB", "--json"];
+    let _ = ask(&a, &ops, &words).await.ended(0);
+    let status =
+        async |agent: &Agent| ask(agent, &ops, &["status", "web", "--json"]).await.ended(0).json();
+    let address = status(&a).await["service_address"].as_str().expect("a port").to_owned();
+    let mut client = TcpStream::connect(&address).await.expect("it listens");
+    let mut pong = [0; 7];
+    let said = async |client: &mut TcpStream, pong: &mut [u8]| {
+        client.write_all(b"PING\r\n").await?;
+        timeout(WATCHDOG, client.read_exact(pong)).await.expect("it answers or hangs up")
+    };
+    assert!(said(&mut client, &mut pong).await.is_ok() && &pong == b"+PONG\r\n");
+    let moved = moves(&a, &ops, &b).await;
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    assert!(said(&mut client, &mut pong).await.is_ok() && status(&b).await["clients"] == 1);
+
+    authority.revoke("host-a", &[&b]).await;
+    let said_so = || b.logs().contains("a relay is let go: its host is not trusted any more");
+    timeout(WATCHDOG, async {
+        while !said_so() {
+            tokio::task::yield_now().await
+        }
+    })
+    .await
+    .unwrap();
+    // It is kept for the guest, and heard once the host may speak with it again.
+    client.write_all(b"PING\r\n").await.expect("its host holds it still");
+    let unheard = client.try_read(&mut pong).expect_err("nobody answers");
+    assert_eq!(unheard.kind(), std::io::ErrorKind::WouldBlock);
+    fs::remove_file(b.data().join("identity/revoked.pem")).expect("it was there");
+    timeout(WATCHDOG, client.read_exact(&mut pong))
+        .await
+        .expect("in time")
+        .expect("it is answered");
+}
+
 /// The fingerprint of the identity in a folder; made if there is none.
 async fn known_by(folder: &str) -> String {
     let said = run(&["identity", "--json", "--identity", folder]).await.ended(0).json();

@@ -74,7 +74,8 @@ impl Guard {
         if shown { folder.to_string_lossy().into_owned() } else { String::new() }
     }
 
-    pub(super) fn who(&self, caller: &Caller) -> Result<Authenticated, Status> {
+    /// Who calls, as far as they are trusted now.
+    pub(crate) fn who(&self, caller: &Caller) -> Result<Authenticated, Status> {
         caller.who(&self.trust)
     }
 

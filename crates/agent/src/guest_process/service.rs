@@ -137,7 +137,7 @@ impl Process for ProcessService {
         &self,
         _: Request<process::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        Ok(Response::new(watching::stream(self.worker.watch())))
+        Ok(Response::new(watching::stream(self.worker.watch(), || true)))
     }
 
     async fn reroute(

@@ -33,6 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _, iter, once};
 use tonic::{Status, Streaming};
 use whimbrel_control::{AgentAddress, Client, api};
@@ -52,6 +53,8 @@ pub(crate) type GuestFrames =
 /// Between attempts to find a guest: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_MAX: Duration = Duration::from_millis(200);
+/// How soon it is noticed that another host is not trusted any more.
+const TRUST_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 /// Frames on their way through this agent.
 const PASSING_MAX: usize = 8;
 
@@ -228,11 +231,12 @@ impl Core {
         Ok(api::ReleaseGuestResponse { carried })
     }
 
-    /// Another agent's relay attaches to a guest through this one.
+    /// Another agent's relay attaches to a guest through this one, for as long as it is `trusted`.
     pub(crate) async fn pass_on(
         self: Arc<Self>,
         mut frames: Streaming<api::RelayFrame>,
         who: &Authenticated,
+        trusted: impl Fn() -> bool + Send + 'static,
     ) -> Result<GuestFrames, Status> {
         let first = frames.message().await?.unwrap_or_default();
         let named = first.attach.as_ref().and_then(|attach| parse_uuid(&attach.guest_uuid));
@@ -249,16 +253,31 @@ impl Core {
         // A new channel has room.
         let _ = pass.try_send(first);
         let said = link.relay(passing).await?;
+        let (end, ended) = mpsc::channel(1);
         tokio::spawn(async move {
-            while let Ok(Some(frame)) = frames.message().await {
-                if pass.send(frame).await.is_err() {
-                    return;
+            let mut look = tokio::time::interval(TRUST_LOOKED_AT_EVERY);
+            loop {
+                tokio::select! {
+                    frame = frames.message() => {
+                        let Ok(Some(frame)) = frame else { return };
+                        if pass.send(frame).await.is_err() {
+                            return;
+                        }
+                    }
+                    _ = look.tick() => if !trusted() {
+                        tracing::warn!("a relay is let go: its host is not trusted any more");
+                        // It may have gone by itself.
+                        let _ = end.send(()).await;
+                        return;
+                    },
                 }
             }
         });
         // A guest that lets go of its clients is about to go on elsewhere: they need not ask where.
         let leads = move || self.leads_to(&guest, "").map(Ok);
-        Ok(Box::pin(said.chain(iter(once_with(leads).flatten()))))
+        let said = said.chain(iter(once_with(leads).flatten())).map(Some).chain(once(None));
+        let ended = ReceiverStream::new(ended).map(|()| None);
+        Ok(Box::pin(said.merge(ended).map_while(|said| said)))
     }
 
     /// Where a guest went, or is about to go, for a relay that does not ask there as it `asks`.
