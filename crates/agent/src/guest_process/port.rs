@@ -26,6 +26,10 @@ impl Outlet for ToRelay {
         self.0.capacity() > 0
     }
 
+    fn is_there(&self) -> bool {
+        !self.0.is_closed()
+    }
+
     fn give(&mut self, said: Vec<FromGuest>) -> bool {
         let words = said.into_iter().map(words::of_guest).collect();
         let frame = api::GuestFrame { words, moved_to: String::new() };

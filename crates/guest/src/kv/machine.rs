@@ -2,7 +2,7 @@
 //! of them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::arena::Arena;
 use super::connections::{Record, RelayRecord};
@@ -23,6 +23,11 @@ const CLIENTS_MAX: u64 = 10_000;
 const GATHERED_MAX: usize = 1000;
 /// Bytes of replies after which the next ones go into another message to a relay.
 const SAID_MAX: usize = 512 << 10;
+/// How long a host's connections are kept with no relay of it: its clients wait for the guest as
+/// long as their host looks for it, and a host that is gone for good sends nobody to say so.
+const ABSENT_MAX: Duration = Duration::from_secs(600);
+/// How far apart looks for relays are.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// How far apart looks at the clock are while nothing else happens, in microseconds.
 pub(crate) const BEAT_US: u64 = 2000;
 
@@ -53,6 +58,9 @@ pub(crate) struct Machine {
     attached: BTreeMap<u64, Attachment>,
     /// Connections with commands that are all there.
     ready: BTreeSet<Key>,
+    /// Since when there was no relay of a host that has connections, and when this was looked at.
+    absent: BTreeMap<u64, Instant>,
+    looked: Instant,
     /// There was nothing in the store at the end of the last turn.
     was_empty: bool,
 }
@@ -67,7 +75,15 @@ impl Machine {
         let sessions: BTreeMap<_, _> =
             keyed.map(|(key, record)| (key, Session::open(arena, record))).collect();
         let ready = sessions.keys().copied().collect();
-        Ok(Self { store, sessions, attached: BTreeMap::new(), ready, was_empty: true })
+        Ok(Self {
+            store,
+            sessions,
+            attached: BTreeMap::new(),
+            ready,
+            absent: BTreeMap::new(),
+            looked: Instant::now(),
+            was_empty: true,
+        })
     }
 
     /// Whether there is work that waits for nobody.
@@ -258,6 +274,7 @@ impl Machine {
         self.go_on(open);
         self.store.now_ms = now_ms();
         self.store.dig(DIG_STEPS);
+        self.end_absent(Instant::now());
         self.gather();
         for _ in 0..REAPS_MAX {
             if !open() || !self.store.reap() {
@@ -266,6 +283,26 @@ impl Machine {
         }
         self.beat();
         self.speak();
+    }
+
+    /// Ends the connections of hosts that were absent for too long.
+    fn end_absent(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.looked) < LOOK_EVERY {
+            return;
+        }
+        self.looked = now;
+        self.attached.retain(|_, attachment| attachment.outlet.is_there());
+        let absent = |key: &&Key| !self.attached.contains_key(&key.0);
+        let hosts: BTreeSet<_> = self.sessions.keys().filter(absent).map(|key| key.0).collect();
+        self.absent.retain(|host, _| hosts.contains(host));
+        for host in hosts {
+            let since = *self.absent.entry(host).or_insert(now);
+            if now.saturating_duration_since(since) >= ABSENT_MAX {
+                let of_host = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
+                let known: Vec<_> = self.sessions.range(of_host).map(|(key, _)| *key).collect();
+                known.into_iter().for_each(|key| self.end(key));
+            }
+        }
     }
 
     /// A store that has come to be empty is to have room for what is large, as it had at first.
@@ -346,4 +383,58 @@ fn now_us() -> u64 {
 
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use whimbrel_memory::page::ByteCount;
+
+    use super::super::store::tests::store;
+    use super::*;
+
+    /// A relay that is there until it is told otherwise.
+    struct Relay(Arc<AtomicBool>);
+
+    impl Outlet for Relay {
+        fn has_room(&self) -> bool {
+            true
+        }
+
+        fn is_there(&self) -> bool {
+            self.0.load(Ordering::Relaxed)
+        }
+
+        fn give(&mut self, _: Vec<FromGuest>) -> bool {
+            self.is_there()
+        }
+
+        fn cut(&mut self, _: Overrun) {}
+    }
+
+    #[test]
+    fn connections_of_a_host_that_is_gone_for_good_are_ended_and_no_others() {
+        let mut machine = Machine::open(store(ByteCount::mib(4)).arena().clone()).expect("a store");
+        let here = [Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true))];
+        for (host, there) in here.iter().enumerate() {
+            let relay = RelayId { host: host as u64, run: 1 };
+            let attach = Attach { relay, last: ConnectionId(0), held: Vec::new() };
+            machine.handle(Event::Attach(attach, Box::new(Relay(Arc::clone(there)))), &|| true);
+            for id in [1, 2] {
+                let open = ToGuest::Open(ConnectionId(id));
+                machine.handle(Event::FromRelay(relay, open), &|| true);
+            }
+        }
+        here[1].store(false, Ordering::Relaxed);
+        let began = machine.looked;
+        // It is missed at the first look, and has its time from then on.
+        for (waited, left) in [(LOOK_EVERY, 4), (ABSENT_MAX, 4), (LOOK_EVERY + ABSENT_MAX, 2)] {
+            machine.end_absent(began + waited);
+            assert_eq!(machine.sessions.len(), left, "after {waited:?}");
+        }
+        assert!(machine.sessions.keys().all(|(host, _)| *host == 0));
+        assert_eq!(machine.store.arena().load(head::CONNECTION_COUNT), 2);
+    }
 }

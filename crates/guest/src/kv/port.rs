@@ -89,6 +89,9 @@ pub trait Outlet: Send {
     /// Whether a call of [`Outlet::give`] would be taken now.
     fn has_room(&self) -> bool;
 
+    /// Whether the relay is still there.
+    fn is_there(&self) -> bool;
+
     /// Takes it. `false` if the relay has gone. What is given first is empty: the relay is
     /// attached.
     fn give(&mut self, said: Vec<FromGuest>) -> bool;

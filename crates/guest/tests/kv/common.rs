@@ -36,6 +36,10 @@ impl Outlet for Channel {
         true
     }
 
+    fn is_there(&self) -> bool {
+        true
+    }
+
     fn give(&mut self, said: Vec<FromGuest>) -> bool {
         self.0.send(said).is_ok()
     }

@@ -336,6 +336,10 @@ impl Outlet for Said {
         true
     }
 
+    fn is_there(&self) -> bool {
+        true
+    }
+
     fn give(&mut self, _: Vec<FromGuest>) -> bool {
         self.0.send(()).is_ok()
     }
