@@ -23,7 +23,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::iter::once_with;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -164,19 +164,14 @@ impl Core {
     }
 
     /// Takes clients of a guest that has come here: where they came at the source, if that can be
-    /// listened at on this host, and anywhere else otherwise.
+    /// listened at on this host, and near it otherwise.
     pub(crate) async fn take_over_port(self: &Arc<Self>, guest: &Guest) {
         let asked = &guest.config.service_address;
         if asked.is_empty() {
             return;
         }
         if self.relays.look(guest.uuid).is_none() {
-            let listening = match TcpListener::bind(asked).await {
-                Ok(listener) => Ok(listener),
-                // Who was served on one host only is not served to a network.
-                Err(_) => TcpListener::bind((served_at(asked, self.address.ip()), 0)).await,
-            };
-            match listening {
+            match TcpListener::bind(served_at(asked, self.address.ip()).as_slice()).await {
                 Ok(listener) => self.relay(guest, Door(listener)),
                 Err(error) => {
                     let name = &guest.config.name;
@@ -294,9 +289,20 @@ impl Core {
     }
 }
 
-/// Where clients are taken that came to `asked` at the source, if not there: on this host alone if
-/// it was so there.
-fn served_at(asked: &str, otherwise: IpAddr) -> IpAddr {
-    let asked = asked.parse::<SocketAddr>().ok().map(|address| address.ip());
-    asked.filter(IpAddr::is_loopback).unwrap_or(otherwise)
+/// Where clients may be taken that came to `asked` at the source, the first of these that can be
+/// had: there, at another port, or where this agent is called, which is at `own`. Nobody is served
+/// to more of the world than there: not to a network whom only their host was served, nor to every
+/// network of an agent that listens on all of them.
+fn served_at(asked: &str, own: IpAddr) -> Vec<SocketAddr> {
+    let Ok(asked) = asked.parse::<SocketAddr>() else { return Vec::new() };
+    let mut places = vec![asked, SocketAddr::new(asked.ip(), 0)];
+    if !asked.ip().is_loopback() && !asked.ip().is_unspecified() {
+        let alone = if own.is_ipv4() { LOCALHOST_V4 } else { LOCALHOST_V6 };
+        let near = if own.is_unspecified() { alone } else { own };
+        places.extend([asked.port(), 0].map(|port| SocketAddr::new(near, port)));
+    }
+    places
 }
+
+const LOCALHOST_V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const LOCALHOST_V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
