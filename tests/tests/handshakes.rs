@@ -27,7 +27,9 @@ fn open(greeting_within: Duration) -> (Door, Carrier) {
     let far = Credentials { identity: other, peer: one.fingerprint() };
     let carrier = Carrier::Quic(Quic::new(far));
     let (greeting_max, rest) = (PLACES, DoorOptions::default());
-    let options = DoorOptions { greeting_within, greeting_max, carrier, ..rest };
+    // Nobody makes room for somebody else here.
+    let left_alone = WATCHDOG * 10;
+    let options = DoorOptions { greeting_within, greeting_max, left_alone, carrier, ..rest };
     let door = Door::open(&[(LOOPBACK, 0).into()], vec![CONTROL], options).expect("a free port");
     (door, Carrier::Quic(Quic::new(near)))
 }

@@ -40,8 +40,10 @@ pub struct Kind {
 pub struct DoorOptions {
     /// How long a caller may take to say what it is.
     pub greeting_within: Duration,
-    /// How many callers may be about to say it.
+    /// How many callers may be about to say it. Where more come, the longest silent makes room.
     pub greeting_max: usize,
+    /// How long nobody has to make room.
+    pub left_alone: Duration,
     /// How many connections that hold several may be there, by whoever was let in.
     pub links_max: usize,
     /// Socket options of what comes in.
@@ -52,12 +54,19 @@ pub struct DoorOptions {
 
 /// One for each of 128 paths, and control connections that follow one another.
 const LINKS_MAX: usize = 160;
+/// Some round trips of a handshake across a continent.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 impl Default for DoorOptions {
     fn default() -> Self {
-        let greeting_within = Duration::from_secs(5);
-        let (tuning, carrier) = (Tuning::default(), Carrier::default());
-        Self { greeting_within, greeting_max: 256, links_max: LINKS_MAX, tuning, carrier }
+        Self {
+            greeting_within: Duration::from_secs(5),
+            greeting_max: 256,
+            left_alone: LEFT_ALONE,
+            links_max: LINKS_MAX,
+            tuning: Tuning::default(),
+            carrier: Carrier::default(),
+        }
     }
 }
 
@@ -72,9 +81,19 @@ pub struct Caller {
     pub from: SocketAddr,
     /// The connection behind the greeting.
     pub stream: Stream,
+    place: Option<Place>,
 }
 
 impl Caller {
+    /// Its place, for whoever goes on finding out who it is; at once or never.
+    ///
+    /// # Panics
+    /// If it was taken before.
+    #[must_use]
+    pub fn take_place(&mut self) -> Place {
+        self.place.take().expect("taken once")
+    }
+
     /// Answers the greeting.
     ///
     /// # Errors
@@ -173,7 +192,7 @@ impl Door {
         let none = || io::Error::new(io::ErrorKind::InvalidInput, "no address to listen at");
         addresses.first().ok_or_else(none)?;
         let (tell, callers) = mpsc::channel(WAITING_MAX);
-        let greeters = Greeters::new(options.greeting_max);
+        let greeters = Greeters::new(options.greeting_max, options.left_alone);
         let links = Semaphore::new(options.links_max);
         let porter = Arc::new(Porter { kinds, options, tell, greeters, links });
         let key = DoorKey { porter, listening: Arc::new(Mutex::new(Some(Vec::new()))) };
@@ -352,11 +371,11 @@ impl Porter {
     }
 
     async fn receive(self: Arc<Self>, accepted: Accepted, from: SocketAddr, mut place: Place) {
-        if let Some(Some(caller)) = place.hear(self.hear(accepted, from)).await {
+        if let Some(Some((kind, hello, stream))) = place.hear(self.hear(accepted, from)).await {
+            let caller = Caller { kind, hello, from, stream, place: Some(place) };
             // An error means that the door was dropped meanwhile.
             let _ = self.tell.send(caller).await;
         }
-        drop(place);
     }
 
     async fn protect(
@@ -374,7 +393,7 @@ impl Porter {
     }
 
     /// `None` is for those who are not what this door is for: they are hung up on.
-    async fn hear(&self, accepted: Accepted, from: SocketAddr) -> Option<Caller> {
+    async fn hear(&self, accepted: Accepted, from: SocketAddr) -> Option<(usize, Vec<u8>, Stream)> {
         // wire.md B5: a fixed number of bytes, and a deadline for all of them.
         let greeting = async {
             let (mut stream, purposes) = self.protect(accepted, from).await.ok()?;
@@ -388,9 +407,7 @@ impl Porter {
             stream.read_exact(&mut hello[magic.len()..]).await.ok()?;
             Some((kind, hello, stream))
         };
-        let (kind, hello, stream) =
-            timeout(self.options.greeting_within, greeting).await.ok()??;
-        Some(Caller { kind, hello, from, stream })
+        timeout(self.options.greeting_within, greeting).await.ok()?
     }
 }
 

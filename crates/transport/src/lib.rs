@@ -37,6 +37,7 @@ pub use carrier::{Carrier, Purpose};
 pub use control::{ControlError, ControlReceiver, ControlSender, control_over};
 pub use dial::{DialError, Path, comes_from, connect, dial, greet, look};
 pub use door::{Caller, Door, DoorKey, DoorOptions, Kind};
+pub use greeters::Place;
 pub use identity::{Credentials, Fingerprint, Identity, NoFingerprint};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};
 pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, paths};

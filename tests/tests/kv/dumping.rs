@@ -80,6 +80,51 @@ async fn a_dump_goes_through_redis_own_client_into_any_store() {
     }
 }
 
+/// Collections for whose reply in one piece the store has no room.
+#[tokio::test]
+async fn what_is_too_large_for_one_reply_is_dumped_in_pieces() {
+    let (agent, other) = (Agent::start().await, Agent::start().await);
+    let (from, to) = (store(&agent, "32MiB").await, store(&other, "64MiB").await);
+    let mut original = Connection::to(&from).await;
+    let element = |n: u32| [n.to_string().into_bytes(), vec![b'x'; 20_000]].concat();
+    for n in 0..350 {
+        let (n, element) = (n.to_string(), element(n));
+        for words in [
+            &[b"RPUSH", b"list".as_slice(), &element] as &[&[u8]],
+            &[b"SADD", b"set", &element],
+            &[b"HSET", b"hash", n.as_bytes(), &element],
+        ] {
+            let reply = original.command(words).await;
+            assert!(matches!(reply, Reply::Line(':', _)), "{reply:?}");
+        }
+    }
+    for line in ["LRANGE list 0 -1", "HGETALL hash", "SMEMBERS set"] {
+        let refused = read(&mut original, line).await;
+        assert!(matches!(&refused, Reply::Line('-', why) if why.starts_with("OOM")), "{line}");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("store.resp");
+    let path = file.to_str().expect("UTF-8");
+    let _ = agent.ask(&["dump", "store", "--output", path]).await.ended(0);
+    let port = to.rsplit(':').next().expect("a port");
+    let commands = std::fs::read(&file).expect("a dump");
+    let Some(said) = tool("redis-cli", &["-p", port, "--pipe"], &commands).await else { return };
+    assert!(said.contains("errors: 0"), "{said}");
+    let mut copy = Connection::to(&to).await;
+    for (count, line) in [("LLEN list", 350), ("SCARD set", 350), ("HLEN hash", 350)] {
+        assert_eq!(read(&mut copy, count).await, Reply::Line(':', line.to_string()), "{count}");
+    }
+    for n in 0..350 {
+        let (number, element) = (n.to_string(), element(n));
+        let at = copy.command(&[b"LRANGE", b"list", number.as_bytes(), number.as_bytes()]).await;
+        assert!(at == Reply::Many('*', vec![Reply::Bulk('$', element.clone())]), "{n}");
+        let of = copy.command(&[b"HGET", b"hash", number.as_bytes()]).await;
+        assert!(of == Reply::Bulk('$', element.clone()), "{n}");
+        let there = copy.command(&[b"SISMEMBER", b"set", &element]).await;
+        assert_eq!(there, Reply::Line(':', "1".into()), "{n}");
+    }
+}
+
 #[tokio::test]
 async fn only_a_store_is_dumped() {
     let agent = Agent::start().await;

@@ -120,6 +120,10 @@ HMGET none a b
 HLEN h
 HLEN none
 ~~HGETALL h
+HSCAN none 0
+HSCAN h x
+HSCAN h 0 MATCH nothing
+HSCAN h
 HGETALL none
 HDEL h f1 f1 none
 HDEL none f
@@ -159,6 +163,11 @@ SADD s m2 m3
 SISMEMBER s m1
 SISMEMBER s none
 SISMEMBER none m
+SSCAN none 0
+SSCAN s x
+SSCAN s 0 COUNT 0
+SSCAN list 0
+SSCAN s 0 MATCH nothing
 ~SMEMBERS s
 SMEMBERS none
 SCARD s

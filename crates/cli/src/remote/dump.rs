@@ -2,7 +2,8 @@
 //!
 //! It is read by a client like any other, key by key while the guest works, also while it moves: a
 //! key's value is in the file as it was at some moment of the dump, and when it ends as it was just
-//! after. It is **not** a picture of one moment.
+//! after. It is **not** a picture of one moment; nor is what is too large for one reply of the store,
+//! which is read in pieces.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -25,6 +26,9 @@ use crate::exit::{Ending, Exit, Stop};
 const REPLY_WITHIN: Duration = Duration::from_secs(60);
 /// Keys that are asked for at a time, about.
 const KEYS_AT_ONCE: &[u8] = b"200";
+/// What is asked for at a time of a collection that is too large for one reply.
+const PIECES_AT_ONCE: &[u8] = b"16";
+const LIST_PIECE: usize = 16;
 /// How often a key may become another kind of thing while it is read.
 const CHANGES_MAX: u32 = 100;
 /// Words of one command of the file, and about its bytes: what brings it in needs memory for it in
@@ -88,11 +92,8 @@ async fn copy(store: &mut Store, out: &mut impl Write) -> Result<(), Stop> {
     loop {
         let reply = store.ask(&[b"SCAN", &cursor, b"COUNT", KEYS_AT_ONCE]).await?;
         let Frame::Array(parts) = reply else { return Err(store.strange(&reply)) };
-        let Ok([Frame::BulkString(next), Frame::Array(keys)]) = <[Frame; 2]>::try_from(parts)
-        else {
-            return Err(store.strange(&Frame::Null));
-        };
-        for key in store.words(Frame::Array(keys))? {
+        let (next, keys) = store.scanned(parts)?;
+        for key in keys {
             let commands = store.settled(&key).await?;
             let written = commands.iter().try_for_each(|words| out.write_all(&command(words)));
             written.map_err(|why| Stop::failed(format!("the dump cannot be written: {why}")))?;
@@ -174,7 +175,10 @@ impl Store {
             _ => return Err(self.strange(&Frame::SimpleString(kind))),
         };
         // All of it in one reply: that is of one moment.
-        let reply = self.ask(words).await?;
+        let mut reply = self.ask(words).await?;
+        if matches!(&reply, Frame::Error(why) if why.starts_with("OOM")) {
+            reply = self.in_pieces(&kind, key, reply).await?;
+        }
         // Whoever brings it in may have the key.
         let mut commands = vec![vec![b"DEL".to_vec(), key.to_vec()]];
         match (kind.as_slice(), reply) {
@@ -198,6 +202,52 @@ impl Store {
             _ => return Ok(Some(Vec::new())),
         }
         Ok(Some(commands))
+    }
+
+    /// What the store has no room to reply at once; `refused` is what it said to that.
+    async fn in_pieces(&mut self, kind: &[u8], key: &[u8], refused: Frame) -> Result<Frame, Stop> {
+        let verb: &[u8] = match kind {
+            b"list" => return self.list_in_pieces(key).await,
+            b"hash" => b"HSCAN",
+            b"set" => b"SSCAN",
+            _ => return Ok(refused),
+        };
+        let (mut cursor, mut elements) = (b"0".to_vec(), Vec::new());
+        loop {
+            match self.ask(&[verb, key, &cursor, b"COUNT", PIECES_AT_ONCE]).await? {
+                Frame::Array(parts) => {
+                    let (next, found) = self.scanned(parts)?;
+                    elements.extend(found.into_iter().map(Frame::BulkString));
+                    cursor = next;
+                }
+                other => return Ok(other),
+            }
+            if cursor == b"0" {
+                return Ok(Frame::Array(elements));
+            }
+        }
+    }
+
+    async fn list_in_pieces(&mut self, key: &[u8]) -> Result<Frame, Stop> {
+        let mut elements = Vec::new();
+        loop {
+            let first = elements.len();
+            let last = first + LIST_PIECE - 1;
+            let [from, to] = [first, last].map(|at| at.to_string());
+            match self.ask(&[b"LRANGE", key, from.as_bytes(), to.as_bytes()]).await? {
+                Frame::Array(found) if found.is_empty() => return Ok(Frame::Array(elements)),
+                Frame::Array(found) => elements.extend(found),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// Where a scan goes on, and what it found.
+    fn scanned(&self, parts: Vec<Frame>) -> Result<(Bytes, Vec<Bytes>), Stop> {
+        let Ok([Frame::BulkString(next), found]) = <[Frame; 2]>::try_from(parts) else {
+            return Err(self.strange(&Frame::Null));
+        };
+        Ok((next, self.words(found)?))
     }
 
     fn words(&self, reply: Frame) -> Result<Vec<Bytes>, Stop> {

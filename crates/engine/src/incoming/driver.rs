@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::Instrument;
 use whimbrel_memory::Landing;
 use whimbrel_page::{ByteCount, PageCount, Root};
@@ -19,7 +19,7 @@ use whimbrel_protocol::{
 use whimbrel_transport::{Caller, Door, End, LaneSecret};
 
 use super::hands::{Hands, Job, Last};
-use super::{CONTROL, GREETINGS_MAX, Happened, LANE, Secrets, greeting};
+use super::{CONTROL, Happened, LANE, Secrets, greeting};
 use crate::ended::{Ended, HungGuest};
 use crate::journal::SharedJournal;
 use crate::lanes::{DestinationLanes, EVENTS_MAX, LandEvent, in_this_span, sign};
@@ -36,7 +36,6 @@ pub(super) struct Driver {
     hands: Hands,
     journal: SharedJournal,
     happened: Sender<Happened>,
-    greetings: Arc<Semaphore>,
     lane_events: Sender<LandEvent>,
     lanes_say: Receiver<LandEvent>,
     /// Once the memory is reserved.
@@ -97,7 +96,6 @@ impl Driver {
             hands,
             journal,
             happened,
-            greetings: Arc::new(Semaphore::new(GREETINGS_MAX)),
             lane_events,
             lanes_say,
             lanes: None,
@@ -203,11 +201,8 @@ impl Driver {
     fn called(&mut self, caller: Caller) {
         match caller.kind {
             CONTROL => {
-                let Ok(place) = self.greetings.clone().try_acquire_owned() else {
-                    return tracing::warn!("{} was not let in: too many callers", caller.from);
-                };
                 let (options, tell) = (self.options.clone(), self.happened.clone());
-                let greeted = greeting(caller, options, tell, place).in_current_span();
+                let greeted = greeting(caller, options, tell).in_current_span();
                 drop(tokio::spawn(greeted));
             }
             LANE => self.lane_called(caller),

@@ -14,7 +14,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use whimbrel_memory::Landing;
 use whimbrel_protocol::batch::{CONTROL_MAGIC, LANE_HELLO_SIZE, LANE_MAGIC, MAGIC_SIZE};
 use whimbrel_protocol::{DestinationEvent, Hello, SessionId, Term, Token};
@@ -206,17 +206,10 @@ impl Secrets {
     }
 }
 
-/// Callers on control connections that may be about to say who they are.
-const GREETINGS_MAX: usize = 16;
-
-/// Lets a control connection in as far as its first message, which decides what it is.
-async fn greeting(
-    caller: Caller,
-    options: IncomingOptions,
-    tell: mpsc::Sender<Happened>,
-    _place: OwnedSemaphorePermit,
-) {
-    let within = options.greeting_timeout;
+/// Lets a control connection in as far as its first message, which decides what it is. It has its
+/// place at the door until then.
+async fn greeting(mut caller: Caller, options: IncomingOptions, tell: mpsc::Sender<Happened>) {
+    let (within, mut place) = (options.greeting_timeout, caller.take_place());
     let heard = tokio::time::timeout(within, async {
         let mut connection = Connection::answer(caller, &options.lanes).await?;
         match connection.hear().await? {
@@ -224,7 +217,10 @@ async fn greeting(
             other => Err(format!("{} instead of Hello", other.name())),
         }
     });
-    match heard.await {
+    let Some(heard) = place.hear(heard).await else {
+        return tracing::warn!("a caller was not let in: it said nothing, and others came");
+    };
+    match heard {
         Ok(Ok((hello, connection))) => {
             let _ = tell.send(Happened::Greeting(hello, connection)).await;
         }

@@ -11,7 +11,7 @@ use crate::scribe::{Scribe, ScribeFactory};
 use crate::{PAGES, assert_moved_whole, assert_writes, incoming, options, outgoing};
 
 /// Each side's key, and the other's certificate.
-fn credentials() -> (Credentials, Credentials) {
+pub(crate) fn credentials() -> (Credentials, Credentials) {
     let make = || Arc::new(Identity::generate().expect("random numbers"));
     let (one, other) = (make(), make());
     let near = Credentials { identity: one.clone(), peer: other.fingerprint() };

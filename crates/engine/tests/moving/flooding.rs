@@ -8,16 +8,19 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use whimbrel_engine::protocol::{Standing, batch};
-use whimbrel_engine::{Fault, IncomingOptions, Outcome};
+use whimbrel_engine::protocol::batch;
+use whimbrel_engine::{Carrier, IncomingOptions, Outcome};
 
+use crate::carriers::credentials;
 use crate::scribe::{Scribe, ScribeFactory};
-use crate::{PAGES, assert_writes, incoming, options, outgoing, standing};
+use crate::{PAGES, incoming, options, outgoing};
 
 /// What a caller does with its connection until it is hung up on. Then it calls again.
 #[derive(Clone, Copy, Debug)]
 enum Manners {
     Silent,
+    /// The first word of a control connection, and no other.
+    Greets,
     /// The beginning of a good greeting, a byte at a time.
     Slow,
     Garbage,
@@ -62,6 +65,7 @@ impl Manners {
     async fn call(self, mut caller: TcpStream) -> std::io::Result<()> {
         match self {
             Self::Silent => {}
+            Self::Greets => caller.write_all(&batch::CONTROL_MAGIC).await?,
             Self::Slow => {
                 let mut pace = tokio::time::interval(Duration::from_millis(100));
                 for byte in batch::LANE_MAGIC {
@@ -79,7 +83,7 @@ impl Manners {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flooded_door_lets_a_migration_through() {
     let (incoming, address) = incoming(ScribeFactory::default(), IncomingOptions::default());
-    let manners = [Manners::Silent, Manners::Slow, Manners::Garbage];
+    let manners = [Manners::Silent, Manners::Greets, Manners::Slow, Manners::Garbage];
     let flood = Flood::of(address.address, manners.into_iter().cycle().take(180)).await;
     let before = flood.calls();
     let source = outgoing(Scribe::filled(PAGES, 256), address, options(Duration::from_millis(300)));
@@ -89,21 +93,27 @@ async fn a_flooded_door_lets_a_migration_through() {
     assert!(flood.calls() > before, "they called all the time");
 }
 
-/// More silent callers than a door has places: nobody gets in, and the guest is none the worse.
+/// More callers than a door has places, none of whom ever says who it is, in clear and where the
+/// door asks for that first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_door_without_a_free_place_costs_the_migration_and_nothing_else() {
-    let (incoming, address) = incoming(ScribeFactory::default(), IncomingOptions::default());
-    let (cancel, incoming) = (incoming.cancel(), tokio::spawn(incoming.run()));
-    let flood = Flood::of(address.address, [Manners::Silent; 300]).await;
-    let mut wanted = options(Duration::from_millis(300));
-    wanted.source.greeting_timeout = Duration::from_millis(500);
-    let source = outgoing(Scribe::filled(PAGES, 64), address, wanted).run().await;
-    let Outcome::Aborted(failure) = &source.outcome else { panic!("{source:?}") };
-    assert_eq!(failure.fault, Fault::Link, "{failure}");
-    assert!(matches!(standing(&source), None | Some(Standing::Owner)));
-    assert_writes(source.guest.expect("back")).await;
-    drop(flood);
-    cancel.cancel("nobody came");
-    let ended = incoming.await.expect("no panics").expect("a destination");
-    assert!(matches!(ended.outcome, Outcome::Aborted(_)), "{ended:?}");
+async fn more_silent_callers_than_places_keep_nobody_out() {
+    let (near, far) = credentials();
+    for (near, far, manners) in [
+        (Carrier::Tcp, Carrier::Tcp, Manners::Silent),
+        (Carrier::Tcp, Carrier::Tcp, Manners::Greets),
+        (Carrier::Tls(near), Carrier::Tls(far), Manners::Silent),
+    ] {
+        let mut there = IncomingOptions::default();
+        there.lanes.carrier = far;
+        let (incoming, address) = incoming(ScribeFactory::default(), there);
+        let incoming = tokio::spawn(incoming.run());
+        let flood = Flood::of(address.address, [manners; 400]).await;
+        let mut wanted = options(Duration::from_millis(300));
+        wanted.lanes.carrier = near;
+        let source = outgoing(Scribe::filled(PAGES, 256), address, wanted).run().await;
+        assert!(matches!(source.outcome, Outcome::Completed { .. }), "{manners:?}: {source:?}");
+        let destination = incoming.await.expect("no panics").expect("a destination");
+        assert_eq!(source.outcome, destination.outcome);
+        drop(flood);
+    }
 }

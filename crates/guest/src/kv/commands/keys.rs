@@ -1,6 +1,8 @@
 //! Keys, whatever they hold: whether they are there, when they end, which there are.
 
-use super::super::dict::Cursor;
+use super::super::arena::Arena;
+use super::super::buffer;
+use super::super::dict::{Cursor, Dict, Entry};
 use super::super::glob;
 use super::super::number;
 use super::super::reply::Refusal;
@@ -209,33 +211,86 @@ impl<'a> ScanOptions<'a> {
         Ok(options)
     }
 
-    fn wants(&self, key: &[u8], kind: Kind) -> bool {
-        self.pattern.is_none_or(|pattern| glob::matches(pattern, key))
-            && self.kind.as_ref().is_none_or(|wanted| wanted == kind.name().as_bytes())
+    fn matches(&self, name: &[u8]) -> bool {
+        self.pattern.is_none_or(|pattern| glob::matches(pattern, name))
+    }
+
+    fn is_kind(&self, kind: Kind) -> bool {
+        self.kind.as_ref().is_none_or(|wanted| wanted == kind.name().as_bytes())
     }
 }
 
-pub(super) fn scan(call: &mut Call<'_>) -> Outcome {
-    let cursor = std::str::from_utf8(call.arguments[1]).ok().and_then(|text| text.parse().ok());
-    let mut cursor = Cursor(cursor.ok_or_else(|| Refusal::err("invalid cursor"))?);
-    let options = ScanOptions::parse(&call.arguments[2..])?;
-    let (store, mut found) = (&*call.store, Vec::new());
-    let (mut seen, mut buckets) = (0, 0);
+fn cursor_of(word: &[u8]) -> Result<Cursor, Refusal> {
+    let cursor = std::str::from_utf8(word).ok().and_then(|text| text.parse().ok());
+    cursor.map(Cursor).ok_or_else(|| Refusal::err("invalid cursor"))
+}
+
+/// Some entries of a table from `cursor` on, about `count`, and where to go on.
+fn walk(arena: &Arena, dict: Dict, mut cursor: Cursor, count: u64) -> (Vec<Entry>, Cursor) {
+    let (mut found, mut buckets) = (Vec::new(), 0);
     // As Redis does, not much longer over empty buckets than over full ones.
-    while seen < options.count && buckets < options.count.saturating_mul(10) {
-        let (entries, next) = store.keys().scan(store.arena(), cursor);
-        seen += entries.len() as u64;
+    while (found.len() as u64) < count && buckets < count.saturating_mul(10) {
+        let (entries, next) = dict.scan(arena, cursor);
+        found.extend(entries);
         buckets += 1;
-        found.extend(entries.iter().map(|entry| entry.key(store.arena())));
         cursor = next;
         if cursor == Cursor::default() {
             break;
         }
     }
-    found.retain(|key| store.look_up(key).is_some_and(|held| options.wants(key, held.kind)));
+    (found, cursor)
+}
+
+/// What each of the scans replies.
+fn found(call: &mut Call<'_>, next: Cursor, words: &[Vec<u8>]) -> Outcome {
     call.reply.array(2);
-    call.reply.bulk(cursor.0.to_string().as_bytes());
-    call.reply.array(found.len());
-    found.iter().for_each(|key| call.reply.bulk(key));
+    call.reply.bulk(next.0.to_string().as_bytes());
+    call.reply.array(words.len());
+    words.iter().for_each(|word| call.reply.bulk(word));
     Ok(())
+}
+
+pub(super) fn scan(call: &mut Call<'_>) -> Outcome {
+    let cursor = cursor_of(call.arguments[1])?;
+    let options = ScanOptions::parse(&call.arguments[2..])?;
+    let store = &*call.store;
+    let (entries, next) = walk(store.arena(), store.keys(), cursor, options.count);
+    let mut keys: Vec<_> = entries.iter().map(|entry| entry.key(store.arena())).collect();
+    keys.retain(|key| {
+        store.look_up(key).is_some_and(|held| options.matches(key) && options.is_kind(held.kind))
+    });
+    found(call, next, &keys)
+}
+
+pub(super) fn hscan(call: &mut Call<'_>) -> Outcome {
+    scan_within(call, Kind::Hash)
+}
+
+pub(super) fn sscan(call: &mut Call<'_>) -> Outcome {
+    scan_within(call, Kind::Set)
+}
+
+/// Fields with their values, or members.
+fn scan_within(call: &mut Call<'_>, kind: Kind) -> Outcome {
+    let cursor = cursor_of(call.arguments[2])?;
+    let Some(dict) = call.reads(kind)?.map(Dict) else {
+        return found(call, Cursor::default(), &[]);
+    };
+    let options = ScanOptions::parse(&call.arguments[3..])?;
+    if options.kind.is_some() {
+        return Err(Refusal::Syntax);
+    }
+    let arena = call.store.arena();
+    let (entries, next) = walk(arena, dict, cursor, options.count);
+    let mut words = Vec::new();
+    for entry in entries {
+        let name = entry.key(arena);
+        if options.matches(&name) {
+            words.push(name);
+            if kind == Kind::Hash {
+                words.push(buffer::string(arena, entry.value(arena)));
+            }
+        }
+    }
+    found(call, next, &words)
 }

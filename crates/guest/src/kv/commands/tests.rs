@@ -230,6 +230,10 @@ fn a_scan_comes_around() {
         }
     }
     assert_eq!(seen, names.into_iter().collect());
+    talk.hears("HSET fields a 1 b 2", ":2");
+    assert_eq!(talk.say(&[b"SSCAN", b"other", b"0"]), "*2 $1 0 *1 $1 v");
+    talk.hears("HSCAN fields 0 MATCH b", "*2 $1 0 *2 $1 b $1 2");
+    talk.hears("HSCAN fields 0 TYPE hash", "-ERR syntax error");
     let sets = talk.say(&[b"SCAN", b"0", b"TYPE", b"set", b"COUNT", b"10000"]);
     assert_eq!(sets, "*2 $1 0 *1 $5 other");
 }
