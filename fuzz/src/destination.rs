@@ -48,6 +48,8 @@ struct World<'a> {
     input: Unstructured<'a>,
     machine: Destination,
     now: Now,
+    /// When the peer was heard last.
+    heard: Now,
     /// What this host was asked to do and has not done.
     open: Vec<DestinationAction>,
     /// The term an honest source would say next.
@@ -80,6 +82,7 @@ impl<'a> World<'a> {
             input: Unstructured::new(bytes),
             machine,
             now: Now::default(),
+            heard: Now::default(),
             open: Vec::new(),
             term: Term { generation: 1, host: say::HOST },
             law: Law::new(LANES_AT_A_TIME),
@@ -174,6 +177,9 @@ impl<'a> World<'a> {
     fn greet(&mut self) -> Result<()> {
         let hello = say::greeting(&mut self.input)?;
         let greeted = self.machine.greet(self.now, &hello);
+        if greeted.is_ok() {
+            self.heard = self.now;
+        }
         self.law.greeted(&hello, greeted.is_ok());
         self.look();
         Ok(())
@@ -209,6 +215,9 @@ impl<'a> World<'a> {
 
     fn tell(&mut self, event: DestinationEvent) {
         self.law.hear(&event);
+        if matches!(event, DestinationEvent::Message(_)) {
+            self.heard = self.now;
+        }
         let by_peer = matches!(event, DestinationEvent::Message(_));
         if let Err(violation) = self.machine.handle(self.now, event) {
             assert_eq!(violation.by_peer, by_peer, "{violation}");
@@ -240,7 +249,11 @@ impl<'a> World<'a> {
         let phase = self.machine.phase();
         self.reached.insert(phase.to_owned());
         let waits = !self.machine.ended();
-        assert!(!waits || self.machine.deadline().is_some(), "{phase} waits for ever");
+        let due = self.machine.deadline();
+        assert!(!waits || due.is_some(), "{phase} waits for ever");
+        // wire.md C12: whoever is silent is noticed in every phase.
+        let silent = self.heard.after(options().silence_timeout);
+        assert!(!waits || !self.machine.linked() || due <= Some(silent), "{phase}: {silent:?}");
     }
 
     /// Lets something finish; of what one thread does, what it was given first.

@@ -29,6 +29,8 @@ const STEPS_MAX: usize = 400;
 const ACTIONS_MAX: usize = 3 * 128 + 16;
 /// Waits that may come to their end in one moment.
 const DUE_AT_ONCE_MAX: usize = 4;
+/// Longer than the guest may stand still, whatever the peer says of itself.
+const STANDS_STILL_MAX: Duration = Duration::from_secs(120);
 /// Deadlines until a source that hears nothing comes to an end.
 const DEADLINES_MAX: usize = 1000;
 /// What the machine may hold: lanes, tickets and actions, none of them many.
@@ -61,6 +63,9 @@ struct World<'a> {
     lanes: u16,
     /// What the lanes have carried so far.
     throughput: Throughput,
+    /// When the peer was heard last, and how long it may be silent.
+    heard: Now,
+    silence: Duration,
     /// How often limits were said.
     limits: usize,
     reached: Reached,
@@ -90,7 +95,7 @@ impl<'a> World<'a> {
             term: Term { generation: 0, host: say::HOST },
             host: say::HOST,
         };
-        let verify = options.verify;
+        let (verify, silence) = (options.verify, options.silence_timeout);
         let law = Law::new(options.lanes, verify);
         let machine = Source::new(Now::default(), subject, say::TOKEN, options);
         Self {
@@ -102,6 +107,8 @@ impl<'a> World<'a> {
             verify,
             lanes: 0,
             throughput: Throughput::default(),
+            heard: Now::default(),
+            silence,
             limits: 0,
             reached: Reached::new(),
         }
@@ -186,8 +193,10 @@ impl<'a> World<'a> {
 
     fn tell(&mut self, event: SourceEvent) {
         self.law.hear(&event);
-        if matches!(event, SourceEvent::LinkLost(_)) {
-            self.unlink();
+        match &event {
+            SourceEvent::LinkLost(_) => self.unlink(),
+            SourceEvent::LinkUp | SourceEvent::Message(_) => self.heard = self.now,
+            _ => {}
         }
         let by_peer = matches!(event, SourceEvent::Message(_));
         if let Err(violation) = self.machine.handle(self.now, event) {
@@ -199,7 +208,14 @@ impl<'a> World<'a> {
         let phase = self.machine.phase();
         self.reached.insert(phase.to_owned());
         let waits = !self.machine.ended();
-        assert!(!waits || self.machine.deadline().is_some(), "{phase} waits for ever");
+        let due = self.machine.deadline();
+        assert!(!waits || due.is_some(), "{phase} waits for ever");
+        // wire.md C12: whoever is silent is noticed in every phase.
+        let silent = self.heard.after(self.silence);
+        assert!(!waits || !self.machine.linked() || due <= Some(silent), "{phase}: {silent:?}");
+        let until = self.machine.paused_until();
+        let most = self.now.after(STANDS_STILL_MAX);
+        assert!(until.is_none_or(|until| until <= most), "{phase} stands still to {until:?}");
     }
 
     /// What was on its way is lost, and so is an attempt to connect.
@@ -246,7 +262,14 @@ impl<'a> World<'a> {
         Ok(Some(match action {
             SourceAction::Connect => SourceEvent::LinkUp,
             SourceAction::OpenLane((lane, _)) => SourceEvent::LaneUp(lane),
-            SourceAction::Arm => SourceEvent::Armed,
+            SourceAction::Arm => {
+                if self.verify == Verify::Full {
+                    // What digesting takes here is told first, as the engine does.
+                    let takes = Duration::from_millis(10);
+                    self.tell(SourceEvent::Rehearsed { memory: say::layout().bytes(), takes });
+                }
+                SourceEvent::Armed
+            }
             SourceAction::StartRound(_) => {
                 self.throughput.landed += ByteCount::mib(1);
                 self.throughput.busy += Duration::from_millis(4);

@@ -44,7 +44,7 @@ impl AgentService {
     fn trusted<T>(
         &self,
         request: &Request<T>,
-    ) -> Result<impl Fn() -> bool + Send + 'static, Status> {
+    ) -> Result<impl Fn() -> bool + Send + Sync + 'static, Status> {
         let (core, caller) = (Arc::clone(&self.core), caller(request)?);
         Ok(move || core.guard.who(&caller).is_ok())
     }

@@ -252,6 +252,8 @@ fn doubt(secure: Option<&Secure>, error: &(dyn Error + 'static)) -> Option<Strin
     // Theirs is said after ours, and whoever hangs up at once may be gone before it is heard.
     let hung_up = || {
         let _ = secure?.who()?;
+        // Without a cause it is an answer.
+        let _ = error.source()?;
         let why = deepest(error);
         Some(format!("it hung up on this identity ({why}): it does not trust it, or has no room"))
     };

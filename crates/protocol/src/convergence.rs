@@ -200,7 +200,7 @@ impl Forecast {
     /// takes longer.
     #[must_use]
     pub fn hopeless(&self) -> Option<String> {
-        let takes = self.verification.time();
+        let takes = self.verification.believed();
         let most = self.settings.downtime_max;
         (takes > most && self.settings.policy != Policy::SwitchOver).then(|| {
             format!(
@@ -251,7 +251,7 @@ impl Forecast {
         let trips = self.round_trip.unwrap_or_default() * 2;
         let errands = self.errand.unwrap_or_default() * ERRANDS;
         let here = self.harvest.saturating_add(errands);
-        let verification = self.verification.time();
+        let verification = self.verification.believed();
         Some([sending(dirty.bytes()), sending(self.state), trips, here, verification])
     }
 

@@ -29,6 +29,11 @@ impl Verify {
     }
 }
 
+/// How many times as slow as this side the other one may be.
+const SLOWER_MAX: u32 = 16;
+/// What is compared with, where next to nothing is digested here.
+const SMALLEST: Duration = Duration::from_millis(1);
+
 /// What a full verification will take: each side digests the memory in use, one after the other.
 #[derive(Clone, Copy, Debug, Default, Hash)]
 pub(crate) struct Cost {
@@ -60,11 +65,21 @@ impl Cost {
     }
 
     pub(crate) fn time(&self) -> Duration {
-        let there = self.there.map(|(digested, took)| {
+        self.here.saturating_add(self.time_there())
+    }
+
+    /// The same, where the other side's word decides how long a guest may stand still: it is not
+    /// believed to be slower than this side by more than [`SLOWER_MAX`].
+    pub(crate) fn believed(&self) -> Duration {
+        let most = self.here.max(SMALLEST).saturating_mul(SLOWER_MAX);
+        self.here.saturating_add(self.time_there().min(most))
+    }
+
+    fn time_there(&self) -> Duration {
+        self.there.map_or(self.here, |(digested, took)| {
             let seconds = took.as_secs_f64() / digested.0 as f64 * self.memory.0 as f64;
             Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
-        });
-        self.here.saturating_add(there.unwrap_or(self.here))
+        })
     }
 }
 
@@ -90,5 +105,9 @@ mod tests {
         cost.here(ByteCount(u64::MAX), Duration::MAX);
         cost.there(ByteCount(1), Duration::MAX);
         assert_eq!(cost.time(), Duration::MAX);
+        cost.here(ByteCount::mib(100), Duration::from_millis(40));
+        assert_eq!(cost.believed(), Duration::from_millis(17 * 40));
+        cost.here(ByteCount::ZERO, Duration::ZERO);
+        assert!(cost.believed() <= Duration::from_millis(16));
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_page::{ByteCount, Layout, LeafSum, PageCount, Root};
 use whimbrel_protocol::{
-    Accepted, BatchSeq, Destination, DestinationAction, DestinationEvent, DestinationOptions,
-    Fault, Feature, GuestUuid, Harvest, Hello, LaneId, Message, Now, Offer, Outcome, Plan, Prepare,
-    SessionId, Source, SourceAction, SourceEvent, SourceOptions, Standing, Subject, Term,
-    Throughput, Token, VERIFY_FULL, Verify,
+    Accepted, BatchSeq, Convergence, Destination, DestinationAction, DestinationEvent,
+    DestinationOptions, Fault, Feature, GuestUuid, Harvest, Hello, LaneId, Message, Now, Offer,
+    Outcome, Plan, Policy, Prepare, SessionId, Source, SourceAction, SourceEvent, SourceOptions,
+    Standing, Subject, Term, Throughput, Token, VERIFY_FULL, Verify,
 };
 
 const TERM: Term = Term { generation: 1, host: 5 };
@@ -27,6 +27,10 @@ fn full() -> Vec<Feature> {
 // --- the source --------------------------------------------------------------------------------
 
 fn source(verify: Verify) -> Source {
+    source_with(SourceOptions { verify, ..SourceOptions::default() })
+}
+
+fn source_with(options: SourceOptions) -> Source {
     let subject = Subject {
         guest: GuestUuid(1),
         name: "g".into(),
@@ -37,7 +41,6 @@ fn source(verify: Verify) -> Source {
         term: Term { generation: 0, host: 5 },
         host: 5,
     };
-    let options = SourceOptions { verify, ..SourceOptions::default() };
     Source::new(Now::default(), subject, Token(7), options)
 }
 
@@ -83,7 +86,12 @@ fn harvest() -> Harvest {
 
 /// The ordinary way to a pause, with a rehearsal that fits the downtime limit.
 fn paused(source: &mut Source) -> Vec<SourceAction> {
-    tell(source, [SourceEvent::LinkUp, offer(full()), accepted()]);
+    tell(source, [SourceEvent::LinkUp, offer(full())]);
+    pause(source)
+}
+
+fn pause(source: &mut Source) -> Vec<SourceAction> {
+    tell(source, [accepted()]);
     tell(source, [SourceEvent::LaneUp(LaneId(0)), SourceEvent::Armed, rehearsed(100)]);
     tell(source, [SourceEvent::RoundTaken, harvested()]);
     let ready = SourceEvent::Message(Message::Ready(TERM));
@@ -167,6 +175,20 @@ fn a_verification_longer_than_the_limit_is_not_begun() {
     };
     assert_eq!(failure.fault, Fault::NotConverging);
     assert!(failure.why.contains("661 ms, and 300 ms are allowed"), "{failure}");
+}
+
+/// Whoever takes what downtime it gets does not take the destination's word for how long that is.
+#[test]
+fn no_word_of_the_destination_makes_the_guest_stand_still_for_ever() {
+    let convergence =
+        Convergence { policy: Policy::SwitchOver, ..SourceOptions::default().convergence };
+    let options = SourceOptions { verify: Verify::Full, convergence, ..SourceOptions::default() };
+    let mut source = source_with(options);
+    let slow = Message::Digested(ByteCount(1), Duration::from_micros(u64::MAX));
+    tell(&mut source, [SourceEvent::LinkUp, offer(full()), SourceEvent::Message(slow)]);
+    pause(&mut source);
+    let until = source.paused_until().expect("the guest stands still");
+    assert!(until < Now(Duration::from_secs(10)), "{until:?}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub use door::{Caller, Door, DoorKey, DoorOptions, Kind};
 pub use greeters::Place;
 pub use identity::{Credentials, Fingerprint, Identity, NoFingerprint};
 pub use lane::{Lane, LaneError, LaneHandle, Woken};
-pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, paths};
+pub use networks::{Endpoint, Network, NoSubnet, Subnet, Which, endpoints, is_near, near, paths};
 pub use pair::{PairLane, lane_pair};
 pub use probe::{
     Answerer, Answering, Measured, ProbeToken, Sinks, Throughput, measure, measure_over,

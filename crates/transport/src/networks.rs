@@ -141,9 +141,15 @@ pub fn endpoints(networks: &[Network]) -> io::Result<Vec<Endpoint>> {
 /// Whether `peer` is in a subnet of this host, as far as the system tells.
 #[must_use]
 pub fn is_near(peer: IpAddr) -> bool {
+    near(peer).is_some()
+}
+
+/// This host's address in a subnet that has `peer` too, as far as the system tells.
+#[must_use]
+pub fn near(peer: IpAddr) -> Option<IpAddr> {
     let found = if_addrs::get_if_addrs().unwrap_or_default();
-    let near = |found: Found| Subnet::new(found.ip, found.prefix).is_ok_and(|it| it.contains(peer));
-    found.iter().map(Found::from).any(near)
+    let has = |found: &Found| Subnet::new(found.ip, found.prefix).is_ok_and(|it| it.contains(peer));
+    found.iter().map(Found::from).find(has).map(|found| found.ip)
 }
 
 /// The interface that has this address.

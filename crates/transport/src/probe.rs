@@ -99,12 +99,17 @@ impl Drop for Answering {
     }
 }
 
+const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+
 /// Calls in progress end with this task.
 async fn take_calls(listener: TcpListener, token: ProbeToken, room: Arc<Semaphore>) {
     let mut calls = JoinSet::new();
-    while let (Ok(place), Ok((stream, _))) =
-        (Arc::clone(&room).acquire_owned().await, listener.accept().await)
-    {
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, most likely: it passes when somebody leaves.
+            tokio::time::sleep(ACCEPT_AGAIN).await;
+            continue;
+        };
         while calls.try_join_next().is_some() {}
         calls.spawn(async move {
             // Whoever breaks off a probe has no use for its answer.

@@ -36,6 +36,8 @@ pub(super) struct Law {
     durable: Option<Term>,
     /// The term whose counts were awaited last, and what has landed of it.
     awaited: Option<Term>,
+    /// What the source says that its memory is, with the last Prepare.
+    prepare: Option<(Term, Root)>,
     landed: Option<Root>,
     /// Whether the plan asks for the memory itself to be digested; the term for which this was
     /// asked for last and has not been told, and whether it was told since the counts were.
@@ -115,6 +117,9 @@ impl Law {
         match event {
             DestinationEvent::Message(_) if !self.linked => {}
             DestinationEvent::LinkLost(_) => self.linked = false,
+            DestinationEvent::Message(Message::Prepare(prepare)) => {
+                self.prepare = Some((prepare.term, prepare.root));
+            }
             DestinationEvent::Message(Message::Announce(term)) => {
                 self.announced.insert(*term);
             }
@@ -260,6 +265,8 @@ impl Law {
         assert!(self.durable == Some(term) && self.loaded == Some(term), "S10: {self:?}");
         assert!(self.loading == 0 && self.acquired, "wire.md S10: {self:?}");
         assert_eq!(self.landed, Some(root), "wire.md S10: its own root");
+        let agrees = |(of, theirs): (Term, Root)| of == term && root.agrees(theirs);
+        assert!(self.prepare.is_some_and(agrees), "wire.md S10: {self:?}");
         self.promised = Some(term);
     }
 

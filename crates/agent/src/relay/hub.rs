@@ -52,6 +52,8 @@ pub(super) struct Hub {
     before: Option<String>,
     /// It was not found there: the next search begins with the record.
     by_record: bool,
+    /// It is not found, and people were told.
+    missed: bool,
 }
 
 enum Input {
@@ -85,6 +87,7 @@ impl Hub {
             hint: None,
             before: None,
             by_record: false,
+            missed: false,
         }
     }
 
@@ -181,7 +184,15 @@ impl Hub {
             by_record: self.by_record,
         };
         self.by_record = !self.by_record;
-        self.meanwhile(search.attach()).await
+        let owner = self.meanwhile(search.attach()).await;
+        if owner.is_none() && !std::mem::replace(&mut self.missed, true) {
+            let at = self.before.as_deref().unwrap_or("this host");
+            tracing::warn!(guest = %self.guest, at, "its clients wait: it is not found, last there");
+        }
+        if owner.is_some() {
+            self.missed = false;
+        }
+        owner
     }
 
     /// Relays to the guest as long as it is there; says whether it ever was.

@@ -38,6 +38,7 @@ use tokio_stream::{Stream, StreamExt as _, iter, once};
 use tonic::{Status, Streaming};
 use whimbrel_control::{AgentAddress, Client, api};
 use whimbrel_engine::protocol::{GuestUuid, Standing};
+use whimbrel_engine::transport;
 
 use crate::access::Authenticated;
 use crate::agent::Core;
@@ -171,7 +172,7 @@ impl Core {
             return;
         }
         if self.relays.look(guest.uuid).is_none() {
-            match TcpListener::bind(served_at(asked, self.address.ip()).as_slice()).await {
+            match TcpListener::bind(served_at(asked, transport::near).as_slice()).await {
                 Ok(listener) => self.relay(guest, Door(listener)),
                 Err(error) => {
                     let name = &guest.config.name;
@@ -231,7 +232,7 @@ impl Core {
         self: Arc<Self>,
         mut frames: Streaming<api::RelayFrame>,
         who: &Authenticated,
-        trusted: impl Fn() -> bool + Send + 'static,
+        trusted: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Result<GuestFrames, Status> {
         let first = frames.message().await?.unwrap_or_default();
         let named = first.attach.as_ref().and_then(|attach| parse_uuid(&attach.guest_uuid));
@@ -250,21 +251,28 @@ impl Core {
         let said = link.relay(passing).await?;
         let (end, ended) = mpsc::channel(1);
         tokio::spawn(async move {
-            let mut look = tokio::time::interval(TRUST_LOOKED_AT_EVERY);
-            loop {
-                tokio::select! {
-                    frame = frames.message() => {
-                        let Ok(Some(frame)) = frame else { return };
-                        if pass.send(frame).await.is_err() {
-                            return;
-                        }
-                    }
-                    _ = look.tick() => if !trusted() {
-                        tracing::warn!("a relay is let go: its host is not trusted any more");
-                        // It may have gone by itself.
-                        let _ = end.send(()).await;
+            let passing = async {
+                while let Ok(Some(frame)) = frames.message().await {
+                    if pass.send(frame).await.is_err() {
                         return;
-                    },
+                    }
+                }
+                // It may listen yet.
+                std::future::pending::<()>().await;
+            };
+            let lost = async {
+                let mut look = tokio::time::interval(TRUST_LOOKED_AT_EVERY);
+                while trusted() {
+                    look.tick().await;
+                }
+            };
+            tokio::select! {
+                () = passing => {}
+                () = end.closed() => {}
+                () = lost => {
+                    tracing::warn!("a relay is let go: its host is not trusted any more");
+                    // It may have gone by itself.
+                    let _ = end.send(()).await;
                 }
             }
         });
@@ -290,15 +298,15 @@ impl Core {
 }
 
 /// Where clients may be taken that came to `asked` at the source, the first of these that can be
-/// had: there, at another port, or where this agent is called, which is at `own`. Nobody is served
-/// to more of the world than there: not to a network whom only their host was served, nor to every
-/// network of an agent that listens on all of them.
-fn served_at(asked: &str, own: IpAddr) -> Vec<SocketAddr> {
+/// had: there, at another port, at this host's address `near` it in its network. Nobody is served
+/// to another network than before: without such an address, to this host alone.
+fn served_at(asked: &str, near: impl Fn(IpAddr) -> Option<IpAddr>) -> Vec<SocketAddr> {
     let Ok(asked) = asked.parse::<SocketAddr>() else { return Vec::new() };
-    let mut places = vec![asked, SocketAddr::new(asked.ip(), 0)];
-    if !asked.ip().is_loopback() && !asked.ip().is_unspecified() {
-        let alone = if own.is_ipv4() { LOCALHOST_V4 } else { LOCALHOST_V6 };
-        let near = if own.is_unspecified() { alone } else { own };
+    let ip = asked.ip();
+    let mut places = vec![asked, SocketAddr::new(ip, 0)];
+    if !ip.is_loopback() && !ip.is_unspecified() {
+        let alone = if ip.is_ipv4() { LOCALHOST_V4 } else { LOCALHOST_V6 };
+        let near = near(ip).unwrap_or(alone);
         places.extend([asked.port(), 0].map(|port| SocketAddr::new(near, port)));
     }
     places

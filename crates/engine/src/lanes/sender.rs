@@ -165,7 +165,7 @@ impl Sender {
     /// would cost more than they gain. On a slow path at the end it is what lands in time, and
     /// where there is a limit what it allows; where that is nothing it says when to ask again.
     fn budget(&self, state: &mut State, flight: Flight) -> (PageCount, Option<Duration>) {
-        let batch = self.shared.options.batch_pages();
+        let batch = state.batch;
         let room = flight.bytes.0 + batch.bytes().0 / 2 <= self.window.0;
         // wire.md B18
         let fits = room && flight.batches < BATCHES_IN_FLIGHT_MAX;

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tracing::Instrument;
 use whimbrel_memory::GuestMemory;
-use whimbrel_page::{ByteCount, ByteRate, PageCount, PageSet, Root};
+use whimbrel_page::{ByteCount, ByteRate, PAGE_SIZE, PageCount, PageSet, Root};
 use whimbrel_protocol::batch::{Ack, LaneHello};
 use whimbrel_protocol::ledger::{AckFault, Pass, RoundTally, Take};
 use whimbrel_protocol::{
@@ -84,6 +84,8 @@ pub(super) struct State {
     pub(super) last: bool,
     /// Of the control connection, where lanes are signed.
     pub(super) secret: Option<LaneSecret>,
+    /// Pages in one batch.
+    pub(super) batch: PageCount,
 }
 
 #[derive(Default)]
@@ -126,7 +128,7 @@ impl SourceLanes {
     ) -> Self {
         let ledger = Ledger::new(memory.layout());
         let ledger = if options.hot_last { ledger } else { ledger.in_order_of_place() };
-        let state = State::new(ledger);
+        let state = State::new(ledger, options.batch_pages());
         let (state, settled) = (Mutex::new(state), Condvar::new());
         let began = Instant::now();
         Self { shared: Arc::new(Shared { memory, options, events, state, settled, began }) }
@@ -153,6 +155,13 @@ impl SourceLanes {
         let opening = Some(tokio::spawn(opening.in_current_span()).abort_handle());
         let path = Some(path);
         state.lanes.insert(hello.lane, Entry { opening, path, ..Entry::default() });
+    }
+
+    /// The destination takes no more than so many page bytes in one batch (wire.md B9).
+    pub(crate) fn agree_on(&self, batch: ByteCount) {
+        let theirs = PageCount(batch.0 / PAGE_SIZE as u64);
+        let ours = self.shared.options.batch_pages();
+        self.shared.lock().batch = ours.min(theirs).max(PageCount(1));
     }
 
     /// Takes pages for a connection on which both sides have said who they are.
@@ -421,7 +430,7 @@ impl Shared {
 }
 
 impl State {
-    fn new(ledger: Ledger) -> Self {
+    fn new(ledger: Ledger, batch: PageCount) -> Self {
         let (paths, pace, lanes) = (Paths::default(), Pace::default(), BTreeMap::new());
         let (meter, ahead) = (Meter::default(), Ahead::default());
         Self {
@@ -437,6 +446,7 @@ impl State {
             stopped: false,
             last: false,
             secret: None,
+            batch,
         }
     }
 

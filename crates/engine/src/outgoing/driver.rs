@@ -332,6 +332,7 @@ impl Driver {
 
     fn open_lane(&self, (lane, token): LaneTicket) {
         if let Some((session, epoch)) = self.source.session() {
+            self.lanes.agree_on(self.source.batch_bytes_max());
             self.lanes.open(self.destination.address, LaneHello { session, epoch, lane, token });
         }
     }

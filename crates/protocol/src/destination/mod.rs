@@ -309,6 +309,12 @@ impl Destination {
         matches!(self.phase, Phase::Running(_))
     }
 
+    /// Whether there is a control connection, as far as is known.
+    #[must_use]
+    pub const fn linked(&self) -> bool {
+        self.core.linked()
+    }
+
     /// Whether the outcome is decided.
     #[must_use]
     pub const fn ended(&self) -> bool {

@@ -63,6 +63,7 @@ impl Greeting {
             return core.abort_by(Fault::Incompatible, why);
         }
         core.session = Some((offer.session, Epoch(0)));
+        core.batch_bytes_max = offer.batch_bytes_max;
         core.options.lanes = core.options.lanes.clamp(1, offer.lanes_max.max(1));
         let subject = &core.subject;
         let plan = Plan {

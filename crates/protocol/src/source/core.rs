@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 
 use super::{Common, Phase, SourceAction, SourceEvent, SourceOptions, Subject};
+use crate::limits::BATCH_PAYLOAD_MAX;
 use crate::{
     BatchSeq, Convergence, Epoch, Failure, Fault, Forecast, LaneClosed, LaneId, LaneMark,
     LaneTicket, Message, Now, Outcome, Policy, SessionId, Standing, Term, Token, Verify, Violation,
@@ -41,6 +42,8 @@ pub(super) struct Core {
     pub(super) violation: Option<Violation>,
     pub(super) forecast: Forecast,
     pub(super) session: Option<(SessionId, Epoch)>,
+    /// Page bytes that the destination takes in one batch.
+    pub(super) batch_bytes_max: u32,
     pub(super) lanes: BTreeMap<LaneId, Lane>,
     /// The highest lane number so far.
     lanes_had: Option<LaneId>,
@@ -85,6 +88,7 @@ impl Core {
             phase: "greeting",
             violation: None,
             session: None,
+            batch_bytes_max: BATCH_PAYLOAD_MAX.0 as u32,
             lanes: BTreeMap::new(),
             lanes_had: None,
             tickets: VecDeque::new(),

@@ -419,6 +419,18 @@ impl Source {
         self.core.session
     }
 
+    /// Whether there is a control connection, as far as is known.
+    #[must_use]
+    pub const fn linked(&self) -> bool {
+        self.core.link
+    }
+
+    /// Page bytes in one batch, at most (wire.md B9): what the destination has offered.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> ByteCount {
+        ByteCount(self.core.batch_bytes_max.into())
+    }
+
     /// The term that was burned last.
     #[must_use]
     pub const fn term(&self) -> Term {

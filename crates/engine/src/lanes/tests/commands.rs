@@ -43,6 +43,20 @@ fn counts_are_told_when_the_last_batch_is_in_place() {
 }
 
 #[test]
+fn batches_are_no_larger_than_the_destination_takes() {
+    for pages in [1, 3] {
+        let mut world = World::new(KINDS[0]);
+        world.source.agree_on(PageCount(pages).bytes());
+        world.open_all(1);
+        world.write_all(3);
+        world.start_round(Pass::UntilEmpty);
+        world.round_taken();
+        let batches: u64 = world.source.flushed().1.values().map(|last| last.0).sum();
+        assert!(batches * pages >= layout().pages().0, "{batches} batches of {pages} pages");
+    }
+}
+
+#[test]
 fn lanes_go_on_while_the_next_harvest_is_made() {
     const LONG: Duration = Duration::from_secs(3600);
     for make in KINDS {
