@@ -136,6 +136,9 @@ impl Agent {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(AgentError::Program)?,
         };
+        if let Err(error) = crate::os::open_many_files() {
+            tracing::warn!("the limit of open files stays what it is: {error}");
+        }
         let folder = DataFolder::open(&options.data)?;
         let guard = Arc::new(Guard::open(&options)?);
         let listen = |source| AgentError::Listen { address, source };

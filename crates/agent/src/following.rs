@@ -162,7 +162,9 @@ impl Core {
     /// Keeps the number of guests that are only remembered in bounds.
     pub(crate) fn prune(&self) {
         let mut remembered = self.guests.all();
-        remembered.retain(|guest| guest.is_dead() && guest.was_stopped());
+        // Clients that are carried yet come and go with it until `release`.
+        let carries = |guest: &Guest| self.relays.look(guest.uuid).is_some();
+        remembered.retain(|it| it.is_dead() && it.was_stopped() && !carries(it));
         let most = self.options.limits.remembered as usize;
         let surplus = remembered.len().saturating_sub(most);
         if surplus == 0 {

@@ -20,7 +20,8 @@ pub use facts::{Device, HostFacts, Lack, Overcommit, host_facts};
 pub(crate) use system::full_disk;
 pub(crate) use system::{
     CLOSE_FILE, append_private, create_private_folders, detach, is_private, memory_available,
-    private, read_at, reset_peak, resident, tie, tied, unpaced, untie, usage, write_at,
+    open_many_files, private, read_at, reset_peak, resident, tie, tied, unpaced, untie, usage,
+    write_at,
 };
 pub use system::{asked_to_end, reader_gone, told_to_end};
 

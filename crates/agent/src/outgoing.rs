@@ -24,7 +24,9 @@ use crate::convert;
 use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Life, Migration};
 use crate::process_link::ProcessLink;
-use crate::{admission, carriers, heartbeats, kinds, limits, networks, process_api as process};
+use crate::{
+    admission, carriers, heartbeats, kinds, limits, networks, probing, process_api as process,
+};
 
 /// What allows a move.
 struct Order {
@@ -178,6 +180,9 @@ impl Core {
         let mut peer = self.connect(destination).await?;
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
             return Err(Status::invalid_argument(format!("{destination} is this host itself")));
+        }
+        if let Some(why) = probing::clocks_apart(probing::clock_us(), peer.host().clock_us) {
+            tracing::warn!(peer = %destination, "{why}");
         }
         let (carrier, ours) = self.leaves_by(&options, destination)?;
         migration.set_carrier(carrier);

@@ -237,6 +237,19 @@ async fn clock_offset(peer: &mut Client) -> Result<i64, Status> {
     })
 }
 
+/// What to say where the clocks of two hosts, in microseconds, differ by more than a call may take.
+pub(crate) fn clocks_apart(ours: u64, theirs: u64) -> Option<String> {
+    // A host that tells no clock is none that has one.
+    let apart = Duration::from_micros(ours.abs_diff(theirs));
+    (theirs != 0 && apart > Duration::from_secs(2)).then(|| {
+        let (how, when) = if theirs > ours { ("ahead", "earlier") } else { ("behind", "later") };
+        format!(
+            "the clock there is {apart:.0?} {how}: what the guest has end at a time, as keys of a \
+             store, ends so much {when}; run NTP on both hosts"
+        )
+    })
+}
+
 fn lanes(request: &api::ProbePathsRequest) -> Result<Vec<u16>, Status> {
     if request.lanes.is_empty() {
         return Ok(LANES.to_vec());
@@ -296,6 +309,18 @@ mod tests {
     use super::*;
     use crate::agent::Agent;
     use crate::options::AgentOptions;
+
+    #[test]
+    fn clocks_that_are_apart_are_told_with_what_follows() {
+        let now = 1_800_000_000_000_000;
+        for same in [0, now, now - 1_900_000, now + 1_900_000] {
+            assert_eq!(clocks_apart(now, same), None, "{same}");
+        }
+        let ahead = clocks_apart(now, now + 60_000_000).unwrap();
+        assert!(ahead.contains("60s ahead") && ahead.contains("earlier"), "{ahead}");
+        let behind = clocks_apart(now, now - 5_000_000).unwrap();
+        assert!(behind.contains("5s behind") && behind.contains("later"), "{behind}");
+    }
 
     #[test]
     fn numbers_of_lanes_are_checked() {

@@ -163,6 +163,8 @@ SADD s m2 m3
 SISMEMBER s m1
 SISMEMBER s none
 SISMEMBER none m
+SPOP s 1 2
+SPOP none x
 SSCAN none 0
 SSCAN s x
 SSCAN s 0 COUNT 0
@@ -314,12 +316,13 @@ async fn wrong_words_are_refused_and_end_the_connection_as_in_redis() {
     let Some(server) = Server::start().await else { return };
     let agent = Agent::start().await;
     let address = store(&agent, "16MiB").await;
-    let wrong: [&[u8]; 7] = [
+    let wrong: [&[u8]; 8] = [
         b"*x\r\n",
         b"*3\r\n$3\r\nSET\r\n:1\r\n",
         b"*1\r\n$-1\r\n",
         b"*1\r\n$x\r\n",
         b"*9999999999\r\n",
+        b"*2147483648\r\n",
         b"get \"a\r\n",
         b"get 'a'b\r\n",
     ];

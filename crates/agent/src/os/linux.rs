@@ -16,7 +16,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -128,6 +130,12 @@ pub(crate) fn unpaced(socket: &std::net::TcpStream) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_congestion(socket, "cubic")?)
 }
 
+/// Has this process open as many files as it may: each client of a guest is one.
+pub(crate) fn open_many_files() -> io::Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+}
+
 /// Has [`Usage::peak`] count from now.
 pub(crate) fn reset_peak() -> io::Result<()> {
     fs::write("/proc/self/clear_refs", "5")
@@ -230,6 +238,16 @@ mod tests {
 
     use super::*;
     use crate::os::{BootId, ProcessIdentity, reset_peak, usage};
+
+    #[test]
+    fn as_many_files_are_open_as_may_be() {
+        let limit = getrlimit(Resource::Nofile);
+        let few = Some(limit.maximum.map_or(512, |most| most.min(512)));
+        setrlimit(Resource::Nofile, Rlimit { current: few, ..limit }).unwrap();
+        open_many_files().unwrap();
+        let now = getrlimit(Resource::Nofile);
+        assert_eq!((now.current, now.maximum), (limit.maximum, limit.maximum));
+    }
 
     fn sleeper() -> std::process::Child {
         // `cat` waits for the end of its input: it lives as long as we hold the pipe.

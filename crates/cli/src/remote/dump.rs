@@ -26,9 +26,9 @@ use crate::exit::{Ending, Exit, Stop};
 const REPLY_WITHIN: Duration = Duration::from_secs(60);
 /// Keys that are asked for at a time, about.
 const KEYS_AT_ONCE: &[u8] = b"200";
-/// What is asked for at a time of a collection that is too large for one reply.
-const PIECES_AT_ONCE: &[u8] = b"16";
-const LIST_PIECE: usize = 16;
+/// Elements that are asked for at a time of a collection that is too large for one reply; fewer
+/// where those are too large too.
+const PIECE_MAX: usize = 256;
 /// How often a key may become another kind of thing while it is read.
 const CHANGES_MAX: u32 = 100;
 /// Words of one command of the file, and about its bytes: what brings it in needs memory for it in
@@ -212,13 +212,18 @@ impl Store {
             b"set" => b"SSCAN",
             _ => return Ok(refused),
         };
-        let (mut cursor, mut elements) = (b"0".to_vec(), Vec::new());
+        let (mut cursor, mut elements, mut most) = (b"0".to_vec(), Vec::new(), PIECE_MAX);
         loop {
-            match self.ask(&[verb, key, &cursor, b"COUNT", PIECES_AT_ONCE]).await? {
+            let count = most.to_string();
+            match self.ask(&[verb, key, &cursor, b"COUNT", count.as_bytes()]).await? {
                 Frame::Array(parts) => {
                     let (next, found) = self.scanned(parts)?;
                     elements.extend(found.into_iter().map(Frame::BulkString));
                     cursor = next;
+                }
+                Frame::Error(why) if why.starts_with("OOM") && most > 1 => {
+                    most /= 2;
+                    continue;
                 }
                 other => return Ok(other),
             }
@@ -229,14 +234,15 @@ impl Store {
     }
 
     async fn list_in_pieces(&mut self, key: &[u8]) -> Result<Frame, Stop> {
-        let mut elements = Vec::new();
+        let (mut elements, mut most) = (Vec::new(), PIECE_MAX);
         loop {
             let first = elements.len();
-            let last = first + LIST_PIECE - 1;
+            let last = first + most - 1;
             let [from, to] = [first, last].map(|at| at.to_string());
             match self.ask(&[b"LRANGE", key, from.as_bytes(), to.as_bytes()]).await? {
                 Frame::Array(found) if found.is_empty() => return Ok(Frame::Array(elements)),
                 Frame::Array(found) => elements.extend(found),
+                Frame::Error(why) if why.starts_with("OOM") && most > 1 => most /= 2,
                 other => return Ok(other),
             }
         }

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 /// The longest line of an inline command, or of a count.
 const LINE_MAX: usize = 64 << 10;
-const ARGUMENTS_MAX: i64 = 1 << 20;
+/// As many as Redis takes since 7.0; what they may take is bounded by what has come of them.
+const ARGUMENTS_MAX: i64 = i32::MAX as i64;
 /// The longest argument of a store of any size.
 pub(crate) const BULK_MAX: u64 = 512 << 20;
 

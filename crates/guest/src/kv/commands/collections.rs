@@ -158,7 +158,7 @@ pub(super) fn smembers(call: &mut Call<'_>) -> Outcome {
 }
 
 pub(super) fn spop(call: &mut Call<'_>) -> Outcome {
-    let count = how_many(call, "spop")?;
+    let count = how_many(call, Refusal::Syntax)?;
     let Some(dict) = call.changes(Kind::Set)?.map(Dict) else {
         if count.is_some() {
             call.reply.set(0)

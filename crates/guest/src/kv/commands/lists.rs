@@ -33,19 +33,19 @@ pub(super) fn rpop(call: &mut Call<'_>) -> Outcome {
 }
 
 /// A count that may be left out.
-pub(super) fn how_many(call: &Call<'_>, name: &str) -> Result<Option<u64>, Refusal> {
+pub(super) fn how_many(call: &Call<'_>, surplus: Refusal) -> Result<Option<u64>, Refusal> {
     match call.arguments.get(2..) {
         None | Some([]) => Ok(None),
         Some([count]) => {
             let count = number::parse(count).and_then(|count| u64::try_from(count).ok());
             count.map(Some).ok_or_else(|| Refusal::err("value is out of range, must be positive"))
         }
-        Some(_) => Err(Refusal::wrong_number(name)),
+        Some(_) => Err(surplus),
     }
 }
 
 fn pop(call: &mut Call<'_>, end: End, name: &str) -> Outcome {
-    let count = how_many(call, name)?;
+    let count = how_many(call, Refusal::wrong_number(name))?;
     let list = call.changes(Kind::List)?.map(List);
     let Some(list) = list else {
         if count.is_some() {
