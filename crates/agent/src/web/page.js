@@ -98,6 +98,8 @@ function trouble(why) {
 function take(next) {
   news = next;
   for (const one of news.moving) remember(one);
+  const moves = new Set(news.moving.map((one) => one.id));
+  for (const id of histories.keys()) if (!moves.has(id)) histories.delete(id);
   if (!news.guests.some((guest) => guest.uuid === chosen)) chosen = null;
   chosen ??= news.moving[0]?.guest_uuid ?? null;
   draw();
@@ -226,7 +228,9 @@ function percent(one) {
 
 function progress(one) {
   const way = one.direction === "in" ? `from ${one.peer}` : `to ${one.peer}`;
-  return `${way}, ${one.phase}: ${percent(one)}\u00a0%, ${bytes(one.pages_pending * PAGE)} to go`;
+  const back = histories.get(one.id)?.setback;
+  const left = `${percent(one)}\u00a0%, ${bytes(one.pages_pending * PAGE)} to go`;
+  return `${way}, ${one.phase}: ${left}${back ? ` ↺ ${back}` : ""}`;
 }
 
 function makeEnded(one) {

@@ -247,7 +247,9 @@ impl HostView {
                 true => format!("→ {}", look.destination),
                 false => format!("← {}", look.source),
             };
-            return format!("{percent:.0} %, {left} to go {way}");
+            // What goes backwards says why, also in the row of a guest that is not chosen.
+            let back = frame.setback.as_ref().map_or(String::new(), |why| format!(" ↺ {why}"));
+            return format!("{percent:.0} %, {left} to go {way}{back}");
         }
         match (&guest.kv, &guest.stress, guest.state()) {
             (Some(kv), _, GuestState::Running) => {
@@ -411,6 +413,9 @@ mod tests {
         // A table has rows.
         let below = text.lines().skip_while(|line| !line.contains("dirty after")).nth(1);
         assert!(below.is_some_and(|row| row.contains("65,536")), "{text}");
+        view.choose(false);
+        let text = screen(&view, 80, 24);
+        assert!(text.contains("256 MiB to go → host-b:7117 ↺"), "not chosen:\n{text}");
     }
 
     #[test]
