@@ -58,6 +58,9 @@ async fn a_host_is_watched_on_a_terminal_of_80_by_24() {
     terminal.until(|screen| screen.contains("q leaves") && screen.contains("▸ web"));
     terminal.resize(100, 30);
     terminal.until(|screen| screen.lines().any(|line| line.chars().count() > 80));
+    // At another size than it had tmux lays what was there before out anew.
+    terminal.resize(80, 24);
+    terminal.until(|screen| screen.lines().all(|line| line.chars().count() <= 80));
     let _ = here.ask(&["cancel", "web"]).await.ended(0);
     terminal.until(|screen| screen.contains("web was not moved: cancelled"));
     terminal.keys(&["q"]);
