@@ -32,9 +32,14 @@ fn streams() -> Vec<RawHandle> {
 mod tests {
     use std::io::Read as _;
     use std::process::{Child, Command, Stdio};
+    use std::sync::mpsc::sync_channel;
+    use std::time::Duration;
 
     use super::*;
     use crate::Process;
+
+    /// What has not come about by then never will.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// This program with one test in it that does something else where this variable is set.
     fn start(test: &str, stdout: Stdio) -> Child {
@@ -71,16 +76,21 @@ mod tests {
         command.args(["streams::tests::starts_another", "--exact", "--nocapture"]);
         command.env("WHIMBREL_TEST_STREAMS", "1").stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
-        let mut said = String::new();
+        let mut output = child.stdout.take().unwrap();
+        let (tell, told) = sync_channel(1);
+        let _reader = std::thread::spawn(move || {
+            let mut said = String::new();
+            tell.send(output.read_to_string(&mut said).map(|_| said)).unwrap();
+        });
         // It ends only where nobody else can write there any more.
-        child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+        let said = told.recv_timeout(PATIENCE).expect("somebody holds it").unwrap();
         let pid = said.split_once("pid ").unwrap().1.split_whitespace().next().unwrap();
         let other = Process::open(pid.parse().unwrap()).unwrap().unwrap();
         assert!(!other.has_ended().unwrap());
         drop(child.stdin.take());
         child.wait().unwrap();
-        let (tell, told) = std::sync::mpsc::sync_channel(1);
+        let (tell, told) = sync_channel(1);
         let _watch = other.watch(move || tell.send(()).unwrap()).unwrap();
-        told.recv().unwrap();
+        told.recv_timeout(PATIENCE).unwrap();
     }
 }
