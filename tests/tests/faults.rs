@@ -2,6 +2,7 @@
 //!
 //! `WHIMBREL_FAULT_RUNS=1000 cargo test -p whimbrel-tests --test faults chance` draws as many runs;
 //! `WHIMBREL_FAULT_SEED` begins them elsewhere, so that one run can be had again.
+#![cfg(target_os = "linux")]
 
 use std::fmt::Write as _;
 use std::sync::Arc;

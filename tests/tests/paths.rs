@@ -1,4 +1,5 @@
 //! Migrations over several networks between two hosts, which come and go meanwhile.
+#![cfg(target_os = "linux")]
 
 use std::time::Duration;
 

@@ -23,6 +23,7 @@ use crate::lifecycle::trackers;
 use crate::limits::HostLimits;
 use crate::metrics::Counters;
 use crate::options::AgentOptions;
+use crate::os;
 use crate::probing::Probes;
 use crate::relay::Relays;
 use crate::service::AgentService;
@@ -84,7 +85,7 @@ pub enum AgentError {
     /// The token for HTTP is known to others.
     #[error(
         "others may read the token in {}: {}, and take another one if they may have",
-        path.display(), crate::os::CLOSE_FILE
+        path.display(), os::closing(path)
     )]
     OpenToken {
         /// The file.
@@ -93,6 +94,12 @@ pub enum AgentError {
     /// The token for HTTP is too short.
     #[error("the token of --http-token is guessed: give it 16 characters or more")]
     ShortToken,
+    /// Lanes cannot be kept on processors here.
+    #[error(
+        "--pin-lanes keeps lanes on the processors beside an interface, and this system does not \
+         tell which those are: leave it out, and lanes run on any processor"
+    )]
+    Pinning,
     /// The program that guest processes run is not known.
     #[error("the path of this program is not known: {0}; start it by its full path")]
     Program(io::Error),
@@ -136,7 +143,11 @@ impl Agent {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(AgentError::Program)?,
         };
-        if let Err(error) = crate::os::open_many_files() {
+        if options.pin_lanes && !os::PINS_LANES {
+            return Err(AgentError::Pinning);
+        }
+        os::keep_streams().map_err(AgentError::Failed)?;
+        if let Err(error) = os::open_many_files() {
             tracing::warn!("the limit of open files stays what it is: {error}");
         }
         let folder = DataFolder::open(&options.data)?;

@@ -218,9 +218,7 @@ pub(crate) fn read_message<M: Message + Default>(path: &Path) -> io::Result<M> {
 
 fn create_private(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    os::private(&mut options);
-    options.open(path)
+    os::open_private(options.read(true).write(true).create(true).truncate(false), path)
 }
 
 fn host_identity(path: &Path) -> Result<u64, FolderError> {
@@ -308,6 +306,17 @@ mod tests {
                 all.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
             }
         }
+    }
+
+    #[test]
+    fn files_are_private_in_a_folder_that_was_there_before() {
+        let temp = tempfile::tempdir().unwrap();
+        let data = DataFolder::open(temp.path()).unwrap();
+        drop(os::append_private(&temp.path().join("tickets")).unwrap());
+        for name in ["agent.lock", "host", "guests", "tickets"] {
+            assert!(os::is_private(&temp.path().join(name)).unwrap(), "{name} is open to others");
+        }
+        drop(data);
     }
 
     #[test]

@@ -97,8 +97,7 @@ impl FileJournal {
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
-        os::private(&mut options);
-        let file = options.open(path)?;
+        let file = os::open_private(&mut options, path)?;
         let boot = BootId::now()?;
         if file.metadata()?.len() < 2 * SLOT as u64 {
             allocate(&file, path)?;
@@ -357,6 +356,7 @@ mod tests {
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
     }
 
+    #[cfg(unix)]
     #[test]
     fn a_full_disk_is_an_error_and_the_older_record_stays() {
         let folder = tempfile::tempdir().unwrap();

@@ -149,10 +149,13 @@ impl Core {
         let patience = if asked.is_ok() { deadlines.process_stop } else { Duration::ZERO };
         if !matches!(timeout(patience, identity.ended()).await, Ok(Ok(()))) {
             tracing::warn!(guest = %guest.config.name, "its process is killed");
-            let killed = identity.kill();
-            let ended = timeout(deadlines.process_stop, identity.ended()).await;
-            if killed.is_err() || ended.is_err() {
-                tracing::error!(guest = %guest.config.name, pid = identity.pid, "it does not die");
+            let killed = async {
+                identity.kill()?;
+                timeout(deadlines.process_stop, identity.ended()).await?
+            };
+            if let Err(error) = killed.await {
+                let (guest, pid) = (&guest.config.name, identity.pid);
+                tracing::error!(guest, pid, "it does not die: {error}");
                 return;
             }
         }

@@ -52,10 +52,17 @@ impl Core {
         let uuid = parse_uuid(&config.uuid)
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the config has no uuid"))?;
         let life = match life_of(folder.read_process()?) {
-            Life::Alive(identity, file) if identity.fate()? == Process::Alive => {
-                Life::Alive(identity, file)
-            }
-            _ => Life::Dead,
+            Life::Alive(identity, file) => match identity.fate() {
+                Ok(Process::Dead | Process::HostRestarted) => Life::Dead,
+                Ok(Process::Alive) => Life::Alive(identity, file),
+                // Left out, it would be asked for as a guest that never was here.
+                Err(error) => {
+                    let (guest, pid) = (&config.name, identity.pid);
+                    tracing::error!(guest, pid, "its process is taken to be alive: {error}");
+                    Life::Alive(identity, file)
+                }
+            },
+            Life::Starting | Life::Dead => Life::Dead,
         };
         // Whoever is there was admitted once; limits are for newcomers.
         let guest = Guest::new(uuid, config, folder, life);

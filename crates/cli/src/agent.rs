@@ -71,9 +71,10 @@ fn options(args: AgentArgs) -> Result<AgentOptions, Stop> {
 impl From<AgentError> for Stop {
     fn from(error: AgentError) -> Self {
         let exit = match &error {
-            AgentError::NoToken { .. } | AgentError::ShortToken | AgentError::OpenToken { .. } => {
-                Exit::Usage
-            }
+            AgentError::NoToken { .. }
+            | AgentError::ShortToken
+            | AgentError::OpenToken { .. }
+            | AgentError::Pinning => Exit::Usage,
             _ => Exit::Failed,
         };
         Self::new(exit, error.to_string())

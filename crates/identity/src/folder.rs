@@ -136,7 +136,7 @@ impl IdentityFolder {
     pub(crate) fn load(&self) -> Result<Identity, IdentityError> {
         let path = self.key();
         if let Some(exposure) = os::open_to_others(&path).map_err(IdentityError::io(&path))? {
-            let why = format!("has {exposure}: others may read the key; {}", os::CLOSE_KEY);
+            let why = format!("has {exposure}: others may read the key; {}", os::closing(&path));
             return Err(IdentityError::file(&path, why));
         }
         let key = PrivateKeyDer::from_pem_file(&path);
@@ -238,7 +238,7 @@ mod tests {
         assert!(why.contains("does not belong"), "{why}");
         os::open_up(&one.key());
         let why = one.own().unwrap_err().to_string();
-        assert!(why.contains(os::CLOSE_KEY), "{why}");
+        assert!(why.contains(&os::closing(&one.key())), "{why}");
         assert_eq!(one.exposed().len(), 1);
         fs::remove_file(other.key()).unwrap();
         let why = other.ensure().unwrap_err().to_string();

@@ -17,8 +17,8 @@ use std::path::Path;
 
 #[cfg(test)]
 pub(crate) use system::open_up;
-pub(crate) use system::{CLOSE_KEY, create_private_folders, open_private, open_to_others};
 pub use system::{Exposure, sync_name, writable_by_others};
+pub(crate) use system::{closing, create_private_folders, open_private, open_to_others};
 
 /// Whoever reads `path` finds all of the old bytes or all of the new ones; nobody but this user
 /// reads them where they are `secret`.

@@ -137,6 +137,8 @@ async fn a_door_may_have_several_addresses() {
     assert!(key.open_also(ANY_PORT).is_err(), "nobody would answer");
 }
 
+/// Other systems do not tell.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_connection_says_what_class_it_is_of_and_through_which_interface_it_goes() {
     let door = open(DoorOptions::default());
@@ -153,6 +155,7 @@ async fn a_connection_says_what_class_it_is_of_and_through_which_interface_it_go
 }
 
 /// The older protocol and this one have an option each.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_connection_over_ipv6_says_its_class_too() {
     let any = SocketAddr::new(std::net::Ipv6Addr::LOCALHOST.into(), 0);
@@ -168,6 +171,7 @@ async fn a_connection_over_ipv6_says_its_class_too() {
 }
 
 /// A peer that is silent or takes nothing is given up by the system as soon as it was told to.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_connection_is_given_up_by_the_system_as_it_was_told() {
     let door = open(DoorOptions::default());

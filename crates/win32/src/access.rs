@@ -1,7 +1,7 @@
 //! Who may do what with a file or folder.
 
 use std::ffi::{OsStr, OsString, c_void};
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::windows::ffi::OsStringExt as _;
 use std::os::windows::io::{AsRawHandle as _, FromRawHandle as _, OwnedHandle};
@@ -111,6 +111,30 @@ pub fn let_in_only_this_user(path: &Path) -> io::Result<()> {
     set(path, &list)
 }
 
+/// Opens a file and lets nobody else reach it, whether it is new or not: its folder may be one that
+/// lets others in, whose list a new file inherits.
+///
+/// # Errors
+/// It cannot be opened, or the list of a file that others may reach is not this user's to set.
+pub fn open_private(options: &OpenOptions, path: &Path) -> io::Result<File> {
+    let file = options.open(path)?;
+    if others_may(path, Right::Read)? || others_may(path, Right::Write)? {
+        let_in_only_this_user(path)?;
+    }
+    Ok(file)
+}
+
+/// What a person types to do the same to a file, at either prompt of Windows: first without the
+/// entries that somebody has made, which stay otherwise, then without those of its folder.
+#[must_use]
+pub fn closing(path: &Path) -> String {
+    // Names of users are written differently at each prompt; who owns the file is its user.
+    let who = User::own().and_then(|user| user.text());
+    let who = who.map_or("S-1-3-4".to_owned(), |who| who.to_string_lossy().into_owned());
+    let file = path.display();
+    format!("icacls \"{file}\" /reset, then icacls \"{file}\" /inheritance:r /grant:r *{who}:F")
+}
+
 /// Lets everybody read a file, as a careless administrator does: for tests of what is made of it.
 ///
 /// # Errors
@@ -121,6 +145,23 @@ pub fn let_everybody_read(path: &Path) -> io::Result<()> {
 
 /// Sets the access list of a file or folder, which is given as such lists are written.
 fn set(path: &Path, list: &OsStr) -> io::Result<()> {
+    let made = described(list)?;
+    let what = DACL_SECURITY_INFORMATION | PROTECTED_DACL_SECURITY_INFORMATION;
+    // SAFETY: text that ends with 0, and a description that lives until the end.
+    checked(unsafe { SetFileSecurityW(wide(path.as_os_str()).as_ptr(), what, made.0) })
+}
+
+/// Sets the access list of what an open handle is on.
+#[cfg(test)]
+pub(crate) fn set_list_of(handle: std::os::windows::io::RawHandle, list: &OsStr) -> io::Result<()> {
+    use windows_sys::Win32::Security::SetKernelObjectSecurity;
+    let made = described(list)?;
+    // SAFETY: the caller's handle is open, and the description lives until the end.
+    checked(unsafe { SetKernelObjectSecurity(handle, DACL_SECURITY_INFORMATION, made.0) })
+}
+
+/// The description that an access list is a part of, from the list as such lists are written.
+fn described(list: &OsStr) -> io::Result<Local> {
     let (list, mut made) = (wide(list), null_mut());
     // SAFETY: text that ends with 0; the size need not be told.
     checked(unsafe {
@@ -131,10 +172,7 @@ fn set(path: &Path, list: &OsStr) -> io::Result<()> {
             null_mut(),
         )
     })?;
-    let made = Local(made);
-    let what = DACL_SECURITY_INFORMATION | PROTECTED_DACL_SECURITY_INFORMATION;
-    // SAFETY: text that ends with 0, and a description that lives until the end.
-    checked(unsafe { SetFileSecurityW(wide(path.as_os_str()).as_ptr(), what, made.0) })
+    Ok(Local(made))
 }
 
 /// Makes the folders that are missing on the way to `path`, for this user only.
@@ -230,6 +268,43 @@ mod tests {
             assert!(!others_may(path, Right::Write).unwrap(), "{}", path.display());
         }
         assert_eq!(fs::read(&file).unwrap(), b"secret");
+    }
+
+    #[test]
+    fn a_file_that_everybody_may_read_is_open_until_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "known").unwrap();
+        let may = || [Right::Read, Right::Write].map(|right| others_may(&file, right).unwrap());
+        let_everybody_read(&file).unwrap();
+        assert_eq!(may(), [true, false]);
+        set(&file, OsStr::new("D:P(A;;FA;;;SY)(A;;FA;;;BA)(A;;FA;;;WD)")).unwrap();
+        assert_eq!(may(), [true, true]);
+        let_in_only_this_user(&file).unwrap();
+        assert_eq!(may(), [false, false]);
+    }
+
+    #[test]
+    fn a_file_in_a_folder_that_lets_everybody_in_is_private_once_it_was_opened_so() {
+        let folder = tempfile::tempdir().unwrap();
+        set(folder.path(), OsStr::new("D:P(A;OICI;FA;;;SY)(A;OICI;FA;;;WD)")).unwrap();
+        let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+        fs::write(&old, "kept").unwrap();
+        set(&old, OsStr::new("D:P(A;;FA;;;SY)(A;;FA;;;WD)")).unwrap();
+        assert!(others_may(&old, Right::Write).unwrap());
+        for path in [&new, &old] {
+            open_private(OpenOptions::new().append(true).create(true), path).unwrap();
+            assert!(!others_may(path, Right::Read).unwrap(), "{}", path.display());
+            assert!(!others_may(path, Right::Write).unwrap(), "{}", path.display());
+        }
+        assert_eq!(fs::read(&old).unwrap(), b"kept");
+    }
+
+    #[test]
+    fn what_a_person_is_to_type_is_understood_at_both_prompts() {
+        let said = closing(Path::new("C:\\some where\\key"));
+        assert!(said.starts_with("icacls \"C:\\some where\\key\" /reset, then icacls "), "{said}");
+        assert!(said.contains("/grant:r *S-1-") && !said.contains(['%', '$']), "{said}");
     }
 
     #[test]

@@ -13,14 +13,17 @@ mod host;
 mod job;
 mod net;
 mod process;
+mod streams;
 
 pub use access::{
-    Right, create_private_folders, let_everybody_read, let_in_only_this_user, others_may,
+    Right, closing, create_private_folders, let_everybody_read, let_in_only_this_user,
+    open_private, others_may,
 };
 pub use host::{Memory, boot_time, memory, version};
 pub use job::Job;
 pub use net::{forbid_fragments, mtu, retransmitted, set_retransmitting_max};
 pub use process::{Process, Usage, Watch};
+pub use streams::keep_streams;
 
 use std::io;
 

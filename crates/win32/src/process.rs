@@ -11,9 +11,10 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::System::ProcessStatus::{K32GetProcessMemoryInfo, PROCESS_MEMORY_COUNTERS};
 use windows_sys::Win32::System::Threading::{
-    GetCurrentProcess, GetProcessTimes, INFINITE, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
-    PROCESS_SYNCHRONIZE, PROCESS_TERMINATE, RegisterWaitForSingleObject, TerminateProcess,
-    UnregisterWaitEx, WT_EXECUTEONLYONCE, WaitForSingleObject,
+    GetCurrentProcess, GetProcessTimes, INFINITE, OpenProcess, PROCESS_ACCESS_RIGHTS,
+    PROCESS_QUERY_LIMITED_INFORMATION, PROCESS_SYNCHRONIZE, PROCESS_TERMINATE,
+    RegisterWaitForSingleObject, TerminateProcess, UnregisterWaitEx, WT_EXECUTEONLYONCE,
+    WaitForSingleObject,
 };
 
 use crate::checked;
@@ -23,7 +24,10 @@ const ENDED: u32 = 1;
 
 /// A process, whose number nobody else gets as long as this is there.
 #[derive(Debug)]
-pub struct Process(OwnedHandle);
+pub struct Process {
+    handle: OwnedHandle,
+    pid: u32,
+}
 
 /// What a process has used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,23 +41,18 @@ pub struct Usage {
 }
 
 impl Process {
-    /// The process with this number; `None` if there is none, or one that this user may not look
-    /// at, which is none of their own.
+    /// The process with this number, to be looked at; `None` if there is none.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; it does not say of a process that this user may not look at whether
+    /// it is the one that is meant, and such a process is not dead.
     pub fn open(pid: u32) -> io::Result<Option<Self>> {
-        let rights = PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE | PROCESS_TERMINATE;
-        // SAFETY: a call without pointers.
-        let handle = unsafe { OpenProcess(rights, 0, pid) };
-        if handle.is_null() {
-            let error = io::Error::last_os_error();
-            let absent = error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32);
-            let others = error.kind() == io::ErrorKind::PermissionDenied;
-            return if absent || others { Ok(None) } else { Err(error) };
+        let rights = PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE;
+        match open(pid, rights) {
+            Ok(handle) => Ok(Some(Self { handle, pid })),
+            Err(error) if error.raw_os_error() == Some(ERROR_INVALID_PARAMETER as i32) => Ok(None),
+            Err(error) => Err(explained(error, pid)),
         }
-        // SAFETY: the handle was just made and is nobody else's.
-        Ok(Some(Self(unsafe { OwnedHandle::from_raw_handle(handle) })))
     }
 
     /// When it started, in units of 100 ns since 1601.
@@ -82,11 +81,16 @@ impl Process {
     /// # Errors
     /// What the system says.
     pub fn kill(&self) -> io::Result<()> {
-        // SAFETY: the handle is open.
-        match checked(unsafe { TerminateProcess(self.handle(), ENDED) }) {
+        // Only here, as whoever may look at a process need not be one who may end it. The number
+        // is still its own: it is held.
+        let ended = open(self.pid, PROCESS_TERMINATE).and_then(|handle| {
+            // SAFETY: the handle is open.
+            checked(unsafe { TerminateProcess(handle.as_raw_handle(), ENDED) })
+        });
+        match ended {
             // One that is ending lets nobody end it.
             Err(_) if self.has_ended()? => Ok(()),
-            other => other,
+            other => other.map_err(|error| explained(error, self.pid)),
         }
     }
 
@@ -124,7 +128,7 @@ impl Process {
     }
 
     fn handle(&self) -> HANDLE {
-        self.0.as_raw_handle()
+        self.handle.as_raw_handle()
     }
 }
 
@@ -137,6 +141,29 @@ impl Usage {
         // SAFETY: a call without pointers, whose handle need not be closed.
         usage(unsafe { GetCurrentProcess() })
     }
+}
+
+/// A handle on the process of this number, with these rights and no more.
+fn open(pid: u32, rights: PROCESS_ACCESS_RIGHTS) -> io::Result<OwnedHandle> {
+    // SAFETY: a call without pointers.
+    let handle = unsafe { OpenProcess(rights, 0, pid) };
+    if handle.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle was just made and is nobody else's.
+    Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
+}
+
+/// The error with what to do about it, where that is known.
+fn explained(error: io::Error, pid: u32) -> io::Error {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    let why = format!(
+        "Windows denies this user process {pid} ({error}): work as the user who started it, or as \
+         an administrator"
+    );
+    io::Error::new(error.kind(), why)
 }
 
 type Then = Box<dyn FnOnce() + Send>;
@@ -204,11 +231,13 @@ fn usage(process: HANDLE) -> io::Result<Usage> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
     use std::process::{Command, Stdio};
     use std::sync::mpsc::sync_channel;
 
     use super::*;
     use crate::Job;
+    use crate::access::set_list_of;
 
     /// Waits for the end of its input: it lives as long as we hold the pipe.
     fn sleeper() -> std::process::Child {
@@ -239,6 +268,41 @@ mod tests {
         process.kill().unwrap();
         drop(watch);
         child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_that_may_not_be_looked_at_is_not_taken_for_none() {
+        let mut child = sleeper();
+        let looked_at = Process::open(child.id()).unwrap().unwrap();
+        // Nobody may do anything with it any more; handles stay as they are.
+        set_list_of(child.as_raw_handle(), OsStr::new("D:P")).unwrap();
+        let denied = [Process::open(child.id()).unwrap_err(), looked_at.kill().unwrap_err()];
+        for error in denied {
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
+            assert!(error.to_string().contains("as an administrator"), "{error}");
+        }
+        assert!(!looked_at.has_ended().unwrap());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        looked_at.kill().unwrap();
+    }
+
+    #[test]
+    fn whoever_may_look_at_a_process_need_not_be_one_who_may_end_it() {
+        let mut child = sleeper();
+        set_list_of(child.as_raw_handle(), OsStr::new("D:P(A;;0x101000;;;WD)")).unwrap();
+        let process = Process::open(child.id()).unwrap().unwrap();
+        assert_ne!(process.started().unwrap(), 0);
+        assert!(!process.has_ended().unwrap());
+        assert_eq!(process.kill().unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_number_that_no_process_has_is_none() {
+        // Numbers of processes are multiples of four.
+        assert!(Process::open(u32::MAX - 3).unwrap().is_none());
     }
 
     #[test]

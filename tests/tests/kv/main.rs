@@ -1,4 +1,5 @@
 //! The key-value guest as clients meet it that we did not write, at rest and on the move.
+#![cfg(target_os = "linux")]
 
 mod border;
 mod breaking;

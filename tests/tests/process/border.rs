@@ -8,9 +8,27 @@ use whimbrel_tests::{demo, os, windows};
 
 const CROSSINGS: u32 = 10;
 const MIB: u64 = 1 << 20;
-/// How `whimbrel` ends where a migration was given up, and where an agent says no.
+/// How `whimbrel` ends where it is asked for what there is not, where a migration was given up, and
+/// where an agent says no.
+const MISUSED: i32 = 2;
 const ABORTED: i32 = 3;
 const REFUSED: i32 = 6;
+
+/// What `doctor` says that Windows lacks.
+const LACKS: [&str; 12] = [
+    "post-copy",
+    "commitment",
+    "sharing",
+    "huge pages",
+    "sockets",
+    "marks",
+    "congestion",
+    "interfaces",
+    "processors",
+    "peak",
+    "page tables",
+    "pipes",
+];
 
 /// Kills the processes that were started with this word when the test ends, however it ends.
 struct Mentioning(String);
@@ -92,12 +110,33 @@ async fn what_windows_lacks_is_said() {
     if !windows::is_here() {
         return;
     }
-    let said = windows::run(&["doctor", "--json"]).await.ended(0);
-    let subjects = ["system", "tracker", "post-copy", "commitment", "marks", "congestion"];
-    for subject in subjects {
-        assert!(said.out.contains(&format!("\"{subject}\"")), "{subject}: {said:?}");
+    let found = windows::run(&["doctor", "--json"]).await.ended(0).json();
+    let findings = found.as_array().expect("a list");
+    let subjects: Vec<_> = findings.iter().filter_map(|it| it["subject"].as_str()).collect();
+    assert_eq!(subjects, [&["system", "tracker", "memory"], LACKS.as_slice()].concat(), "{found}");
+    assert!(findings[1]["found"].to_string().contains("write-watch is used"), "{found}");
+    for lack in &findings[3..] {
+        assert_eq!(lack["verdict"], "warn", "{lack}");
+        assert!(lack["advice"].as_str().is_some_and(|advice| !advice.is_empty()), "{lack}");
     }
-    assert!(said.out.contains("write-watch is used"), "{said:?}");
+    // Each is a row of the page, whose table says the same.
+    let page = include_str!("../../../docs/WINDOWS.md");
+    for lack in LACKS {
+        assert!(page.contains(&format!("| {lack} |")), "docs/WINDOWS.md does not name {lack:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_agent_of_windows_does_not_begin_with_what_it_cannot_keep() {
+    if !windows::is_here() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = windows::path(&folder.path().join("data"));
+    let words = ["agent", "--data", &data, "--listen", "127.0.0.1:0", "--pin-lanes"];
+    let refused = windows::run(&words).await.ended(MISUSED);
+    assert!(refused.err.contains("--pin-lanes") && refused.err.contains("leave it out"));
+    assert!(!folder.path().join("data").exists(), "nothing was changed");
 }
 
 #[tokio::test]

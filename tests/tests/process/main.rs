@@ -1,4 +1,5 @@
 //! Whole processes: the program, its agents and its guests, as people and scripts meet them.
+#![cfg(target_os = "linux")]
 
 mod bad_callers;
 mod bad_peers;

@@ -27,8 +27,13 @@ use whimbrel_engine::page::ByteCount;
 
 use super::Usage;
 
+/// Whether lanes can be kept on the processors beside an interface.
+pub(crate) const PINS_LANES: bool = true;
+
 /// What to do about a file that others may read.
-pub(crate) const CLOSE_FILE: &str = "chmod 600 it";
+pub(crate) fn closing(path: &Path) -> String {
+    format!("chmod 600 {}", path.display())
+}
 
 /// The run of the host that is going on.
 pub(super) fn boot() -> io::Result<[u8; 16]> {
@@ -182,6 +187,12 @@ pub(crate) fn tied(_: &Child) -> io::Result<()> {
     Ok(())
 }
 
+/// Streams are not inherited here unless they are given.
+#[expect(clippy::unnecessary_wraps, reason = "the face that all systems have")]
+pub(crate) fn keep_streams() -> io::Result<()> {
+    Ok(())
+}
+
 /// To be called when this process is about to end: those that are [tied](tie) see that by
 /// themselves.
 pub(crate) fn untie() {}
@@ -189,9 +200,7 @@ pub(crate) fn untie() {}
 /// Opens a file to add to, for this user only.
 pub(crate) fn append_private(path: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
-    options.append(true).create(true);
-    private(&mut options);
-    options.open(path)
+    open_private(options.append(true).create(true), path)
 }
 
 /// Makes the folders that are missing on the way to `path`, for this user only.
@@ -204,9 +213,9 @@ pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(fs::metadata(path)?.permissions().mode() & 0o077 == 0)
 }
 
-/// Files that the options open are for this user only.
-pub(crate) fn private(options: &mut fs::OpenOptions) {
-    options.mode(0o600);
+/// Opens a file; where it is made, it is for this user only.
+pub(crate) fn open_private(options: &mut fs::OpenOptions, path: &Path) -> io::Result<fs::File> {
+    options.mode(0o600).open(path)
 }
 
 /// Writes all of `bytes` at `offset` in one call where the disk takes them.

@@ -21,8 +21,12 @@ use whimbrel_win32::{Job, Process, Right, others_may};
 
 use super::Usage;
 
+/// Whether lanes can be kept on the processors beside an interface: which those are is not told in
+/// a way that holds for every interface.
+pub(crate) const PINS_LANES: bool = false;
+
 /// What to do about a file that others may read.
-pub(crate) const CLOSE_FILE: &str = "icacls it with /inheritance:r /grant:r \"%USERNAME%:F\"";
+pub(crate) use whimbrel_win32::closing;
 
 /// The run of the host that is going on, as the time when it began.
 pub(super) fn boot() -> io::Result<[u8; 16]> {
@@ -145,9 +149,12 @@ pub(crate) fn untie() {
     drop(TIED.lock().unwrap_or_else(PoisonError::into_inner).take());
 }
 
-/// Opens a file to add to; it is as private as its folder.
+/// Has guest processes inherit none of this process's streams: they outlive it.
+pub(crate) use whimbrel_win32::keep_streams;
+
+/// Opens a file to add to, for this user only.
 pub(crate) fn append_private(path: &Path) -> io::Result<fs::File> {
-    fs::OpenOptions::new().append(true).create(true).open(path)
+    open_private(fs::OpenOptions::new().append(true).create(true), path)
 }
 
 /// Makes the folders that are missing on the way to `path`, for this user only.
@@ -161,8 +168,10 @@ pub(crate) fn is_private(path: &Path) -> io::Result<bool> {
     Ok(!others_may(path, Right::Read)? && !others_may(path, Right::Write)?)
 }
 
-/// Files are as private as their folder.
-pub(crate) fn private(_: &mut fs::OpenOptions) {}
+/// Opens a file, for this user only.
+pub(crate) fn open_private(options: &mut fs::OpenOptions, path: &Path) -> io::Result<fs::File> {
+    whimbrel_win32::open_private(options, path)
+}
 
 /// Writes all of `bytes` at `offset` in one call where the disk takes them.
 pub(crate) fn write_at(file: &fs::File, bytes: &[u8], offset: u64) -> io::Result<()> {

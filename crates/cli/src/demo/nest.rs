@@ -32,6 +32,8 @@ pub(crate) struct AgentProcess {
 /// without waiting; [`Nest::clear`] lets the agents end in order.
 pub(crate) struct Nest {
     agents: Vec<AgentProcess>,
+    /// One that does not answer yet. Its folder cannot be removed everywhere before it has ended.
+    hatching: Option<Child>,
     folder: TempDir,
 }
 
@@ -40,13 +42,13 @@ impl Nest {
     pub(crate) fn new() -> Result<Self, Stop> {
         let folder = tempfile::Builder::new().prefix("whimbrel-demo-").tempdir();
         let folder = folder.map_err(|why| Stop::failed(format!("no temporary folder: {why}")))?;
-        Ok(Self { agents: Vec::new(), folder })
+        Ok(Self { agents: Vec::new(), hatching: None, folder })
     }
 
     /// Starts one more agent and makes sure that it answers.
     pub(crate) async fn hatch(&mut self, name: &'static str) -> Result<AgentAddress, Stop> {
         let data = self.folder.path().join(name);
-        let mut child = spawn(&data)?;
+        let child = self.hatching.insert(spawn(&data)?);
         let stdout = child.stdout.take();
         let address = match timeout(START_WITHIN, announced(stdout)).await {
             Ok(Some(address)) => address,
@@ -54,7 +56,8 @@ impl Nest {
             Err(_) => return Err(self.fallen(name, "did not say where it listens")),
         };
         let client = connect(&address).await?;
-        self.agents.push(AgentProcess { name, child, client });
+        let hatched = self.hatching.take();
+        self.agents.extend(hatched.map(|child| AgentProcess { name, child, client }));
         Ok(address)
     }
 
@@ -79,12 +82,14 @@ impl Nest {
             // It may be gone, or the agent: then its lifeline ends it.
             let _ = timeout(END_WITHIN, agent.client.stop_guest(request)).await;
         }
-        for agent in &mut self.agents {
-            drop(agent.child.stdin.take());
+        let hatched = self.agents.into_iter().map(|agent| agent.child);
+        let mut children: Vec<_> = hatched.chain(self.hatching).collect();
+        for child in &mut children {
+            drop(child.stdin.take());
         }
-        for agent in &mut self.agents {
-            if timeout(END_WITHIN, agent.child.wait()).await.is_err() {
-                let _ = agent.child.kill().await;
+        for child in &mut children {
+            if timeout(END_WITHIN, child.wait()).await.is_err() {
+                let _ = child.kill().await;
             }
         }
     }

@@ -45,10 +45,11 @@ pub(crate) fn limit(text: &str) -> Result<Limit, BadInput> {
     bandwidth(text).map(|rate| Limit(Some(rate)))
 }
 
-/// Reads the limit of a network, as `eth1=2Gbit/s`.
+/// Reads the limit of a network, as `eth1=2Gbit/s`. A rate has no `=`, which the name of an
+/// interface may have.
 pub(crate) fn network_limit(text: &str) -> Result<(String, Limit), BadInput> {
     let wrong = || BadInput::new(format!("{text:?} is not NETWORK=RATE"), "eth1=2Gbit/s");
-    let (network, rate) = text.split_once('=').ok_or_else(wrong)?;
+    let (network, rate) = text.rsplit_once('=').ok_or_else(wrong)?;
     Ok((network.trim().to_owned(), limit(rate)?))
 }
 
@@ -83,6 +84,10 @@ mod tests {
         assert_eq!(limit("None"), Ok(Limit(None)));
         assert_eq!(limit("8Mbit/s").map(Limit::told), Ok(1_000_000));
         assert_eq!(network_limit("eth1=none"), Ok(("eth1".into(), Limit(None))));
+        for name in ["Ethernet 2", "vEthernet (Default Switch)", "a=b"] {
+            let limited = network_limit(&format!(" {name} = 8Mbit/s")).expect(name);
+            assert_eq!(limited, (name.into(), Limit(Some(ByteRate(1_000_000)))));
+        }
         assert!(network_limit("eth1").is_err());
     }
 

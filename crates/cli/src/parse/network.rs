@@ -5,8 +5,9 @@ use whimbrel_agent::{Network, Subnet, Which};
 use super::{BadInput, bandwidth};
 
 const EXAMPLE: &str = "10.1.0.0/24, or eth1,preference=1,speed=10Gbit/s";
-/// What the name of an interface has at most, by every system's rules.
-const INTERFACE_BYTES_MAX: usize = 15;
+/// What the name of an interface has at most. Linux takes 15 bytes without a space; people name
+/// those of Windows ("vEthernet (Default Switch)"), and it takes 256.
+const INTERFACE_BYTES_MAX: usize = 256;
 
 /// Reads a network.
 pub(crate) fn network(text: &str) -> Result<Network, BadInput> {
@@ -36,7 +37,7 @@ fn which(text: &str) -> Result<Which, BadInput> {
     }
     let name = !text.is_empty() && text.len() <= INTERFACE_BYTES_MAX;
     let looks_like_address = text.parse::<std::net::IpAddr>().is_ok();
-    if !name || looks_like_address || text.contains(char::is_whitespace) {
+    if !name || looks_like_address || text.contains(char::is_control) {
         return Err(wrong("is neither a subnet nor the name of an interface".into()));
     }
     Ok(Which::Interface(text.to_owned()))
@@ -56,17 +57,25 @@ mod tests {
         let named = network("eth1, preference=2,speed=10Gbit/s").expect("an interface");
         assert_eq!(named.which, Which::Interface("eth1".into()));
         assert_eq!((named.preference, named.speed), (2, Some(ByteRate(1_250_000_000))));
+        for name in ["Ethernet 2", "vEthernet (Default Switch)", "WLAN – Büro"] {
+            let named = network(&format!(" {name} ,preference=1")).expect(name);
+            assert_eq!((named.which, named.preference), (Which::Interface(name.into()), 1));
+        }
+        network(&"x".repeat(256)).expect("as long as Windows takes");
         let limited = network("eth1,limit=8Mbit/s").expect("a limit");
         assert_eq!((limited.speed, limited.limit), (None, Some(ByteRate(1_000_000))));
     }
 
     #[test]
     fn what_is_no_network_is_refused_with_an_example() {
+        let too_long = "x".repeat(257);
         let cases = [
             ("", "neither a subnet"),
             ("10.1.0.1", "neither a subnet"),
             ("10.1.0.0/33", "is no subnet"),
-            ("a name that is too long", "neither a subnet"),
+            (too_long.as_str(), "neither a subnet"),
+            (" ", "neither a subnet"),
+            ("Ethernet\t2", "neither a subnet"),
             ("eth1,preference=x", "no number"),
             ("eth1,metric=1", "none of preference=N"),
             ("eth1,speed=fast", "bits or bytes a second"),

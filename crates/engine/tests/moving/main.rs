@@ -5,9 +5,11 @@ mod flooding;
 mod hanging;
 mod relay;
 mod scribe;
+#[cfg(unix)]
 mod scrubbing;
 mod traffic;
 mod trips;
+#[cfg(unix)]
 mod verifying;
 
 use std::net::{Ipv4Addr, SocketAddr};

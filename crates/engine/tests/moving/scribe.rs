@@ -124,6 +124,7 @@ impl Scribe {
     }
 }
 
+#[cfg(unix)]
 impl Scribe {
     /// Makes it stop writing, for good, when it is called.
     pub(crate) fn calm(&self) -> impl Fn() + use<> {

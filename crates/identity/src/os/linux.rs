@@ -7,7 +7,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// What to do about a key that others may read.
-pub(crate) const CLOSE_KEY: &str = "chmod 600 it";
+pub(crate) fn closing(path: &Path) -> String {
+    format!("chmod 600 {}", path.display())
+}
 
 /// How somebody besides its owner gets at a file: what a file "has".
 #[derive(Clone, Debug, PartialEq, Eq)]

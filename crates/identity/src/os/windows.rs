@@ -8,7 +8,7 @@ use std::path::Path;
 use whimbrel_win32::{Right, let_in_only_this_user, others_may};
 
 /// What to do about a key that others may read.
-pub(crate) const CLOSE_KEY: &str = "icacls it with /inheritance:r /grant:r \"%USERNAME%:F\"";
+pub(crate) use whimbrel_win32::closing;
 
 /// How somebody besides its owner gets at a file: what a file "has".
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Exposure {
     /// What to do about it.
     #[must_use]
     pub fn advice(&self, path: &Path) -> String {
-        format!("icacls {} /inheritance:r /grant:r \"%USERNAME%:F\"", path.display())
+        closing(path)
     }
 }
 
@@ -33,9 +33,11 @@ pub(crate) fn create_private_folders(path: &Path) -> io::Result<()> {
     whimbrel_win32::create_private_folders(path)
 }
 
-/// Opens a file that is there to be locked; it is as private as its folder.
+/// Opens a file that is there to be locked, for this user only.
 pub(crate) fn open_private(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    whimbrel_win32::open_private(&options, path)
 }
 
 /// The list of a file is another call: [`close_to_others`].

@@ -21,6 +21,11 @@ const LACKS: &[Lack] = &[
         advice: "give guests private memory",
     },
     Lack {
+        subject: "huge pages",
+        found: "huge pages that are reserved are refused: writes to them are not found",
+        advice: "give guests memory of ordinary pages",
+    },
+    Lack {
         subject: "sockets",
         found: "`--transport unix` is refused",
         advice: "use tcp, tls or quic between two agents of this host",
@@ -37,8 +42,28 @@ const LACKS: &[Lack] = &[
     },
     Lack {
         subject: "interfaces",
-        found: "a connection is bound to an address only, and no lane to processors",
+        found: "a connection is bound to an address, not to the interface that has it",
         advice: "give each network a subnet of its own",
+    },
+    Lack {
+        subject: "processors",
+        found: "`--pin-lanes` is refused: no processors are told to be beside an interface",
+        advice: "leave it out: lanes run on any processor",
+    },
+    Lack {
+        subject: "peak",
+        found: "the most memory of a migration is counted from the start of its process",
+        advice: "take it for an upper bound",
+    },
+    Lack {
+        subject: "page tables",
+        found: "`bench` counts none: Windows tells nobody how large they are",
+        advice: "compare the memory that it tells without them",
+    },
+    Lack {
+        subject: "pipes",
+        found: "`watch` goes on where nobody reads any more what it writes into a pipe",
+        advice: "end it with Ctrl-C",
     },
 ];
 
