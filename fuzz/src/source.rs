@@ -214,8 +214,12 @@ impl<'a> World<'a> {
         let silent = self.heard.after(self.silence);
         assert!(!waits || !self.machine.linked() || due <= Some(silent), "{phase}: {silent:?}");
         let until = self.machine.paused_until();
+        // Under a limit the last pages take as long as whoever has set it lets them.
         let most = self.now.after(STANDS_STILL_MAX);
-        assert!(until.is_none_or(|until| until <= most), "{phase} stands still to {until:?}");
+        assert!(
+            self.limits > 0 || until.is_none_or(|until| until <= most),
+            "{phase} stands still to {until:?}"
+        );
     }
 
     /// What was on its way is lost, and so is an attempt to connect.

@@ -141,7 +141,7 @@ impl World {
             }
             None => self.way.expect(step),
         };
-        let migration = self.migrate().await;
+        let migration = self.migrate(scenario).await;
         let mut waits = None;
         if let Some((prelude, held)) = first {
             let Some(held) = self.comes(held).await else { return false };
@@ -235,11 +235,14 @@ impl World {
         }
     }
 
-    async fn migrate(&self) -> JoinHandle<()> {
+    async fn migrate(&self, scenario: Scenario) -> JoinHandle<()> {
+        let full = scenario.verifies_in_full();
+        let verify = if full { api::Verify::Full } else { api::Verify::Digest };
         let options = api::MigrationOptions {
             lanes: Some(2),
             downtime_limit_us: Some(10_000),
             policy: api::Policy::Switch.into(),
+            verify: verify.into(),
             ..Default::default()
         };
         let request = api::MigrateRequest {

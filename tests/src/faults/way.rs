@@ -284,7 +284,8 @@ impl Shared {
             from.read_exact(&mut body).await?;
             from.read_exact(&mut seal).await?;
             let message = Message::decode(&body).ok();
-            let passing = self.hold(message.as_ref().and_then(Step::of)).await?;
+            let step = message.as_ref().and_then(Step::of).filter(|step| self.counts(*step));
+            let passing = self.hold(step).await?;
             self.light().await;
             if let Some(Message::Prepare(prepare)) = message
                 && self.another_root.swap(false, Ordering::Relaxed)
@@ -317,6 +318,11 @@ impl Shared {
             to.write_all(&buffer[..read]).await?;
             drop(passing);
         }
+    }
+
+    /// What is digested before the first round is over is a rehearsal.
+    fn counts(&self, step: Step) -> bool {
+        step != Step::Digested || self.carried.load(Ordering::Relaxed) >= self.memory
     }
 
     /// The step that these bytes make.
