@@ -12,6 +12,7 @@
 //! failure means; the machines of `whimbrel-protocol` do.
 
 mod ahead;
+mod counters;
 mod destination;
 mod lander;
 mod map;

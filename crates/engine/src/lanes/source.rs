@@ -14,16 +14,13 @@ use whimbrel_memory::GuestMemory;
 use whimbrel_page::{ByteCount, ByteRate, PAGE_SIZE, PageCount, PageSet, Root};
 use whimbrel_protocol::batch::{Ack, LaneHello};
 use whimbrel_protocol::ledger::{AckFault, Pass, RoundTally, Take};
-use whimbrel_protocol::{
-    BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, Pace, RoundNumber, Throughput,
-};
+use whimbrel_protocol::{BatchSeq, LaneId, LaneMark, Ledger, Meter, Now, Pace, RoundNumber};
 use whimbrel_transport::{Lane, LaneHandle, LaneSecret, pin_beside};
 
 use super::ahead::{Ahead, Due};
 use super::paths::{PathId, Paths};
 use super::sender::Sender;
 use super::{Carried, LaneOptions, guarded, in_this_span, lock};
-use crate::progress::LaneReport;
 
 /// What a source's lanes tell their driver.
 #[derive(Debug)]
@@ -69,7 +66,7 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) ledger: Ledger,
-    meter: Meter,
+    pub(super) meter: Meter,
     /// The number of the last quiescing, and whether nothing is in flight since, untold.
     pub(super) quiesce: u32,
     pub(super) drained: bool,
@@ -96,7 +93,7 @@ pub(super) struct Entry {
     pub(super) moving: bool,
     /// Moves, and has taken its last look at the ledger.
     pub(super) leaving: bool,
-    carried: Arc<Carried>,
+    pub(super) carried: Arc<Carried>,
     opening: Option<AbortHandle>,
     pub(super) handle: Option<LaneHandle>,
     thread: Option<JoinHandle<()>>,
@@ -279,37 +276,6 @@ impl SourceLanes {
     pub(crate) fn flushed(&self) -> (Root, BTreeMap<LaneId, BatchSeq>) {
         let state = self.shared.lock();
         (state.ledger.root_when_landed(), state.ledger.lanes().collect())
-    }
-
-    // --- counters --------------------------------------------------------------------------
-
-    /// Everything written to lanes so far.
-    pub(crate) fn bytes(&self) -> ByteCount {
-        self.shared.lock().lanes.values().map(|entry| entry.carried.bytes()).sum()
-    }
-
-    /// What the lanes have carried, by what was acknowledged.
-    pub(crate) fn throughput(&self) -> Throughput {
-        let now = self.shared.at(Instant::now());
-        self.shared.lock().meter.read(now)
-    }
-
-    /// How many hold on to these lanes, their threads included.
-    #[cfg(test)]
-    pub(crate) fn handles(&self) -> usize {
-        Arc::strong_count(&self.shared)
-    }
-
-    /// Every lane there ever was.
-    pub(crate) fn reports(&self) -> Vec<LaneReport> {
-        let state = self.shared.lock();
-        let report = |(lane, entry): (&LaneId, &Entry)| LaneReport {
-            lane: *lane,
-            bytes: entry.carried.bytes(),
-            pages: entry.carried.pages(),
-            open: entry.stage == Stage::Running,
-        };
-        state.lanes.iter().map(report).collect()
     }
 
     fn command(&self, change: impl FnOnce(&mut State)) {
