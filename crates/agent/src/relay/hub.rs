@@ -187,7 +187,7 @@ impl Hub {
         let owner = self.meanwhile(search.attach()).await;
         if owner.is_none() && !std::mem::replace(&mut self.missed, true) {
             let at = self.before.as_deref().unwrap_or("this host");
-            tracing::warn!(guest = %self.guest, at, "its clients wait: it is not found, last there");
+            tracing::warn!(guest = %self.guest, at, "its clients wait: it is not found");
         }
         if owner.is_some() {
             self.missed = false;

@@ -2,8 +2,8 @@
 //!
 //! It is read by a client like any other, key by key while the guest works, also while it moves: a
 //! key's value is in the file as it was at some moment of the dump, and when it ends as it was just
-//! after. It is **not** a picture of one moment; nor is what is too large for one reply of the store,
-//! which is read in pieces.
+//! after. It is **not** a picture of one moment; nor is what is too large for one reply of the
+//! store, which is read in pieces.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
