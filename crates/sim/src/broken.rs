@@ -101,14 +101,17 @@ broken_laws! {
     OpenMoreLanes: Limits,
     /// A switchover that does not come through is begun again for ever.
     PauseForEver: Limits,
-    /// Nobody at the source looks at the clock while the guest is paused.
-    IgnorePauseBudget: StandStill,
+    /// Nobody at the source looks at the clock while the guest is paused: where nothing else is due
+    /// then, nothing ends.
+    IgnorePauseBudget: StandStill | Ends,
     /// A wait whose deadline is so far off that it is none.
     WaitForHours: Deadlines,
     /// M26: the door forgets which lane it has just let in.
     ForgetLanes: Strangers,
-    /// The full verification says that it is done and has looked at nothing.
+    /// The source's full verification says that it is done and has looked at nothing.
     SkipVerify: SameMemory,
+    /// The destination says what it knows of its memory, not what is in it.
+    SkipVerifyThere: SameMemory,
 }
 
 impl Broken {

@@ -82,6 +82,7 @@ impl fmt::Display for Case {
         writeln!(f, "  late by {:?} µs, slow: {:?}", plan.lane_delay, plan.slow_lane)?;
         writeln!(f, "control late by {:?} µs, disk by {} µs", plan.link_delay, plan.fsync)?;
         writeln!(f, "{:?}, at most {} attempts", source.convergence, plan.attempts)?;
+        writeln!(f, "verified by {:?}, which takes up to {} µs", source.verify, plan.sweep)?;
         for (trigger, fault) in faults {
             writeln!(f, "fault: {trigger:?}: {fault:?}")?;
         }

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use whimbrel_page::PageSet;
+use whimbrel_page::{PageCount, PageSet};
 use whimbrel_protocol::{
     BatchSeq, Destination, DestinationAction, DestinationEvent, Failure, Fault, LaneId, Message,
-    Now, Outcome, Process, Standing, Sums, Term,
+    Now, Outcome, Process, Standing, Sums, Term, Verify,
 };
 
 use crate::breach::Law;
 use crate::broken::Broken;
 use crate::journal::Journal;
+use crate::lander::Stage;
+use crate::lanes::Lane;
 use crate::memory::{Landing, leaf_of};
 use crate::plan::{Plan, Side};
 use crate::seen::Seen;
@@ -48,6 +50,10 @@ pub(crate) struct DestinationHost {
     pub(crate) landed_last: u64,
     /// The machine as it was before it let the last lane in, for a door that forgets.
     pub(crate) forgetful: Option<Destination>,
+    /// Nothing is being written in place since a verification began.
+    pub(crate) verifying: bool,
+    /// The term for which the memory has not been read yet, and is to be.
+    pub(crate) unswept: Option<Term>,
     /// The state that the parked guest has taken.
     state: Option<u64>,
 }
@@ -74,6 +80,8 @@ impl DestinationHost {
             rotten: PageSet::new(&plan.layout),
             landed_last: 0,
             forgetful: None,
+            verifying: false,
+            unswept: None,
             state: None,
         }
     }
@@ -125,11 +133,13 @@ impl World {
             DestinationAction::Hangup => self.hang_up(Side::Destination),
             DestinationAction::Reserve(_) => {
                 self.tell_destination_in(took, DestinationEvent::Reserved);
+                self.digested();
             }
             DestinationAction::CloseLane(lane) => self.close_lander(lane),
             DestinationAction::Create => self.tell_destination_in(took, DestinationEvent::Created),
             DestinationAction::AwaitCounts(term, counts) => {
                 self.dst.awaited = Some((term, counts));
+                self.dst.unswept = Some(term);
                 self.look_at_counts();
             }
             DestinationAction::Verify(term) => self.verify_destination(term),
@@ -174,14 +184,51 @@ impl World {
         });
     }
 
-    /// What is known of each page is what is found in it.
-    fn verify_destination(&mut self, term: Term) {
-        let Landing { memory, table } = &mut self.dst.landing;
-        for place @ (region, page) in memory.places() {
-            table.set(region, page, leaf_of(memory.get(place)));
+    /// How long it takes to read the memory, as the source is told.
+    fn digested(&mut self) {
+        if self.plan.source.verify == Verify::Full {
+            let took = self.random.micros(1, self.plan.sweep);
+            let memory = self.plan.layout.bytes();
+            self.tell_destination(DestinationEvent::Digested(memory, took));
         }
-        let root = table.root();
+    }
+
+    /// The memory is read, which takes a while.
+    fn verify_destination(&mut self, term: Term) {
+        let lands = |lane: &Lane| matches!(lane.lander.stage, Stage::Landing(_));
+        self.dst.verifying = !self.lanes.values().any(lands);
+        let (took, life) = (self.random.micros(1, self.plan.sweep), self.dst.life);
+        let took = took.max(self.dst.slow_until.saturating_sub(self.now));
+        self.after(took, Step::Swept(life, term));
+    }
+
+    /// What is known of each page is what was found in it, unless something was written meanwhile:
+    /// then nobody waits for it any more.
+    pub(crate) fn swept(&mut self, term: Term) {
+        self.dst.unswept.take_if(|unswept| *unswept == term);
+        let whole = std::mem::take(&mut self.dst.verifying);
+        if whole && self.broken != Some(Broken::SkipVerifyThere) {
+            self.know_what_is_there();
+        }
+        let mut root = self.dst.landing.table.root();
+        if !whole {
+            root.unknown = root.unknown.max(PageCount(1));
+        }
+        self.digested();
         self.tell_destination(DestinationEvent::Verified(term, root));
+    }
+
+    fn know_what_is_there(&mut self) {
+        let Landing { memory, table } = &mut self.dst.landing;
+        let mut turned = false;
+        for place @ (region, page) in memory.places() {
+            let found = leaf_of(memory.get(place));
+            turned |= !table.get(region, page).agrees(found);
+            table.set(region, page, found);
+        }
+        if turned {
+            self.saw(Seen::Turned);
+        }
     }
 
     fn load(&mut self, took: Duration, term: Term, state: &[u8]) {

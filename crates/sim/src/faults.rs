@@ -7,6 +7,7 @@ use whimbrel_protocol::{DestinationEvent, LaneId, Verify};
 
 use crate::lander::Greeting;
 use crate::links::Deaf;
+use crate::memory::TURNED;
 use crate::plan::{Fault, HEALED, Side, Trigger};
 use crate::seen::Seen;
 use crate::step::Step;
@@ -78,6 +79,7 @@ impl World {
             Fault::TearLane(number) => self.tear_lane(number),
             Fault::Replay(number) => self.replay(number),
             Fault::Rot(page) => self.rot(page),
+            Fault::Turn(page) => self.turn(page),
             Fault::Garble => self.garble = true,
             Fault::Storm(time) => {
                 self.storm = true;
@@ -221,6 +223,23 @@ impl World {
             let tracked = self.src.tracker.clone();
             self.write(place);
             self.src.tracker = tracked;
+        }
+    }
+
+    /// A page of the destination turns into something else, before its memory is read.
+    fn turn(&mut self, page: u64) {
+        let places = self.truth.memory.places();
+        let place = places[page as usize % places.len()];
+        let read_again = match self.dst.machine.phase() {
+            "pre-copy" => true,
+            "preparing" => self.dst.unswept.is_some(),
+            _ => false,
+        };
+        let full = self.plan.source.verify == Verify::Full;
+        if full && read_again && !self.in_flight().contains_key(&place) {
+            self.dst.landing.memory.set(place, TURNED);
+            self.spoilt = true;
+            self.dst.rotten.insert(Run::new(place.0, place.1.0, 1));
         }
     }
 

@@ -107,6 +107,7 @@ impl World {
             self.breach(Law::Honesty, format!("lane {} sends {:?} out of turn", id.0, batch.seq));
             return self.end_lander(id);
         }
+        self.dst.verifying = false;
         if self.broken != Some(Broken::KnowTornPages) {
             batch.pages.iter().for_each(|(place, _)| self.dst.landing.begin(*place));
         }

@@ -8,7 +8,7 @@ use whimbrel_protocol::{Now, Process, Standing, Violation};
 
 use crate::breach::Law;
 use crate::lander::Stage;
-use crate::memory::{Place, leaf_of};
+use crate::memory::{Place, TURNED, leaf_of};
 use crate::plan::{PAUSES_MAX, Side};
 use crate::rates::Excess;
 use crate::world::World;
@@ -152,7 +152,8 @@ impl World {
             let (region, page) = place;
             let held = leaf_of(self.dst.landing.memory.get(place));
             let known = self.dst.landing.table.get(region, page);
-            if !matches!(known, Leaf::Unknown) && !known.agrees(held) {
+            let turned = self.dst.landing.memory.get(place) == TURNED;
+            if !matches!(known, Leaf::Unknown) && !turned && !known.agrees(held) {
                 return Some(format!("the digest of {page} of {region} is not what it holds"));
             }
             let committed = self.src.ledger.committed(region, page);

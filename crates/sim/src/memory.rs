@@ -12,6 +12,9 @@ pub(crate) type Content = u64;
 /// Half one page, half another.
 const TORN: Content = u64::MAX - 2;
 
+/// What a page turned into after it had landed. Its digest does not say so until it is read.
+pub(crate) const TURNED: Content = u64::MAX - 3;
+
 /// The leaf of a page with this content.
 pub(crate) fn leaf_of(content: Content) -> Leaf {
     match content {

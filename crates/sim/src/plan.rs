@@ -48,6 +48,8 @@ pub(crate) struct Plan {
     pub(crate) ahead: Option<u64>,
     /// How long a durable write takes at most, in microseconds.
     pub(crate) fsync: u64,
+    /// How long it takes at most to read all memory, in microseconds.
+    pub(crate) sweep: u64,
     pub(crate) subject: Subject,
     pub(crate) source: SourceOptions,
     pub(crate) destination: DestinationOptions,
@@ -87,6 +89,7 @@ impl Plan {
             batch,
             window,
             fsync: random.pick(&[200, 2_000, 20_000]),
+            sweep: 2_000,
             subject: subject(layout.clone()),
             source: source_options(random),
             destination: destination_options(0),
@@ -95,7 +98,10 @@ impl Plan {
             layout,
         };
         if plan.source.verify == Verify::Full {
+            plan.sweep = random.pick(&[200, 2_000, 20_000]);
             plan.faults.extend(faults::silent_writes(random));
+            plan.faults.extend(faults::turning(random));
+            plan.faults.extend(faults::interrupting(random));
         }
         plan
     }
@@ -115,6 +121,7 @@ impl Plan {
         (plan.write_back, plan.locks, plan.attempts, plan.slow_lane) = (30, true, 1, None);
         plan.ahead = Some(2);
         plan.source.lanes = 2;
+        plan.source.verify = Verify::Digest;
         plan.source.convergence.policy = Policy::SwitchOver;
         plan.source.convergence.downtime_max = Duration::from_millis(50);
         plan.faults = faults;
@@ -130,7 +137,7 @@ impl Plan {
             Broken::ResendDirtyOnly => self.attempts = 2,
             Broken::RunWithoutLocks => self.locks = true,
             Broken::PauseForEver => self.source.pauses_max = u32::MAX,
-            Broken::SkipVerify => self.source.verify = Verify::Full,
+            Broken::SkipVerify | Broken::SkipVerifyThere => self.source.verify = Verify::Full,
             Broken::WaitForHours => {
                 self.source.greeting_timeout = Duration::from_secs(3600);
                 self.destination.greeting_timeout = Duration::from_secs(3600);

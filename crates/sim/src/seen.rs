@@ -65,11 +65,15 @@ pub enum Seen {
     Paced,
     /// The full verification found a page that the tracker had missed.
     Missed,
+    /// The full verification found a page that was not what had landed any more.
+    Turned,
+    /// A guest ran on while it was verified.
+    VerifiedInVain,
 }
 
 impl Seen {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::Overtaken,
         Self::TornCopy,
         Self::TornLanding,
@@ -100,6 +104,8 @@ impl Seen {
         Self::HarvestedAgain,
         Self::Paced,
         Self::Missed,
+        Self::Turned,
+        Self::VerifiedInVain,
     ];
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use whimbrel_page::{Layout, PageCount, RegionLayout};
+use whimbrel_protocol::Verify;
 
 use crate::breach::{Breach, Law};
 use crate::case::Case;
@@ -66,6 +67,12 @@ fn smaller_plans(plan: &Plan) -> Vec<Plan> {
     // Looks and harvests ahead shift everything after them: away with them before the rest.
     let calm = plan.ahead.map(|_| Plan { ahead: None, ..plan.clone() });
     let mut plans: Vec<_> = calm.into_iter().collect();
+    // So does a verification, with pauses that find something.
+    if plan.source.verify == Verify::Full {
+        let mut quick = plan.clone();
+        quick.source.verify = Verify::Digest;
+        plans.push(quick);
+    }
     plans.extend(fewer_faults(plan));
     let mut add = |change: &dyn Fn(&mut Plan) -> bool| {
         let mut smaller = plan.clone();

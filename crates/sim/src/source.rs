@@ -7,7 +7,7 @@ use whimbrel_page::{CHUNK_PAGES, ChunkIndex, LeafSum, PageCount, Root, Run};
 use whimbrel_protocol::ledger::{LedgerEvent, Pass};
 use whimbrel_protocol::{
     Failure, Fault, Ledger, Message, Meter, Now, Outcome, Pace, Process, RoundNumber, Source,
-    SourceAction, SourceEvent, Standing, Sums, Term,
+    SourceAction, SourceEvent, Standing, Sums, Term, Verify,
 };
 
 use crate::breach::Law;
@@ -212,7 +212,7 @@ impl World {
                 self.src.pauses += 1;
                 self.chore(Chore::Pause, 2_000);
             }
-            SourceAction::Verify => self.verify_source(),
+            SourceAction::Verify => self.chore(Chore::Verify, self.plan.sweep),
             SourceAction::Flush(number) => self.flush(number),
             SourceAction::Resume if self.broken == Some(Broken::StayPaused) => {}
             SourceAction::Resume => self.resume(),
@@ -268,6 +268,7 @@ impl World {
         match chore {
             Chore::Arm => {
                 self.src.tracker.armed = true;
+                self.rehearse_at_source();
                 if self.broken == Some(Broken::ArmAfterReading) {
                     return;
                 }
@@ -281,6 +282,7 @@ impl World {
             Chore::Harvest => self.harvest_for_round(),
             Chore::Look => self.look(),
             Chore::Pause => self.parked(),
+            Chore::Verify => self.verify_source(),
             Chore::Clear(pages) => self.src.tracker.forget(&pages),
         }
         self.wake_lanes();
@@ -301,9 +303,21 @@ impl World {
         self.tell_source(SourceEvent::Paused { pending, state });
     }
 
+    /// How long the full verification takes, found out while it does no harm.
+    fn rehearse_at_source(&mut self) {
+        if self.plan.source.verify == Verify::Full {
+            let takes = self.random.micros(1, self.plan.sweep);
+            let memory = self.plan.layout.bytes();
+            self.tell_source(SourceEvent::Rehearsed { memory, takes });
+        }
+    }
+
     /// A page that the destination does not hold as it is, and that is not about to be sent, has
-    /// changed behind the tracker's back.
+    /// changed behind the tracker's back. A guest that was let go on meanwhile is not read.
     fn verify_source(&mut self) {
+        if self.src.running {
+            return self.saw(Seen::VerifiedInVain);
+        }
         let skips = self.broken == Some(Broken::SkipVerify);
         for place @ (region, page) in self.src.memory.places().into_iter().filter(|_| !skips) {
             let found = leaf_of(self.src.memory.get(place));
@@ -312,6 +326,7 @@ impl World {
                 self.saw(Seen::Missed);
             }
         }
+        self.rehearse_at_source();
         self.tell_source(SourceEvent::Verified);
     }
 

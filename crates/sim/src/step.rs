@@ -37,6 +37,8 @@ pub(crate) enum Step {
     Work(LaneId),
     /// A batch arrives at the destination's end of a lane.
     Arrive(LaneId),
+    /// The destination's memory has been read, to verify it under this term.
+    Swept(Life, Term),
     /// The batch that a lane's thread is landing is in place.
     Land(LaneId),
     /// An acknowledgement arrives at the source.
@@ -77,7 +79,7 @@ impl Step {
             Self::Destination(..) | Self::LaneHello(..) | Self::Arrive(_) => {
                 Some(Side::Destination)
             }
-            Self::Land(_) | Self::ThreadEnds(_) => Some(Side::Destination),
+            Self::Land(_) | Self::ThreadEnds(_) | Self::Swept(..) => Some(Side::Destination),
             Self::Frame(_, side, _) | Self::LinkGone(_, side) => Some(*side),
             Self::LaneGone(_, side) | Self::Written(_, side) => Some(*side),
             Self::Question(..) | Self::Answer(..) | Self::Doubt | Self::Again => None,
@@ -98,6 +100,8 @@ pub(crate) enum Chore {
     /// What a harvest would find; it stays on record.
     Look,
     Pause,
+    /// Read all memory of the paused guest.
+    Verify,
     /// Only in a world that breaks law 1: the log is cleared of what was read before.
     Clear(PageSet),
 }

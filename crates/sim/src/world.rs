@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use whimbrel_protocol::{DestinationEvent, LaneId, Now, Outcome, SourceEvent};
+use whimbrel_protocol::{DestinationEvent, LaneId, Now, Outcome, SourceEvent, Verify};
 
 use crate::attempts::Former;
 use crate::breach::{Breach, Law};
@@ -84,6 +84,15 @@ impl World {
     pub fn tiny(faults: &[(u64, Fault)]) -> Self {
         let faults = faults.iter().map(|(step, fault)| (Trigger::Step(*step), *fault));
         Self::of(Plan::tiny(faults.collect()), 0, None)
+    }
+
+    /// As [`World::tiny`], where both memories are verified in full.
+    #[must_use]
+    pub fn verified(faults: &[(u64, Fault)]) -> Self {
+        let faults = faults.iter().map(|(step, fault)| (Trigger::Step(*step), *fault));
+        let mut plan = Plan::tiny(faults.collect());
+        plan.source.verify = Verify::Full;
+        Self::of(plan, 0, None)
     }
 
     /// As [`World::tiny`], with a guest that always writes back what a page held before: the trap
@@ -255,6 +264,7 @@ impl World {
         match step {
             Step::Source(life, event) if life == self.src.life => self.feed_source(event),
             Step::Destination(life, event) if life == self.dst.life => self.feed_destination(event),
+            Step::Swept(life, term) if life == self.dst.life => self.swept(term),
             Step::Connected(life) if life == self.src.life => self.connected(),
             Step::Frame(link, to, body) => self.frame(link, to, &body),
             Step::LinkGone(link, side) => self.link_gone(link, side),
@@ -268,7 +278,7 @@ impl World {
             Step::Fault(fault) => self.fault(fault),
             Step::Mend(fault) => self.mend(fault),
             Step::Source(..) | Step::Destination(..) | Step::Connected(_) => {}
-            Step::Done(..) | Step::Written(..) | Step::Reacquire(_) => {}
+            Step::Done(..) | Step::Written(..) | Step::Reacquire(_) | Step::Swept(..) => {}
             of_a_lane => self.happen_on_lane(of_a_lane),
         }
     }

@@ -1,6 +1,6 @@
 //! One small world, and everything that can go wrong in it at every one of its steps.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use whimbrel_sim::{Breach, Broken, Ending, Fault, Seen, Side, World};
@@ -43,6 +43,31 @@ fn steps() -> u64 {
     let mut world = World::tiny(&[]);
     assert_eq!(world.run(), Ok(Ending::Completed));
     world.counts().0
+}
+
+/// The same with all memory verified, which has faults of its own, and a guest that is paused in
+/// one more way.
+#[test]
+fn one_fault_at_every_step_of_a_full_verification() {
+    let mut calm = World::verified(&[]);
+    assert_eq!(calm.run(), Ok(Ending::Completed));
+    let steps = calm.counts().0;
+    let (mut ended, mut seen) = (BTreeMap::new(), BTreeSet::new());
+    let own = [Fault::SilentWrite(0), Fault::SilentWrite(3), Fault::Turn(0), Fault::Turn(3)];
+    for fault in faults().into_iter().chain(own) {
+        for step in 0..steps {
+            let mut world = World::verified(&[(step, fault)]);
+            match world.run() {
+                Ok(ending) => *ended.entry(ending).or_insert(0_u64) += 1,
+                Err(breach) => panic!("{fault:?} at step {step}: {breach}"),
+            }
+            seen.extend(world.sights().keys().copied());
+        }
+    }
+    println!("{steps} steps: {ended:?}");
+    for sight in [Seen::Missed, Seen::Turned, Seen::VerifiedInVain] {
+        assert!(seen.contains(&sight), "in no world there was {sight:?}");
+    }
 }
 
 /// Runs the world with these faults; a breach names them.

@@ -38,6 +38,9 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// A batch was written after the seal.
     settled: Condvar,
+    /// A lander that is to die in the middle of a page, after so many of the next batch.
+    #[cfg(test)]
+    pub(super) tears: Mutex<Option<(LaneId, usize)>>,
 }
 
 pub(super) struct State {
@@ -94,7 +97,16 @@ impl DestinationLanes {
             awaited: None,
         };
         let (state, settled) = (Mutex::new(state), Condvar::new());
-        Self { shared: Arc::new(Shared { landing, options, events, state, settled }) }
+        let shared = Shared {
+            landing,
+            options,
+            events,
+            state,
+            settled,
+            #[cfg(test)]
+            tears: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Lands what comes on a connection that was accepted as `lane`. [`LandEvent::Ended`] tells

@@ -158,6 +158,10 @@ impl Lander {
             rest = after;
             (*run, pages)
         });
+        #[cfg(test)]
+        if let Some(pages) = self.shared.tears_after(self.landed.lane) {
+            return super::tests::tear(landing, raw, pages);
+        }
         Ok(landing.write_runs(raw)?)
     }
 

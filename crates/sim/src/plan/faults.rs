@@ -41,10 +41,11 @@ pub(crate) enum Trigger {
 }
 
 /// Phases around the switchover, where a fault does most harm.
-const CRITICAL: [(Side, &str); 12] = [
+const CRITICAL: [(Side, &str); 13] = [
     (Side::Source, "pre-copy"),
     (Side::Source, "quiescing"),
     (Side::Source, "pausing"),
+    (Side::Source, "verifying"),
     (Side::Source, "sending the last pages"),
     (Side::Source, "switchover"),
     (Side::Source, "granted"),
@@ -111,6 +112,9 @@ pub enum Fault {
     /// This page of the source is written, and the tracker does not see it. Nothing happens where
     /// the memory is not verified in full.
     SilentWrite(u64),
+    /// This page of the destination turns into something else after it has landed, and its digest
+    /// does not say so. Nothing happens where the memory is not verified in full, or was already.
+    Turn(u64),
 }
 
 impl Fault {
@@ -161,6 +165,27 @@ pub(super) fn silent_writes(random: &mut Random) -> Vec<(Trigger, Fault)> {
         (Trigger::Enter(Side::Source, phase, soon), Fault::SilentWrite(random.below(64)))
     };
     (0..2).map(|_| write()).collect()
+}
+
+/// Pages that are not what has landed any more, where the full verification is to find them.
+pub(super) fn turning(random: &mut Random) -> Option<(Trigger, Fault)> {
+    let (side, phase) = random.pick(&[
+        (Side::Source, "quiescing"),
+        (Side::Source, "verifying"),
+        (Side::Destination, "preparing"),
+    ]);
+    let soon = random.micros(0, 2_000);
+    let turn = (Trigger::Enter(side, phase, soon), Fault::Turn(random.below(64)));
+    // Found too often it would be all that is found.
+    random.chance(40).then_some(turn)
+}
+
+/// What makes a source let its guest run on while its memory is being read.
+pub(super) fn interrupting(random: &mut Random) -> Option<(Trigger, Fault)> {
+    let hang = Fault::Hang(Side::Source, random.micros(200_000, 500_000));
+    let fault = random.pick(&[Fault::BreakLink, hang]);
+    let at = Trigger::Enter(Side::Source, "verifying", random.micros(0, 500));
+    random.chance(40).then_some((at, fault))
 }
 
 fn near(random: &mut Random, trigger: Trigger) -> Trigger {
@@ -233,7 +258,11 @@ pub(super) fn provoking(broken: Broken, random: &mut Random) -> Vec<(Trigger, Fa
         Broken::ResumeAfterGrant | Broken::StayPaused | Broken::RunWithoutLocks => {
             &[Fault::BreakLink, Fault::SilentLink]
         }
-        Broken::UnwindWhenLate => &[Fault::HalfOpenLink(Side::Source)],
+        // The last word is lost: the guest runs already.
+        Broken::UnwindWhenLate => {
+            let starts = Trigger::Enter(Side::Destination, "starting", Duration::ZERO);
+            return vec![(starts, Fault::HalfOpenLink(Side::Source))];
+        }
         Broken::NeverAskAgain => &[Fault::SilentLink, Fault::BreakLink],
         Broken::NoClock => &[Fault::BlackHole(Duration::from_secs(5))],
         Broken::SkipDigests => &[Fault::Rot(1)],
@@ -255,6 +284,7 @@ pub(super) fn provoking(broken: Broken, random: &mut Random) -> Vec<(Trigger, Fa
         }
         Broken::IgnorePauseBudget => &[Fault::Hang(Side::Destination, Duration::from_secs(1))],
         Broken::SkipVerify => return silent_writes(random),
+        Broken::SkipVerifyThere => return turning(random).into_iter().collect(),
         _ => &[],
     };
     let at = |fault: &Fault, random: &mut Random| match fault {

@@ -52,12 +52,35 @@ fn the_third_host_gets_a_guest_that_the_second_one_waits_for() -> BTreeSet<Row> 
     rows
 }
 
+/// Where both memories are verified in full, a page may also be written behind the tracker's back,
+/// or turn into something else after it has landed.
+#[test]
+fn two_things_go_wrong_around_a_full_verification() {
+    let (census, _) = look(faults(), Handover::verified_in_full(faults()));
+    assert!(census.states >= 1_000_000, "the world has shrunk");
+    assert_eq!(census.ends.keys().copied().collect::<Vec<_>>(), ENDS);
+}
+
+/// Found by the verification, named by its sums, sent once more: the guest moves all the same.
+#[test]
+fn what_has_rotted_is_repaired() {
+    let rotten = || Handover::verified_in_full(0).with_rot();
+    let (census, _) = look(0, rotten());
+    assert_eq!(census.ends.keys().collect::<Vec<_>>(), [&"completed"]);
+    let (census, _) = look(0, rotten().with_mutant(Mutant::RepairNothing));
+    assert_eq!(census.ends.keys().collect::<Vec<_>>(), [&"aborted"], "it has to be sent again");
+}
+
 /// The mutant breaks this law, with so many faults and no less.
 #[track_caller]
 fn breaks(mutant: Mutant, law: &str, faults: u32) {
+    breaks_in(|faults| Handover::new(faults).with_third_host(), mutant, law, faults);
+}
+
+#[track_caller]
+fn breaks_in(world: fn(u32) -> Handover, mutant: Mutant, law: &str, faults: u32) {
     let broken = |faults| {
-        let world = Handover::new(faults).with_third_host().with_mutant(mutant);
-        let broke = explore(world).broke;
+        let broke = explore(world(faults).with_mutant(mutant)).broke;
         broke.into_iter().find(|broke| broke.what.starts_with(law)).map(|broke| (faults, broke))
     };
     let (needed, broke) = (0..=faults).find_map(broken).expect("the mutant breaks the law");
@@ -83,4 +106,12 @@ fn no_record_may_be_left_out() {
     breaks(Mutant::RunWithoutNote, "B runs the guest, and its record is", 0);
     breaks(Mutant::RefuseWithoutRecord, "NotYours is not true", 1);
     breaks(Mutant::AnswerWithoutRecord, "NeverRan is not true", 1);
+}
+
+#[test]
+fn no_memory_may_be_left_unread() {
+    let law = "the guest runs on what is not its last";
+    breaks(Mutant::SkipDigests, law, 1);
+    breaks_in(Handover::verified_in_full, Mutant::SkipVerifyHere, law, 1);
+    breaks_in(Handover::verified_in_full, Mutant::SkipVerifyThere, law, 1);
 }

@@ -5,4 +5,7 @@ mod closing;
 mod commands;
 mod crossing;
 mod quiet;
+mod torn;
 mod world;
+
+pub(super) use torn::tear;

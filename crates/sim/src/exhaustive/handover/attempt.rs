@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use whimbrel_page::{ByteCount, Layout};
 use whimbrel_protocol::{
-    Convergence, Destination, DestinationOptions, GuestUuid, Now, Policy, SessionId, Source,
-    SourceOptions, Subject, Term, Token, Verify,
+    Convergence, Destination, DestinationOptions, Feature, GuestUuid, Now, Policy, SessionId,
+    Source, SourceOptions, Subject, Term, Token, VERIFY_FULL, Verify,
 };
 
-use super::host::{DestinationHost, Life, SourceHost};
+use super::host::{DestinationHost, Life, Pages, SourceHost};
 
 /// The unit that every deadline here is a multiple of: a clock moves by whole units, so that
 /// states which differ in nothing else are met again.
@@ -25,7 +25,7 @@ const fn token(attempt: usize) -> Token {
     Token(100 + attempt as u128)
 }
 
-pub(crate) fn source(now: Now, attempt: usize, term: Term) -> Source {
+pub(crate) fn source(now: Now, attempt: usize, term: Term, verify: Verify) -> Source {
     let subject = Subject {
         guest: GuestUuid(1),
         name: String::new(),
@@ -49,17 +49,17 @@ pub(crate) fn source(now: Now, attempt: usize, term: Term) -> Source {
         pause_timeout: units(1),
         harvest_timeout: units(1),
         doubt_timeout: units(3),
-        verify: Verify::Digest,
+        verify,
     };
     Source::new(now, subject, token(attempt), options)
 }
 
-pub(crate) fn source_host() -> SourceHost {
+pub(crate) fn source_host(verify: Verify) -> SourceHost {
     let mut life = Life::new(true);
     let to = super::host::Host::B;
     life.journal.record((whimbrel_protocol::Standing::Owner, FIRST, to));
     SourceHost {
-        machine: source(life.clock, 0, FIRST).into(),
+        machine: source(life.clock, 0, FIRST, verify).into(),
         life,
         to: 0,
         jobs: Default::default(),
@@ -68,6 +68,10 @@ pub(crate) fn source_host() -> SourceHost {
         pass: None,
         lane: None,
         opening: None,
+        cold: 0,
+        there: Pages::default(),
+        cold_goes: false,
+        spoiled: [false; 2],
     }
 }
 
@@ -77,7 +81,7 @@ pub(crate) fn destination(clock: Now, attempt: usize) -> DestinationHost {
         token: token(attempt),
         resume_token: Token(200 + attempt as u128),
         lane_tokens: (0..12).map(Token).collect(),
-        features: Vec::new(),
+        features: vec![Feature { name: VERIFY_FULL.into(), mandatory: false }],
         lanes_max: 1,
         batch_bytes_max: 1 << 16,
         greeting_timeout: units(2),
@@ -95,7 +99,8 @@ pub(crate) fn destination(clock: Now, attempt: usize) -> DestinationHost {
         lane: None,
         landed: Default::default(),
         awaited: None,
-        content: 0,
+        memory: Pages::default(),
+        known: Pages::default(),
         compared: None,
         state: None,
         ran: None,

@@ -1,15 +1,15 @@
 //! A destination's hand in these worlds.
 
-use std::rc::Rc;
+use std::time::Duration;
 
-use whimbrel_page::{LeafSum, RegionId};
+use whimbrel_page::LeafSum;
 use whimbrel_protocol::{
     BatchSeq, DestinationAction, DestinationEvent, Failure, Fault, Hello, LaneId, LaneMark,
-    Message, Outcome, Question, Rejected, Standing, Sums, Term,
+    Message, Outcome, Question, Rejected, Standing, Term, VERIFY_FULL,
 };
 
-use super::host::{Cut, End, Holds, Host, Link, Said, Task};
-use super::source::{failure, root_of};
+use super::host::{Cut, End, Holds, Host, Link, Pages, Said, Task};
+use super::source::{MEMORY, failure};
 use super::{Ask, Handover, Mutant};
 
 impl Handover {
@@ -18,7 +18,7 @@ impl Handover {
         if !there.life.drives() {
             return;
         }
-        let fed = Rc::make_mut(&mut there.machine).handle(there.life.clock, event);
+        let fed = there.machine.change().handle(there.life.clock, event);
         if fed.is_err_and(|violation| violation.by_peer) {
             self.breach("an honest source was blamed");
         }
@@ -26,7 +26,7 @@ impl Handover {
     }
 
     pub(crate) fn poll_d(&mut self, place: usize) {
-        while let Some(action) = Rc::make_mut(&mut self.d[place].machine).poll() {
+        while let Some(action) = self.d[place].machine.change().poll() {
             self.act_d(place, action);
         }
     }
@@ -50,16 +50,19 @@ impl Handover {
                 there.awaited = Some((term, counts));
                 self.look_at_counts(place);
             }
-            DestinationAction::Reserve(_) => there.tasks.push_back(Task::Reserve),
+            DestinationAction::Reserve(plan) => {
+                let full = plan.features.iter().any(|feature| feature == VERIFY_FULL);
+                there.tasks.push_back(Task::Reserve(full));
+            }
             DestinationAction::Create => there.tasks.push_back(Task::Create),
             DestinationAction::Load(term, state) => {
                 there.tasks.push_back(Task::Load(term, state.first().copied()));
             }
-            DestinationAction::Verify(_) => unreachable!("no source of this world asks for it"),
+            DestinationAction::Verify(term) => there.tasks.push_back(Task::Verify(term)),
             DestinationAction::Run(term) => self.run_d(place, term),
             DestinationAction::SendSums => {
-                let (region, chunks) = (RegionId(0), Vec::new());
-                self.send_to_source(place, Message::Sums(Sums { region, chunks, last: true }));
+                let named = there.known.named();
+                self.send_to_source(place, Message::Sums(named));
             }
             DestinationAction::Record(standing, term) => self.record_d(place, standing, term),
             DestinationAction::Ask(term) => {
@@ -97,19 +100,19 @@ impl Handover {
         }
         // As the engine does: before anything else that was polled.
         let now = there.life.clock;
-        let _ = Rc::make_mut(&mut there.machine).handle(now, event);
+        let _ = there.machine.change().handle(now, event);
     }
 
     /// Nothing lands any more: the memory is the guest's.
     fn run_d(&mut self, place: usize, term: Term) {
         let there = &mut self.d[place];
         there.lane = None;
-        if there.compared == Some(there.content) {
+        if there.compared == Some(there.known) {
             return there.tasks.push_back(Task::Run(term));
         }
         let late = Failure::new(Fault::Peer, "pages came late");
         let now = there.life.clock;
-        let _ = Rc::make_mut(&mut there.machine).handle(now, DestinationEvent::Failed(late));
+        let _ = there.machine.change().handle(now, DestinationEvent::Failed(late));
     }
 
     fn finish_d(&mut self, place: usize, outcome: &Outcome) {
@@ -124,14 +127,20 @@ impl Handover {
     pub(crate) fn task_d(&mut self, place: usize) {
         let there = &mut self.d[place];
         let Some(task) = there.tasks.pop_front() else { return };
-        let fails = !matches!(task, Task::Reserve | Task::Create);
+        let fails = !matches!(task, Task::Reserve(_) | Task::Create);
         if fails && std::mem::take(&mut there.life.failing) {
             let event = DestinationEvent::Failed(failure(Fault::Guest));
             return self.tell_d(place, event);
         }
         match task {
-            Task::Reserve => self.feed_d(place, DestinationEvent::Reserved),
+            Task::Reserve(full) => {
+                self.feed_d(place, DestinationEvent::Reserved);
+                if full {
+                    self.feed_d(place, DIGESTED);
+                }
+            }
             Task::Create => self.feed_d(place, DestinationEvent::Created),
+            Task::Verify(term) => self.verify_d(place, term),
             Task::Load(term, state) => {
                 there.state = state;
                 if self.mutant == Some(Mutant::RunThenAcknowledge) {
@@ -151,6 +160,18 @@ impl Handover {
         }
     }
 
+    /// wire.md V3: not what is known of the memory, but what is in it.
+    fn verify_d(&mut self, place: usize, term: Term) {
+        let there = &mut self.d[place];
+        if self.mutant != Some(Mutant::SkipVerifyThere) {
+            there.known = there.memory;
+        }
+        there.compared = Some(there.known);
+        let root = there.known.root();
+        self.feed_d(place, DIGESTED);
+        self.tell_d(place, DestinationEvent::Verified(term, root));
+    }
+
     fn tell_d(&mut self, place: usize, event: DestinationEvent) {
         if self.d[place].life.drives() {
             self.d[place].inbox.push_back(event);
@@ -159,11 +180,11 @@ impl Handover {
 
     /// The guest runs, on what is in the memory and in the state that was loaded.
     fn start(&mut self, place: usize, term: Term) {
-        let truth = self.truth;
+        let (truth, memory) = (self.truth, Pages { hot: self.truth, cold: self.a.cold });
         let there = &mut self.d[place];
         there.life.running = true;
         there.ran = Some(term);
-        if (there.content, there.state) != (truth, Some(truth)) {
+        if (there.memory, there.state) != (memory, Some(truth)) {
             self.breach("the guest runs on what is not its last");
         }
     }
@@ -194,9 +215,12 @@ impl Handover {
     pub(crate) fn land(&mut self, place: usize) {
         let there = &mut self.d[place];
         let Some(lane) = &mut there.lane else { return };
-        let Some((batch, content)) = lane.wire.pop_front() else { return };
-        there.content = content;
+        let Some((batch, pages)) = lane.wire.pop_front() else { return };
         there.landed.insert(lane.id, batch);
+        for held in [&mut there.memory, &mut there.known] {
+            held.hot = pages.hot;
+            held.cold = pages.cold.unwrap_or(held.cold);
+        }
         self.look_at_counts(place);
     }
 
@@ -207,8 +231,11 @@ impl Handover {
         };
         let reached = |(_, counts): &mut (Term, Vec<_>)| counts.iter().all(landed);
         if let Some((term, _)) = there.awaited.take_if(reached) {
-            there.compared = Some(there.content);
-            let root = root_of(there.content);
+            there.compared = Some(there.known);
+            let root = match self.mutant {
+                Some(Mutant::SkipDigests) => self.a.there.root(),
+                _ => there.known.root(),
+            };
             self.tell_d(place, DestinationEvent::Landed(term, root));
         }
     }
@@ -254,7 +281,7 @@ impl Handover {
     fn greeted(&mut self, place: usize, at: usize, hello: &Hello) {
         let there = &mut self.d[place];
         let now = there.life.clock;
-        match Rc::make_mut(&mut there.machine).greet(now, hello) {
+        match there.machine.change().greet(now, hello) {
             Ok(()) => {
                 if let Some(link) = held(&mut there.links) {
                     close(link);
@@ -281,6 +308,9 @@ impl Handover {
         self.feed_d(place, DestinationEvent::LinkLost("cut".into()));
     }
 }
+
+/// Said on at once, whatever the phase.
+const DIGESTED: DestinationEvent = DestinationEvent::Digested(MEMORY, Duration::ZERO);
 
 /// The connection that a destination has.
 pub(crate) fn held(links: &mut [Link]) -> Option<&mut Link> {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use whimbrel_protocol::{DestinationEvent, SourceEvent, Term};
+use whimbrel_protocol::{BatchSeq, DestinationEvent, SourceEvent, Term, Verify};
 
-use super::host::{Cut, End, Holds, Host, Said};
+use super::host::{Batch, Cut, DestinationHost, End, Holds, Host, Pages, Said, Task};
 use super::{Handover, attempt};
 
 /// One thing that goes wrong.
@@ -16,6 +16,13 @@ pub enum Fault {
     Silence,
     /// The lane breaks with all that is on it.
     BreakLane,
+    /// What is next on the lane is garbled, and lands like that.
+    Garble,
+    /// Something writes the source's memory, and the tracker does not see it. Only the full
+    /// verification can find that, as the next one.
+    SilentWrite,
+    /// A page of the destination that has landed turns into something else.
+    Rot(Host),
     /// A guest process dies; `true` if what it sent last is lost with it.
     Crash(Host, bool),
     /// An agent dies, with the questions it was asked and the answers it waited for.
@@ -50,6 +57,7 @@ impl Handover {
         if self.a.lane.is_some() && !self.lane_is_gone() {
             faults.push(Fault::BreakLane);
         }
+        self.faults_of_memory(&mut faults);
         for host in self.hosts() {
             self.faults_of(host, &mut faults);
         }
@@ -59,6 +67,45 @@ impl Handover {
             faults.push(Fault::ThirdHost);
         }
         faults
+    }
+
+    fn faults_of_memory(&self, faults: &mut Vec<Fault>) {
+        let there = &self.d[self.a.to];
+        let lane = there.lane.as_ref().filter(|_| there.life.acts());
+        let next = lane.and_then(|lane| lane.wire.front());
+        if next.is_some_and(|(_, batch)| batch.hot != Pages::GARBLED) {
+            faults.push(Fault::Garble);
+        }
+        if self.verify != Verify::Full {
+            return;
+        }
+        let writes = self.a.life.running && self.a.life.acts();
+        if writes && self.a.cold == self.a.there.cold {
+            faults.push(Fault::SilentWrite);
+        }
+        let rots = there.life.acts() && there.memory.cold != Pages::GARBLED;
+        if rots && Self::looks_again(there) {
+            faults.push(Fault::Rot(Host::DESTINATIONS[self.a.to]));
+        }
+    }
+
+    /// Whether the memory will be looked at again before the guest may run on it: what rots later
+    /// is beyond any digest.
+    fn looks_again(there: &DestinationHost) -> bool {
+        let is_landed = |event: &DestinationEvent| matches!(event, DestinationEvent::Landed(..));
+        match there.machine.phase() {
+            "pre-copy" => true,
+            "preparing" => {
+                there.awaited.is_some()
+                    || there.inbox.iter().any(is_landed)
+                    || there.tasks.iter().any(|task| matches!(task, Task::Verify(_)))
+            }
+            _ => false,
+        }
+    }
+
+    fn next_on_lane(&mut self) -> Option<&mut (BatchSeq, Batch)> {
+        self.d[self.a.to].lane.as_mut()?.wire.front_mut()
     }
 
     fn faults_of(&self, host: Host, faults: &mut Vec<Fault>) {
@@ -102,6 +149,13 @@ impl Handover {
         match fault {
             Fault::Break => self.cut(Cut::Broken),
             Fault::Silence => self.cut(Cut::Silent),
+            Fault::Garble => {
+                if let Some((_, batch)) = self.next_on_lane() {
+                    batch.hot = Pages::GARBLED;
+                }
+            }
+            Fault::SilentWrite => self.a.cold += 1,
+            Fault::Rot(host) => self.d[host.place()].memory.cold = Pages::GARBLED,
             Fault::BreakLane => {
                 if let Some(lane) = &mut self.d[self.a.to].lane {
                     lane.wire.clear();
@@ -195,11 +249,16 @@ impl Handover {
         let term = self.a.life.journal.written.map_or(Term::default(), |(_, term, _)| term);
         self.asks.retain(|ask| ask.asker != Host::A);
         let clock = self.a.life.clock;
-        self.d.push(attempt::destination(clock, 1));
+        // All pages go to it before its term is announced.
+        let cold = self.a.cold;
+        let there = Pages { cold, ..Pages::default() };
+        let next = attempt::destination(clock, 1);
+        self.d.push(DestinationHost { memory: there, known: there, ..next });
+        (self.a.there, self.a.cold_goes, self.a.spoiled) = (there, false, [false; 2]);
         self.a.to = 1;
         self.a.life.said = None;
         self.a.life.holds = Holds::Moving;
-        self.a.machine = attempt::source(clock, 1, term).into();
+        self.a.machine = attempt::source(clock, 1, term, self.verify).into();
         self.moved = false;
         self.poll_a();
         self.set_up();

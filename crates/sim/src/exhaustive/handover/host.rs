@@ -1,13 +1,18 @@
 //! What there is on a host: a guest process, its agent, and what survives them.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
+use std::ops::Deref;
 use std::rc::Rc;
 
+use whimbrel_page::{ChunkIndex, LeafSum, PageCount, RegionId, Root};
 use whimbrel_protocol::{
     BatchSeq, Destination, DestinationEvent, GuestUuid, LaneId, LaneTicket, Message, Now, Outcome,
-    Process, Record, SessionId, Source, SourceEvent, Standing, Term,
+    Process, Record, SessionId, Source, SourceEvent, Standing, Sums, Term,
 };
+
+use crate::exhaustive::digest::Digest;
 
 /// The hosts of these worlds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -29,6 +34,43 @@ impl Host {
             Self::A | Self::B => 0,
             Self::C => 1,
         }
+    }
+}
+
+/// What two pages hold, or are taken to hold: a number for each thing they ever held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Pages {
+    /// Written whenever the guest runs, and therefore sent in every pause.
+    pub(crate) hot: u8,
+    /// Not written, and not sent again unless somebody finds that it has to be.
+    pub(crate) cold: u8,
+}
+
+impl Pages {
+    /// What the guest never wrote.
+    pub(crate) const GARBLED: u8 = u8::MAX;
+
+    const fn sums(self) -> [LeafSum; 2] {
+        [LeafSum(self.hot as u128), LeafSum((self.cold as u128) << 8)]
+    }
+
+    /// The root of a memory that holds this.
+    pub(crate) fn root(self) -> Root {
+        let [hot, cold] = self.sums();
+        Root { sum: hot.plus(cold), unknown: PageCount::ZERO }
+    }
+
+    /// As a destination names them, a chunk each.
+    pub(crate) fn named(self) -> Sums {
+        let chunks = (0..).map(ChunkIndex).zip(self.sums()).collect();
+        Sums { region: RegionId(0), chunks, last: true }
+    }
+
+    /// Which of the two are not what was named: the hot one, the cold one.
+    pub(crate) fn differ(self, named: &Sums) -> [bool; 2] {
+        let theirs = |at: usize| named.chunks.get(at).map(|(_, sum)| *sum);
+        let [hot, cold] = self.sums();
+        [theirs(0) != Some(hot), theirs(1) != Some(cold)]
     }
 }
 
@@ -169,6 +211,54 @@ impl Life {
     }
 }
 
+/// A machine, and the number of what it is in, which takes longer to find than all the rest of a
+/// state's and changes with few steps.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept<M> {
+    machine: Rc<M>,
+    /// By what the clock showed: its times count from there.
+    number: Cell<Option<(Now, u64)>>,
+}
+
+impl<M: Clone + Hash> Kept<M> {
+    /// To be changed.
+    pub(crate) fn change(&mut self) -> &mut M {
+        self.number.set(None);
+        Rc::make_mut(&mut self.machine)
+    }
+
+    /// Finds the number, before it is hashed.
+    pub(crate) fn count(&self, clock: Now) {
+        if self.number.get().is_none_or(|(at, _)| at != clock) {
+            let mut digest = Digest::default();
+            digest.count_from(clock);
+            self.machine.hash(&mut digest);
+            self.number.set(Some((clock, digest.finish())));
+        }
+    }
+}
+
+impl<M> From<M> for Kept<M> {
+    fn from(machine: M) -> Self {
+        Self { machine: Rc::new(machine), number: Cell::default() }
+    }
+}
+
+impl<M> Deref for Kept<M> {
+    type Target = M;
+
+    fn deref(&self) -> &M {
+        &self.machine
+    }
+}
+
+impl<M> Hash for Kept<M> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let (_, number) = self.number.get().expect("counted before it is hashed");
+        state.write_u64(number);
+    }
+}
+
 /// One thing for the source's hands to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Job {
@@ -176,9 +266,10 @@ pub(crate) enum Job {
     Harvest,
     Look,
     Pause,
+    Verify,
     Resume,
     Record(Standing, Term),
-    Compare,
+    Compare(Sums),
     /// The guest runs on.
     Retreat,
     /// The guest is left as it is.
@@ -197,7 +288,7 @@ pub(crate) enum Pass {
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct SourceHost {
     pub(crate) life: Life,
-    pub(crate) machine: Rc<Source>,
+    pub(crate) machine: Kept<Source>,
     /// The place of the destination of this attempt.
     pub(crate) to: usize,
     pub(crate) jobs: VecDeque<Job>,
@@ -207,23 +298,41 @@ pub(crate) struct SourceHost {
     /// The lane that is up, and the last batch it sent.
     pub(crate) lane: Option<(LaneId, BatchSeq)>,
     pub(crate) opening: Option<LaneTicket>,
+    /// What the cold page holds.
+    pub(crate) cold: u8,
+    /// What the destination holds, as far as the ledger knows.
+    pub(crate) there: Pages,
+    /// The cold page was found to have to go again. How pages are given back is not in these
+    /// worlds: from then on it goes in every pause.
+    pub(crate) cold_goes: bool,
+    /// Which pages were ever found to differ there.
+    pub(crate) spoiled: [bool; 2],
 }
 
 /// One thing for the destination's hands to do.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Task {
-    Reserve,
+    /// And say how fast memory is digested here, where it will have to be.
+    Reserve(bool),
     Create,
+    Verify(Term),
     Load(Term, Option<u8>),
     Run(Term),
     Record(Standing, Term),
+}
+
+/// The last pages of a pause: the hot one, and the cold one if it has to go again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Batch {
+    pub(crate) hot: u8,
+    pub(crate) cold: Option<u8>,
 }
 
 /// A lane's thread, and what is on the wire to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Lane {
     pub(crate) id: LaneId,
-    pub(crate) wire: VecDeque<(BatchSeq, u8)>,
+    pub(crate) wire: VecDeque<(BatchSeq, Batch)>,
     pub(crate) closing: bool,
 }
 
@@ -231,7 +340,7 @@ pub(crate) struct Lane {
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct DestinationHost {
     pub(crate) life: Life,
-    pub(crate) machine: Rc<Destination>,
+    pub(crate) machine: Kept<Destination>,
     pub(crate) tasks: VecDeque<Task>,
     pub(crate) inbox: VecDeque<DestinationEvent>,
     /// Connections from the source, the newest one last.
@@ -240,10 +349,12 @@ pub(crate) struct DestinationHost {
     /// The last batch of each lane that has landed.
     pub(crate) landed: BTreeMap<LaneId, BatchSeq>,
     pub(crate) awaited: Option<(Term, Vec<(LaneId, BatchSeq)>)>,
-    /// What the memory holds: a number for each thing it ever held.
-    pub(crate) content: u8,
-    /// What it held when the roots were compared.
-    pub(crate) compared: Option<u8>,
+    /// What the memory holds.
+    pub(crate) memory: Pages,
+    /// What it holds as far as its digests know.
+    pub(crate) known: Pages,
+    /// What was known of it when the roots were compared.
+    pub(crate) compared: Option<Pages>,
     /// The state that was loaded.
     pub(crate) state: Option<u8>,
     /// The term under which the guest has run here.

@@ -26,7 +26,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use whimbrel_protocol::{
-    Answer, DestinationEvent, Message, Now, Process, Question, SourceEvent, Standing, Term,
+    Answer, DestinationEvent, Message, Now, Process, Question, SourceEvent, Standing, Term, Verify,
 };
 
 use self::host::{Cut, DestinationHost, End, SourceHost};
@@ -78,12 +78,20 @@ pub enum Mutant {
     RefuseWithoutRecord,
     /// An agent answers without recording first what it promises.
     AnswerWithoutRecord,
+    /// The destination says that the roots agree without looking.
+    SkipDigests,
+    /// The source says that its memory is verified and has looked at nothing (wire.md V2).
+    SkipVerifyHere,
+    /// The destination says what it knows of its memory, not what is in it (V3).
+    SkipVerifyThere,
+    /// Where the memories differ, nothing is found that has to go again.
+    RepairNothing,
 }
 
 impl Mutant {
     /// Whether it has records that may speak for it; the others are judged by who runs.
     pub(crate) const fn keeps_records(self) -> bool {
-        matches!(self, Self::RunWithoutNote | Self::RefuseWithoutRecord | Self::AnswerWithoutRecord)
+        !matches!(self, Self::RunThenAcknowledge | Self::UnwindAfterGrant | Self::ResumeAfterMove)
     }
 }
 
@@ -138,11 +146,12 @@ pub struct Handover {
     pub(crate) a: SourceHost,
     pub(crate) d: Vec<DestinationHost>,
     pub(crate) asks: BTreeSet<Ask>,
-    /// What the guest's memory and state are: another number whenever it has run on.
+    /// What the guest's hot page and its state are: another number whenever it has run on.
     pub(crate) truth: u8,
     /// How much may still go wrong.
     pub(crate) faults: u32,
     pub(crate) third_host: bool,
+    pub(crate) verify: Verify,
     pub(crate) mutant: Option<Mutant>,
     /// The term that was said to be granted last.
     pub(crate) granted: Option<Term>,
@@ -156,13 +165,24 @@ impl Handover {
     /// A guest that is about to be handed over, in a world where so much may go wrong.
     #[must_use]
     pub fn new(faults: u32) -> Self {
+        Self::verified_by(Verify::Digest, faults)
+    }
+
+    /// The same, where both memories are verified in full while the guest stands still.
+    #[must_use]
+    pub fn verified_in_full(faults: u32) -> Self {
+        Self::verified_by(Verify::Full, faults)
+    }
+
+    fn verified_by(verify: Verify, faults: u32) -> Self {
         let mut world = Self {
-            a: attempt::source_host(),
+            a: attempt::source_host(verify),
             d: vec![attempt::destination(Now::default(), 0)],
             asks: BTreeSet::new(),
             truth: 0,
             faults,
             third_host: false,
+            verify,
             mutant: None,
             granted: None,
             moved: false,
@@ -172,6 +192,14 @@ impl Handover {
         world.poll_a();
         world.set_up();
         world
+    }
+
+    /// The same, where a page of the destination is not what was sent any more.
+    #[must_use]
+    pub fn with_rot(mut self) -> Self {
+        self.faults += 1;
+        self.take(Step::Fault(Fault::Rot(Host::B)));
+        self
     }
 
     /// A guest that is about to be handed over to the third host. The second one has promised to
@@ -225,16 +253,18 @@ impl Handover {
     }
 
     pub(crate) fn number(&self) -> u64 {
-        let Self { a, d, asks, truth, faults, third_host, mutant, granted, moved, breach, .. } =
-            self;
+        let Self { a, d, asks, truth, faults, third_host, verify, .. } = self;
+        let Self { mutant, granted, moved, breach, .. } = self;
         let mut digest = Digest::default();
         digest.count_from(a.life.clock);
+        a.machine.count(a.life.clock);
         a.hash(&mut digest);
         for there in d {
             digest.count_from(there.life.clock);
+            there.machine.count(there.life.clock);
             there.hash(&mut digest);
         }
-        (asks, truth, faults, third_host).hash(&mut digest);
+        (asks, truth, faults, third_host, verify).hash(&mut digest);
         (mutant, granted, moved, breach).hash(&mut digest);
         digest.finish()
     }

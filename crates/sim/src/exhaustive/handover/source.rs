@@ -1,16 +1,16 @@
 //! The source's hand in these worlds: it carries out what the machine wants, when it is its turn.
 
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::time::Duration;
 
-use whimbrel_page::{LeafSum, PageCount, Root};
+use whimbrel_page::{ByteCount, PageCount};
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::{
     BatchSeq, Failure, Fault, Harvest, LaneTicket, Message, Outcome, Question, SourceAction,
-    SourceEvent, Standing, Term,
+    SourceEvent, Standing, Sums, Term, Verify,
 };
 
-use super::host::{Cut, End, Holds, Host, Job, Lane, Link, Pass, Said};
+use super::host::{Batch, Cut, End, Holds, Host, Job, Lane, Link, Pages, Pass, Said};
 use super::{Ask, Handover, Mutant};
 
 /// One byte for each content there may be, so that a state needs no memory of its own.
@@ -19,10 +19,12 @@ static CONTENTS: [u8; 32] = [
     26, 27, 28, 29, 30, 31,
 ];
 
-/// The root of a memory that holds this.
-pub(crate) fn root_of(content: u8) -> Root {
-    Root { sum: LeafSum(content.into()), unknown: PageCount::ZERO }
-}
+/// The memory that is digested in full.
+pub(crate) const MEMORY: ByteCount = ByteCount::kib(8);
+
+/// Time is a choice here and nothing that is measured: digesting takes none. The forecast alone
+/// hears of it, so that it does not matter when.
+const REHEARSED: SourceEvent = SourceEvent::Rehearsed { memory: MEMORY, takes: Duration::ZERO };
 
 pub(crate) fn failure(fault: Fault) -> Failure {
     Failure::new(fault, "it failed")
@@ -36,7 +38,7 @@ impl Handover {
         let lost = matches!(event, SourceEvent::LinkLost(_));
         let failed = matches!(event, SourceEvent::Failed(_));
         let now = self.a.life.clock;
-        let fed = Rc::make_mut(&mut self.a.machine).handle(now, event);
+        let fed = self.a.machine.change().handle(now, event);
         if fed.is_err_and(|violation| violation.by_peer) {
             self.breach("an honest destination was blamed");
         }
@@ -59,7 +61,7 @@ impl Handover {
     }
 
     pub(crate) fn poll_a(&mut self) {
-        while let Some(action) = Rc::make_mut(&mut self.a.machine).poll() {
+        while let Some(action) = self.a.machine.change().poll() {
             self.act_a(action);
         }
     }
@@ -83,16 +85,16 @@ impl Handover {
             SourceAction::Harvest => self.a.jobs.push_back(Job::Harvest),
             SourceAction::Rehearse => self.a.jobs.push_back(Job::Look),
             SourceAction::Pause => self.a.jobs.push_back(Job::Pause),
-            SourceAction::Verify => unreachable!("it was not asked for"),
+            SourceAction::Verify => self.a.jobs.push_back(Job::Verify),
             SourceAction::Resume => self.a.jobs.push_back(Job::Resume),
-            SourceAction::Compare(_) => self.a.jobs.push_back(Job::Compare),
+            SourceAction::Compare(sums) => self.a.jobs.push_back(Job::Compare(sums)),
             SourceAction::Record(standing, term) if standing.is_note() => {
                 let noted = self.note_a(standing, term);
                 let recorded =
                     noted.map_or_else(SourceEvent::Failed, |()| SourceEvent::Recorded(standing));
                 // As the engine does: before anything else that was polled.
                 let now = self.a.life.clock;
-                let _ = Rc::make_mut(&mut self.a.machine).handle(now, recorded);
+                let _ = self.a.machine.change().handle(now, recorded);
             }
             SourceAction::Record(standing, term) => {
                 self.a.jobs.push_back(Job::Record(standing, term));
@@ -100,8 +102,7 @@ impl Handover {
             SourceAction::Note(standing, term) => {
                 if let Err(failure) = self.note_a(standing, term) {
                     let now = self.a.life.clock;
-                    let _ =
-                        Rc::make_mut(&mut self.a.machine).handle(now, SourceEvent::Failed(failure));
+                    let _ = self.a.machine.change().handle(now, SourceEvent::Failed(failure));
                 }
             }
             SourceAction::Ask(term) => {
@@ -157,7 +158,7 @@ impl Handover {
     pub(crate) fn job_a(&mut self) {
         let Some(job) = self.a.jobs.pop_front() else { return };
         let event = match job {
-            Job::Arm => return self.feed_a(SourceEvent::Armed),
+            Job::Arm => return self.armed(),
             Job::Harvest => return self.feed_a(SourceEvent::Harvested(Harvest::default())),
             Job::Look => return self.feed_a(SourceEvent::Looked(Harvest::default())),
             Job::Pause if std::mem::take(&mut self.a.life.failing) => {
@@ -167,6 +168,10 @@ impl Handover {
                 self.a.life.running = false;
                 self.parked()
             }
+            Job::Verify if std::mem::take(&mut self.a.life.failing) => {
+                SourceEvent::Failed(failure(Fault::Memory))
+            }
+            Job::Verify => self.verify_a(),
             Job::Record(..) if std::mem::take(&mut self.a.life.failing) => {
                 SourceEvent::Failed(failure(Fault::Journal))
             }
@@ -175,13 +180,55 @@ impl Handover {
                 self.a.life.journal.record((standing, term, peer));
                 SourceEvent::Recorded(standing)
             }
-            Job::Compare => SourceEvent::Spoiled { pages: PageCount::ZERO, again: false },
+            Job::Compare(sums) => self.compare_a(&sums),
             Job::Resume | Job::Retreat => return self.run_on(),
             Job::LetGo => return,
         };
         if self.a.life.drives() {
             self.a.inbox.push_back(event);
         }
+    }
+
+    fn armed(&mut self) {
+        if self.verify == Verify::Full {
+            self.feed_a(REHEARSED);
+        }
+        self.feed_a(SourceEvent::Armed);
+    }
+
+    /// wire.md V2: what nobody was about to send and is not what the destination holds goes too.
+    fn verify_a(&mut self) -> SourceEvent {
+        let a = &mut self.a;
+        if self.mutant != Some(Mutant::SkipVerifyHere) {
+            a.cold_goes |= a.cold != a.there.cold;
+        }
+        self.feed_a(REHEARSED);
+        SourceEvent::Verified
+    }
+
+    /// The pages that differ are to go again; the hot one does anyway.
+    fn compare_a(&mut self, named: &Sums) -> SourceEvent {
+        let a = &mut self.a;
+        let mut differ = a.there.differ(named);
+        if self.mutant == Some(Mutant::RepairNothing) {
+            differ = [false; 2];
+        }
+        let mut again = false;
+        for (spoiled, differs) in a.spoiled.iter_mut().zip(differ) {
+            again |= *spoiled && differs;
+            *spoiled |= differs;
+        }
+        a.cold_goes |= differ[1];
+        let pages = differ.iter().filter(|differs| **differs).count();
+        SourceEvent::Spoiled { pages: PageCount(pages as u64), again }
+    }
+
+    /// What is sent in a pause, and counts as held by the destination from then on.
+    fn last_pages(&mut self) -> Batch {
+        let a = &mut self.a;
+        let cold = a.cold_goes.then_some(a.cold);
+        a.there = Pages { hot: self.truth, cold: cold.unwrap_or(a.there.cold) };
+        Batch { hot: self.truth, cold }
     }
 
     /// The driver has ended and the hands are done: the process says what it has.
@@ -218,12 +265,13 @@ impl Handover {
             Pass::Flush(flush) => {
                 let Some((id, last)) = self.a.lane.as_mut() else { return };
                 *last = last.next();
-                let (id, last, content) = (*id, *last, self.truth);
+                let (id, last) = (*id, *last);
+                let batch = self.last_pages();
                 let there = self.d[self.a.to].lane.as_mut().filter(|lane| lane.id == id);
                 if let Some(lane) = there {
-                    lane.wire.push_back((last, content));
+                    lane.wire.push_back((last, batch));
                 }
-                let (root, sent) = (root_of(content), BTreeMap::from([(id, last)]));
+                let (root, sent) = (self.a.there.root(), BTreeMap::from([(id, last)]));
                 self.feed_a(SourceEvent::Flushed { flush, root, sent });
             }
         }
@@ -235,8 +283,7 @@ impl Handover {
         let Some((session, epoch)) = self.a.machine.session() else { return };
         let there = &mut self.d[self.a.to];
         let hello = LaneHello { session, epoch, lane, token };
-        let admitted =
-            there.life.drives() && Rc::make_mut(&mut there.machine).admit(&hello).is_ok();
+        let admitted = there.life.drives() && there.machine.change().admit(&hello).is_ok();
         if !admitted {
             return self.feed_a(SourceEvent::LaneFailed(lane, "not let in".into()));
         }
