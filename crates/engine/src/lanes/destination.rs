@@ -271,6 +271,11 @@ impl Shared {
 }
 
 impl State {
+    /// See [`DestinationLanes::begin_verifying`].
+    pub(super) fn begin_verifying(&mut self) {
+        self.verifying = !self.lanes.values().any(|entry| entry.landing);
+    }
+
     /// Allows a batch of `lane` to be written in place, unless nothing may be any more.
     pub(super) fn begin(&mut self, lane: LaneId) -> bool {
         self.lanes.get_mut(&lane).expect("entries stay").landing = !self.sealed;

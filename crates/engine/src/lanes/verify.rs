@@ -93,9 +93,9 @@ impl SourceLanes {
 
 impl DestinationLanes {
     /// Begins a verification: from now on, until a batch is written in place, what is in memory is
-    /// what shall be known of it.
+    /// what shall be known of it. One that is being written just now is none of that.
     pub(crate) fn begin_verifying(&self) {
-        self.shared.lock().verifying = true;
+        self.shared.lock().begin_verifying();
     }
 
     /// Ends a verification that nobody waits for, after the chunk that is being looked at.

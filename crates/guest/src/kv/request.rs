@@ -280,7 +280,7 @@ mod tests {
         let long_bulk = [b"*1\r\n$".as_slice(), &vec![b'1'; LINE_MAX + 1]].concat();
         let cases: [(&[u8], &str); 11] = [
             (b"*x\r\n", "invalid multibulk length"),
-            (b"*1048577\r\n", "invalid multibulk length"),
+            (b"*2147483648\r\n", "invalid multibulk length"),
             (b"*1\r\n+1\r\n", "expected '$', got '+'"),
             (b"*1\r\n$-1\r\n", "invalid bulk length"),
             (b"*1\r\n$536870913\r\n", "invalid bulk length"),
