@@ -176,7 +176,10 @@ impl Core {
         match message {
             Message::Pong(number) => {
                 if number == self.pings {
-                    self.forecast.round_trip(self.now.since(self.pinged));
+                    // Whoever answers later than that is taken for lost; one that says other
+                    // things meanwhile does not make a pause longer by it either.
+                    let took = self.now.since(self.pinged);
+                    self.forecast.round_trip(took.min(self.options.silence_timeout));
                 }
                 Common::Done
             }
