@@ -51,8 +51,15 @@ async fn begin(
     }
     match client.migrate(request(Vec::new())).await {
         Err(error) if error.refusal() == Some(tonic::Code::PermissionDenied) => {
-            let ticket = ticket(client, args).await?.ok_or(error)?;
-            Ok(client.migrate(request(ticket)).await?)
+            let Some(ticket) = ticket(client, args).await? else { return Err(error.into()) };
+            match client.migrate(request(ticket)).await {
+                // What was refused first is what the policies lack; nobody asked for a ticket.
+                Err(other) if other.refusal() == Some(tonic::Code::PermissionDenied) => {
+                    let why = format!("{error}. Nor by a ticket that was signed here: {other}");
+                    Err(Stop::new(Exit::Refused, why))
+                }
+                begun => Ok(begun?),
+            }
         }
         begun => Ok(begun?),
     }
