@@ -411,4 +411,5 @@ impl Porter {
     }
 }
 
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
+/// Until there may be a file descriptor again for one more connection.
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(50);

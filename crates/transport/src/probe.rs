@@ -21,6 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use whimbrel_page::{ByteCount, ByteRate};
 
+use crate::door::ACCEPT_AGAIN;
 use crate::os as system;
 use crate::{
     Carrier, DialError, Door, DoorOptions, Kind, Path, Purpose, Stream, Tuning, connect, dial,
@@ -99,14 +100,12 @@ impl Drop for Answering {
     }
 }
 
-const ACCEPT_AGAIN: Duration = Duration::from_millis(50);
-
 /// Calls in progress end with this task.
 async fn take_calls(listener: TcpListener, token: ProbeToken, room: Arc<Semaphore>) {
     let mut calls = JoinSet::new();
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, most likely: it passes when somebody leaves.
+            // As at a door.
             tokio::time::sleep(ACCEPT_AGAIN).await;
             continue;
         };

@@ -185,12 +185,10 @@ impl Hub {
         };
         self.by_record = !self.by_record;
         let owner = self.meanwhile(search.attach()).await;
-        if owner.is_none() && !std::mem::replace(&mut self.missed, true) {
+        let told = std::mem::replace(&mut self.missed, owner.is_none());
+        if self.missed && !told {
             let at = self.before.as_deref().unwrap_or("this host");
             tracing::warn!(guest = %self.guest, at, "its clients wait: it is not found");
-        }
-        if owner.is_some() {
-            self.missed = false;
         }
         owner
     }

@@ -116,6 +116,11 @@ fn command(words: &[impl AsRef<[u8]>]) -> Bytes {
     bytes
 }
 
+/// Whether the store had no room for what it would have replied.
+fn has_no_room(reply: &Frame) -> bool {
+    matches!(reply, Frame::Error(why) if why.starts_with("OOM"))
+}
+
 /// `verb key element…` in as many commands as it takes; elements stay together in groups.
 fn adding(verb: &str, key: &[u8], elements: &[Bytes], group: usize) -> Vec<Vec<Bytes>> {
     let mut commands = Vec::new();
@@ -176,7 +181,7 @@ impl Store {
         };
         // All of it in one reply: that is of one moment.
         let mut reply = self.ask(words).await?;
-        if matches!(&reply, Frame::Error(why) if why.starts_with("OOM")) {
+        if has_no_room(&reply) {
             reply = self.in_pieces(&kind, key, reply).await?;
         }
         // Whoever brings it in may have the key.
@@ -221,7 +226,7 @@ impl Store {
                     elements.extend(found.into_iter().map(Frame::BulkString));
                     cursor = next;
                 }
-                Frame::Error(why) if why.starts_with("OOM") && most > 1 => {
+                other if has_no_room(&other) && most > 1 => {
                     most /= 2;
                     continue;
                 }
@@ -242,7 +247,7 @@ impl Store {
             match self.ask(&[b"LRANGE", key, from.as_bytes(), to.as_bytes()]).await? {
                 Frame::Array(found) if found.is_empty() => return Ok(Frame::Array(elements)),
                 Frame::Array(found) => elements.extend(found),
-                Frame::Error(why) if why.starts_with("OOM") && most > 1 => most /= 2,
+                other if has_no_room(&other) && most > 1 => most /= 2,
                 other => return Ok(other),
             }
         }

@@ -32,11 +32,8 @@ impl SourceLanes {
     /// Every lane there ever was.
     pub(crate) fn reports(&self) -> Vec<LaneReport> {
         let state = self.shared.lock();
-        let report = |(lane, entry): (&LaneId, &Entry)| LaneReport {
-            lane: *lane,
-            bytes: entry.carried.bytes(),
-            pages: entry.carried.pages(),
-            open: entry.stage == Stage::Running,
+        let report = |(lane, entry): (&LaneId, &Entry)| {
+            entry.carried.report(*lane, entry.stage == Stage::Running)
         };
         state.lanes.iter().map(report).collect()
     }

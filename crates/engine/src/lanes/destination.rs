@@ -197,12 +197,7 @@ impl DestinationLanes {
     /// Every lane there ever was.
     pub(crate) fn reports(&self) -> Vec<LaneReport> {
         let state = self.shared.lock();
-        let report = |(lane, entry): (&LaneId, &Entry)| LaneReport {
-            lane: *lane,
-            bytes: entry.carried.bytes(),
-            pages: entry.carried.pages(),
-            open: entry.open,
-        };
+        let report = |(lane, entry): (&LaneId, &Entry)| entry.carried.report(*lane, entry.open);
         state.lanes.iter().map(report).collect()
     }
 

@@ -40,7 +40,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use whimbrel_memory::take_long_turns;
 use whimbrel_page::{ByteCount, PageCount};
+use whimbrel_protocol::LaneId;
 use whimbrel_transport::{Carrier, End, Lane, LaneSecret};
+
+use crate::progress::LaneReport;
 
 /// Events that may wait for a driver. A lane says at most three things in its life, and of the
 /// rest there are two for each command, so that a driver which listens never meets the limit.
@@ -63,8 +66,9 @@ impl Carried {
         ByteCount(self.bytes.load(Ordering::Relaxed))
     }
 
-    fn pages(&self) -> PageCount {
-        PageCount(self.pages.load(Ordering::Relaxed))
+    fn report(&self, lane: LaneId, open: bool) -> LaneReport {
+        let pages = PageCount(self.pages.load(Ordering::Relaxed));
+        LaneReport { lane, bytes: self.bytes(), pages, open }
     }
 }
 

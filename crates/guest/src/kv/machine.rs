@@ -124,9 +124,7 @@ impl Machine {
         self.attached.insert(relay.host, attachment);
         // Connections of an older run, and those the relay has forgotten, have no client any more.
         let delivered: BTreeMap<_, _> = held.iter().copied().collect();
-        let of_host = (relay.host, ConnectionId(0))..=(relay.host, ConnectionId(u64::MAX));
-        let known: Vec<_> = self.sessions.range(of_host).map(|(key, _)| *key).collect();
-        for key in known {
+        for key in self.connections_of(relay.host) {
             let session = &self.sessions[&key];
             let same = session.record.relay(self.store.arena()).run == relay.run;
             if !same || key.1 <= last && !delivered.contains_key(&key.1) {
@@ -235,6 +233,11 @@ impl Machine {
         }
     }
 
+    fn connections_of(&self, host: u64) -> Vec<Key> {
+        let all = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
+        self.sessions.range(all).map(|(key, _)| *key).collect()
+    }
+
     /// Its client has gone.
     fn end(&mut self, key: Key) {
         if let Some(session) = self.sessions.remove(&key) {
@@ -298,9 +301,7 @@ impl Machine {
         for host in hosts {
             let since = *self.absent.entry(host).or_insert(now);
             if now.saturating_duration_since(since) >= ABSENT_MAX {
-                let of_host = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
-                let known: Vec<_> = self.sessions.range(of_host).map(|(key, _)| *key).collect();
-                known.into_iter().for_each(|key| self.end(key));
+                self.connections_of(host).into_iter().for_each(|key| self.end(key));
             }
         }
     }
