@@ -191,8 +191,8 @@ impl Core {
     async fn try_to_settle(self: &Arc<Self>, guest: &Arc<Guest>) {
         let Ok(Some(entry)) = self.entry(guest) else { return };
         let process = if guest.is_dead() { dead_since(&entry) } else { Process::Alive };
-        let question = question_of(entry.record.standing, process);
         let record = entry.record;
+        let question = question_of(record.standing);
         let answer = match self.ask_peer(&record, question).await {
             Ok(answer) => answer,
             Err(status) => {
@@ -205,6 +205,12 @@ impl Core {
         let decision = match answer {
             Answer::Runs | Answer::NotYours => Decision::GiveUp(true),
             Answer::NeverRan => Decision::Run(true),
+            // wire.md O9: nobody was granted it, nor waits to be.
+            Answer::Unknown
+                if (record.standing, process) == (Standing::Switching, Process::Dead) =>
+            {
+                Decision::Run(true)
+            }
             // A dead process cannot take what is offered.
             Answer::Yours | Answer::AskProcess | Answer::Unknown => return,
         };
@@ -279,7 +285,12 @@ impl Core {
             }
             Some(Standing::Owner) => {
                 let (fault, why) = match guest.look() {
-                    Life::Dead => (Fault::Guest, "the guest process died, and the guest with it"),
+                    Life::Dead => {
+                        if let Ok(destination) = last.peer.parse() {
+                            self.take_back(migration, &destination).await;
+                        }
+                        (Fault::Guest, "the guest process died, and the guest with it")
+                    }
                     _ => (Fault::Link, "the destination never ran the guest; it goes on here"),
                 };
                 set_aborted(&mut last, &Failure::new(fault, why));
@@ -332,11 +343,11 @@ impl Core {
 }
 
 /// What is asked about a guest with this record.
-const fn question_of(standing: Standing, process: Process) -> Question {
-    match (standing, process) {
-        (Standing::MayOwn, _) => Question::MayIRun,
-        // wire.md O7: the guest may have run on, with a note that is lost, so nothing is granted.
-        (Standing::Switching, Process::HostRestarted) => Question::DidYouRun,
+const fn question_of(standing: Standing) -> Question {
+    match standing {
+        Standing::MayOwn => Question::MayIRun,
+        // wire.md O7: what was not granted is not granted by asking.
+        Standing::Switching => Question::DidYouRun,
         _ => Question::DoYouRun,
     }
 }

@@ -94,6 +94,8 @@ const RECENT: usize = 3;
 /// What is handed to another thread while the guest is paused, and waited for: parking, the last
 /// pages, and at the destination loading and running.
 const ERRANDS: u32 = 4;
+/// One that took longer met a host that stood still, which it will not do each time.
+const ERRAND_MAX: Duration = Duration::from_secs(1);
 /// A known time that is beaten counts at once, one that is exceeded is raised to this share of it.
 const RISING_PERCENT: u32 = 125;
 /// Last pages that are sent this quickly are not worth another round.
@@ -290,7 +292,7 @@ impl Forecast {
     /// Takes note of a look while nothing else went on, which is how it will be in the pause.
     pub fn rehearsed(&mut self, harvest: Duration, errand: Duration, dirty: PageCount) {
         self.harvest = harvest;
-        self.errand = Some(quickest(self.errand, errand));
+        self.errand = Some(quickest(self.errand, errand.min(ERRAND_MAX)));
         self.before = dirty;
     }
 
@@ -343,7 +345,7 @@ impl Forecast {
 
     fn measure(&mut self, round: Round) {
         self.harvest = round.harvest;
-        self.errand = Some(quickest(self.errand, round.errand));
+        self.errand = Some(quickest(self.errand, round.errand.min(ERRAND_MAX)));
         if let Some(open) = round.open {
             let written = round.written.bytes().0 as f64;
             self.dirty_rate = Some(written / open.as_secs_f64().max(1e-6));

@@ -91,8 +91,8 @@ pub enum Question {
     /// The source asks the destination: I granted this term; does the guest run with you? The
     /// question is the grant once more, for a grant that was lost.
     DoYouRun,
-    /// The source asks the destination: I may have run the guest on after I announced this term,
-    /// and cannot know; does it run with you? This grants nothing.
+    /// The source asks the destination: I announced this term and know of no grant; does the guest
+    /// run with you? This grants nothing.
     DidYouRun,
 }
 

@@ -18,7 +18,7 @@ const TERM: Term = Term { generation: 4, host: 1 };
 const NOBODY: &str = "127.0.0.1:1";
 
 /// When the record was written.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Boot {
     This,
     Earlier,
@@ -278,18 +278,30 @@ async fn an_answer_that_promises_something_is_not_given_without_the_record() {
 }
 
 #[test]
-fn a_host_that_may_have_forgotten_grants_nothing_by_asking() {
-    use Process::{Alive, Dead, HostRestarted};
-    use Question::{DidYouRun, DoYouRun, MayIRun};
-    let cases = [
-        (Standing::Switching, HostRestarted, DidYouRun),
-        (Standing::Switching, Dead, DoYouRun),
-        (Standing::Granted, HostRestarted, DoYouRun),
-        (Standing::Granted, Alive, DoYouRun),
-        (Standing::MayOwn, HostRestarted, MayIRun),
-    ];
-    for (standing, process, question) in cases {
-        assert_eq!(question_of(standing, process), question, "{standing:?} {process:?}");
+fn what_was_not_granted_is_not_granted_by_asking() {
+    assert_eq!(question_of(Standing::Switching), Question::DidYouRun);
+    assert_eq!(question_of(Standing::Granted), Question::DoYouRun);
+    assert_eq!(question_of(Standing::MayOwn), Question::MayIRun);
+}
+
+/// The destination never heard of the term, or knows it no more.
+#[tokio::test]
+async fn a_guest_that_died_before_it_was_granted_is_not_left_in_doubt() {
+    let there = Host::with(None, Boot::This).await;
+    let forgot = Host::with(Some(record(Standing::MayOwn, NOBODY)), Boot::Earlier).await;
+    for peer in [there.address.to_string(), forgot.address.to_string()] {
+        let here = Host::with(Some(record(Standing::Switching, &peer)), Boot::This).await;
+        assert_eq!(here.settled().await, Some(Standing::Owner));
+        // Whoever comes to ask later is told so.
+        assert_eq!(here.answer(Question::MayIRun, TERM).await, Answer::NotYours);
+        // Granted, or perhaps so: only who knows may say.
+        for (standing, boot) in
+            [(Standing::Granted, Boot::This), (Standing::Switching, Boot::Earlier)]
+        {
+            let here = Host::with(Some(record(standing, &peer)), boot).await;
+            here.core.try_to_settle(&here.core.guests.get(GUEST).unwrap()).await;
+            assert_eq!(here.standing(), Some(standing), "{boot:?}");
+        }
     }
 }
 

@@ -256,6 +256,16 @@ fn a_rehearsal_in_quiet_counts_for_more_than_a_round() {
     assert_eq!(rounds.downtime(0), Some(us(580)));
 }
 
+/// The guest would be expected, and allowed, to stand still for minutes.
+#[test]
+fn a_host_that_stood_still_once_is_not_expected_to_each_time() {
+    let mut rounds = rounds(Policy::SwitchOver, 300);
+    rounds.round(1000, 100);
+    rounds.forecast.errand = None;
+    rounds.forecast.rehearsed(ms(1), ms(16_000), PageCount::ZERO);
+    assert_eq!(rounds.downtime(0), Some(ms(1) + ERRAND_MAX * ERRANDS));
+}
+
 #[test]
 fn a_round_trip_is_the_quickest_until_it_is_slower_for_good() {
     let mut forecast = rounds(Policy::Wait, 300).forecast;

@@ -74,15 +74,30 @@ impl fmt::Display for Broke {
 /// From every state at least the way on which nobody chooses comes to an end: what can go round in
 /// circles for ever is a breach.
 pub fn explore<M: Model>(start: M) -> Census {
+    search(start, |_| false)
+}
+
+/// The first breach of a law, named by how it begins, that is found in what can follow from `start`.
+pub fn find_breach<M: Model>(start: M, law: &str) -> Option<Broke> {
+    let is_of_it = |broke: &Broke| broke.what.starts_with(law);
+    search(start, is_of_it).broke.into_iter().find(is_of_it)
+}
+
+fn search<M: Model>(start: M, enough: impl Fn(&Broke) -> bool) -> Census {
     let mut search = Search::default();
     let digest = start.digest();
+    search.seen.insert(digest);
     search.enter(start, digest);
-    while let Some(frame) = search.path.last_mut() {
+    while let Some(frame) = search.path.last_mut()
+        && !search.census.broke.last().is_some_and(&enough)
+    {
         let Some(step) = frame.untried.pop() else {
             search.path.pop();
             continue;
         };
-        let mut next = frame.state.clone();
+        // The last step needs no copy of the state.
+        let state = if frame.untried.is_empty() { frame.state.take() } else { frame.state.clone() };
+        let mut next = state.expect("a state is kept as long as there are steps from it");
         frame.taken = Some(step);
         frame.tried += 1;
         next.take(step);
@@ -110,7 +125,8 @@ impl Hasher for AsIs {
 }
 
 struct Frame<M: Model> {
-    state: M,
+    /// None when the last step was taken.
+    state: Option<M>,
     digest: u64,
     /// What is still to be tried, the next one last.
     untried: Vec<M::Step>,
@@ -136,7 +152,7 @@ impl<M: Model> Search<M> {
     fn arrive(&mut self, next: M) {
         self.census.steps += 1;
         let digest = next.digest();
-        if !self.seen.contains(&digest) {
+        if self.seen.insert(digest) {
             self.enter(next, digest);
         } else if self.by_itself_since(digest) {
             self.broke("it goes round in circles".into());
@@ -151,7 +167,6 @@ impl<M: Model> Search<M> {
     }
 
     fn enter(&mut self, state: M, digest: u64) {
-        self.seen.insert(digest);
         self.census.states += 1;
         self.census.depth = self.census.depth.max(self.path.len());
         if let Err(what) = state.check() {
@@ -170,6 +185,7 @@ impl<M: Model> Search<M> {
         }
         let mut untried = state.faults();
         untried.extend(steps.into_iter().rev());
+        let state = Some(state);
         self.path.push(Frame { state, digest, untried, taken: None, tried: 0, ends });
     }
 

@@ -9,4 +9,4 @@ mod explore;
 pub mod handover;
 pub mod pages;
 
-pub use explore::{Broke, Census, Model, explore};
+pub use explore::{Broke, Census, Model, explore, find_breach};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use whimbrel_sim::exhaustive::handover::{Handover, Mutant, Row};
-use whimbrel_sim::exhaustive::{Census, explore};
+use whimbrel_sim::exhaustive::{Census, explore, find_breach};
 
 use crate::rows::account_for;
 
@@ -79,10 +79,8 @@ fn breaks(mutant: Mutant, law: &str, faults: u32) {
 
 #[track_caller]
 fn breaks_in(world: fn(u32) -> Handover, mutant: Mutant, law: &str, faults: u32) {
-    let broken = |faults| {
-        let broke = explore(world(faults).with_mutant(mutant)).broke;
-        broke.into_iter().find(|broke| broke.what.starts_with(law)).map(|broke| (faults, broke))
-    };
+    let broken =
+        |faults| find_breach(world(faults).with_mutant(mutant), law).map(|broke| (faults, broke));
     let (needed, broke) = (0..=faults).find_map(broken).expect("the mutant breaks the law");
     println!("{mutant:?}, with {needed} faults: {broke}");
     assert_eq!(needed, faults);
@@ -106,6 +104,11 @@ fn no_record_may_be_left_out() {
     breaks(Mutant::RunWithoutNote, "B runs the guest, and its record is", 0);
     breaks(Mutant::RefuseWithoutRecord, "NotYours is not true", 1);
     breaks(Mutant::AnswerWithoutRecord, "NeverRan is not true", 1);
+}
+
+#[test]
+fn nobody_waits_for_an_answer_that_cannot_come() {
+    breaks(Mutant::WaitAfterUnknown, "A waits for a person for ever", 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Two pages, two rounds and the last one, two lanes and one fault, in every order.
 
 use whimbrel_sim::exhaustive::pages::{Pages, Slip};
-use whimbrel_sim::exhaustive::{Census, explore};
+use whimbrel_sim::exhaustive::{Census, explore, find_breach};
 
 #[track_caller]
 fn look(name: &str, world: Pages) -> Census {
@@ -29,8 +29,7 @@ fn both_pages_in_a_batch() {
 
 #[track_caller]
 fn breaks(world: Pages, slip: Slip, law: &str) {
-    let broke = explore(world.with_slip(slip)).broke;
-    let broke = broke.iter().find(|broke| broke.what.starts_with(law));
+    let broke = find_breach(world.with_slip(slip), law);
     println!("{slip:?}: {}", broke.expect("the slip breaks the law"));
 }
 

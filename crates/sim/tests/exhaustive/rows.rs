@@ -53,6 +53,9 @@ fn why_not((question, record, process): Row) -> Option<Why> {
     match (question, record) {
         (Question::MayIRun, record) => source_is_not_asked(record, process),
         // Both sides make their records at once, so that the destination may have none yet.
+        (Question::DoYouRun, None | Some((Ordering::Less, _))) => {
+            Some(Why::Never("it records its promise before the term can be granted"))
+        }
         (_, None) => None,
         (_, Some(record)) => destination_is_not_asked(question, record, process),
     }

@@ -131,10 +131,9 @@ impl Handover {
     /// Whom the agent asks.
     pub(crate) fn settling(&self, host: Host) -> Option<Ask> {
         let (standing, term, to) = self.doubt(host).filter(|_| !self.gives_up_alone(host))?;
-        let life = self.life(host);
-        let question = match (standing, life.journal.process(life.alive)) {
-            (Standing::MayOwn, _) => Question::MayIRun,
-            (Standing::Switching, Process::HostRestarted) => Question::DidYouRun,
+        let question = match standing {
+            Standing::MayOwn => Question::MayIRun,
+            Standing::Switching => Question::DidYouRun,
             _ => Question::DoYouRun,
         };
         Some(Ask { asker: host, question, agent: true, to, term, answer: None })
@@ -169,10 +168,15 @@ impl Handover {
         else {
             return;
         };
+        let waits = self.mutant == Some(Mutant::WaitAfterUnknown);
         let life = self.life_mut(host);
+        let dead = life.journal.process(life.alive) == Process::Dead;
+        let undecided = dead && standing == Standing::Switching && !waits;
         let gives_up = match answer {
             Answer::Runs | Answer::NotYours => true,
             Answer::NeverRan => false,
+            // wire.md O9.
+            Answer::Unknown if undecided => false,
             // A dead process cannot take what is offered.
             Answer::Yours | Answer::AskProcess | Answer::Unknown => return,
         };

@@ -14,11 +14,11 @@ use super::{Ask, Handover, Mutant};
 
 impl Handover {
     pub(crate) fn feed_d(&mut self, place: usize, event: DestinationEvent) {
-        let there = &mut self.d[place];
+        let there = &mut *self.d[place];
         if !there.life.drives() {
             return;
         }
-        let fed = there.machine.change().handle(there.life.clock, event);
+        let fed = there.machine.handle(there.life.clock, event);
         if fed.is_err_and(|violation| violation.by_peer) {
             self.breach("an honest source was blamed");
         }
@@ -26,7 +26,7 @@ impl Handover {
     }
 
     pub(crate) fn poll_d(&mut self, place: usize) {
-        while let Some(action) = self.d[place].machine.change().poll() {
+        while let Some(action) = self.d[place].machine.poll() {
             self.act_d(place, action);
         }
     }
@@ -100,7 +100,7 @@ impl Handover {
         }
         // As the engine does: before anything else that was polled.
         let now = there.life.clock;
-        let _ = there.machine.change().handle(now, event);
+        let _ = there.machine.handle(now, event);
     }
 
     /// Nothing lands any more: the memory is the guest's.
@@ -112,7 +112,7 @@ impl Handover {
         }
         let late = Failure::new(Fault::Peer, "pages came late");
         let now = there.life.clock;
-        let _ = there.machine.change().handle(now, DestinationEvent::Failed(late));
+        let _ = there.machine.handle(now, DestinationEvent::Failed(late));
     }
 
     fn finish_d(&mut self, place: usize, outcome: &Outcome) {
@@ -213,7 +213,7 @@ impl Handover {
     // --- lanes ------------------------------------------------------------------------------
 
     pub(crate) fn land(&mut self, place: usize) {
-        let there = &mut self.d[place];
+        let there = &mut *self.d[place];
         let Some(lane) = &mut there.lane else { return };
         let Some((batch, pages)) = lane.wire.pop_front() else { return };
         there.landed.insert(lane.id, batch);
@@ -225,7 +225,7 @@ impl Handover {
     }
 
     fn look_at_counts(&mut self, place: usize) {
-        let there = &mut self.d[place];
+        let there = &mut *self.d[place];
         let landed = |(lane, batch): &(LaneId, BatchSeq)| {
             there.landed.get(lane).is_some_and(|landed| landed >= batch)
         };
@@ -281,7 +281,7 @@ impl Handover {
     fn greeted(&mut self, place: usize, at: usize, hello: &Hello) {
         let there = &mut self.d[place];
         let now = there.life.clock;
-        match there.machine.change().greet(now, hello) {
+        match there.machine.greet(now, hello) {
             Ok(()) => {
                 if let Some(link) = held(&mut there.links) {
                     close(link);

@@ -253,7 +253,7 @@ impl Handover {
         let cold = self.a.cold;
         let there = Pages { cold, ..Pages::default() };
         let next = attempt::destination(clock, 1);
-        self.d.push(DestinationHost { memory: there, known: there, ..next });
+        self.d.push(DestinationHost { memory: there, known: there, ..next }.into());
         (self.a.there, self.a.cold_goes, self.a.spoiled) = (there, false, [false; 2]);
         self.a.to = 1;
         self.a.life.said = None;

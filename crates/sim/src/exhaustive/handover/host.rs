@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{Hash, Hasher};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
 
 use whimbrel_page::{ChunkIndex, LeafSum, PageCount, RegionId, Root};
@@ -211,48 +211,49 @@ impl Life {
     }
 }
 
-/// A machine, and the number of what it is in, which takes longer to find than all the rest of a
-/// state's and changes with few steps.
+/// A part of a state that few steps change: shared with the states before it until one does, and
+/// numbered once.
 #[derive(Clone, Debug)]
-pub(crate) struct Kept<M> {
-    machine: Rc<M>,
+pub(crate) struct Kept<T> {
+    part: Rc<T>,
     /// By what the clock showed: its times count from there.
     number: Cell<Option<(Now, u64)>>,
 }
 
-impl<M: Clone + Hash> Kept<M> {
-    /// To be changed.
-    pub(crate) fn change(&mut self) -> &mut M {
-        self.number.set(None);
-        Rc::make_mut(&mut self.machine)
-    }
-
+impl<T: Hash> Kept<T> {
     /// Finds the number, before it is hashed.
     pub(crate) fn count(&self, clock: Now) {
         if self.number.get().is_none_or(|(at, _)| at != clock) {
             let mut digest = Digest::default();
             digest.count_from(clock);
-            self.machine.hash(&mut digest);
+            self.part.hash(&mut digest);
             self.number.set(Some((clock, digest.finish())));
         }
     }
 }
 
-impl<M> From<M> for Kept<M> {
-    fn from(machine: M) -> Self {
-        Self { machine: Rc::new(machine), number: Cell::default() }
+impl<T> From<T> for Kept<T> {
+    fn from(part: T) -> Self {
+        Self { part: Rc::new(part), number: Cell::default() }
     }
 }
 
-impl<M> Deref for Kept<M> {
-    type Target = M;
+impl<T> Deref for Kept<T> {
+    type Target = T;
 
-    fn deref(&self) -> &M {
-        &self.machine
+    fn deref(&self) -> &T {
+        &self.part
     }
 }
 
-impl<M> Hash for Kept<M> {
+impl<T: Clone> DerefMut for Kept<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.number.set(None);
+        Rc::make_mut(&mut self.part)
+    }
+}
+
+impl<T> Hash for Kept<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let (_, number) = self.number.get().expect("counted before it is hashed");
         state.write_u64(number);

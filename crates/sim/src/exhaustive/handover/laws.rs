@@ -147,9 +147,17 @@ impl Handover {
             };
         }
         let died = self.hosts().any(|host| !self.life(host).alive);
+        // Only who has forgotten something, or asks somebody who has, may be left with a record in doubt.
+        let doubted = self.hosts().find(|host| {
+            let other = self.doubt(*host).map(|(.., other)| self.life(other).restarted);
+            other == Some(false) && !self.life(*host).restarted
+        });
         let here = self.hosts().find(|host| self.life(*host).holds == Holds::Here);
         match here.filter(|host| self.life(*host).alive) {
             Some(host) => Err(format!("{host:?} has the guest, which stands still")),
+            None if let Some(host) = doubted => {
+                Err(format!("{host:?} waits for a person for ever"))
+            }
             None if died => Ok("lost with its process"),
             None => Err("the guest is nowhere, and nothing died".into()),
         }

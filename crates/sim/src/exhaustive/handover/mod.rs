@@ -30,7 +30,7 @@ use whimbrel_protocol::{
     Answer, DestinationEvent, Message, Now, Process, Question, SourceEvent, Standing, Term, Verify,
 };
 
-use self::host::{Cut, DestinationHost, End, SourceHost};
+use self::host::{Cut, DestinationHost, End, Kept, SourceHost};
 use super::digest::Digest;
 use super::explore::Model;
 
@@ -111,8 +111,8 @@ pub enum Step {
 /// Hosts, processes, agents and what is between them.
 #[derive(Clone, Debug)]
 pub struct Handover {
-    pub(crate) a: SourceHost,
-    pub(crate) d: Vec<DestinationHost>,
+    pub(crate) a: Kept<SourceHost>,
+    pub(crate) d: Vec<Kept<DestinationHost>>,
     pub(crate) asks: BTreeSet<Ask>,
     /// What the guest's hot page and its state are: another number whenever it has run on.
     pub(crate) truth: u8,
@@ -144,8 +144,8 @@ impl Handover {
 
     fn verified_by(verify: Verify, faults: u32) -> Self {
         let mut world = Self {
-            a: attempt::source_host(verify),
-            d: vec![attempt::destination(Now::default(), 0)],
+            a: attempt::source_host(verify).into(),
+            d: vec![attempt::destination(Now::default(), 0).into()],
             asks: BTreeSet::new(),
             truth: 0,
             faults,
@@ -223,16 +223,14 @@ impl Handover {
     pub(crate) fn number(&self) -> u64 {
         let Self { a, d, asks, truth, faults, third_host, verify, .. } = self;
         let Self { mutant, granted, moved, breach, .. } = self;
-        let mut digest = Digest::default();
-        digest.count_from(a.life.clock);
         a.machine.count(a.life.clock);
-        a.hash(&mut digest);
+        a.count(a.life.clock);
         for there in d {
-            digest.count_from(there.life.clock);
             there.machine.count(there.life.clock);
-            there.hash(&mut digest);
+            there.count(there.life.clock);
         }
-        (asks, truth, faults, third_host, verify).hash(&mut digest);
+        let mut digest = Digest::default();
+        (a, d, asks, truth, faults, third_host, verify).hash(&mut digest);
         (mutant, granted, moved, breach).hash(&mut digest);
         digest.finish()
     }

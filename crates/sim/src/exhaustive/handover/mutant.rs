@@ -17,6 +17,8 @@ pub enum Mutant {
     RefuseWithoutRecord,
     /// An agent answers without recording first what it promises.
     AnswerWithoutRecord,
+    /// Whose process died before it granted anything stays in doubt where nobody knows of it (O9).
+    WaitAfterUnknown,
     /// The destination says that the roots agree without looking.
     SkipDigests,
     /// The source says that its memory is verified and has looked at nothing (wire.md V2).

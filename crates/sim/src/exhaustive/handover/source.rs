@@ -38,7 +38,7 @@ impl Handover {
         let lost = matches!(event, SourceEvent::LinkLost(_));
         let failed = matches!(event, SourceEvent::Failed(_));
         let now = self.a.life.clock;
-        let fed = self.a.machine.change().handle(now, event);
+        let fed = self.a.machine.handle(now, event);
         if fed.is_err_and(|violation| violation.by_peer) {
             self.breach("an honest destination was blamed");
         }
@@ -61,7 +61,7 @@ impl Handover {
     }
 
     pub(crate) fn poll_a(&mut self) {
-        while let Some(action) = self.a.machine.change().poll() {
+        while let Some(action) = self.a.machine.poll() {
             self.act_a(action);
         }
     }
@@ -94,7 +94,7 @@ impl Handover {
                     noted.map_or_else(SourceEvent::Failed, |()| SourceEvent::Recorded(standing));
                 // As the engine does: before anything else that was polled.
                 let now = self.a.life.clock;
-                let _ = self.a.machine.change().handle(now, recorded);
+                let _ = self.a.machine.handle(now, recorded);
             }
             SourceAction::Record(standing, term) => {
                 self.a.jobs.push_back(Job::Record(standing, term));
@@ -102,7 +102,7 @@ impl Handover {
             SourceAction::Note(standing, term) => {
                 if let Err(failure) = self.note_a(standing, term) {
                     let now = self.a.life.clock;
-                    let _ = self.a.machine.change().handle(now, SourceEvent::Failed(failure));
+                    let _ = self.a.machine.handle(now, SourceEvent::Failed(failure));
                 }
             }
             SourceAction::Ask(term) => {
@@ -125,7 +125,8 @@ impl Handover {
         if std::mem::take(&mut self.a.life.failing) {
             return Err(failure(Fault::Journal));
         }
-        self.a.life.journal.note((standing, term, Host::DESTINATIONS[self.a.to]));
+        let to = Host::DESTINATIONS[self.a.to];
+        self.a.life.journal.note((standing, term, to));
         Ok(())
     }
 
@@ -249,7 +250,7 @@ impl Handover {
     // --- lanes ------------------------------------------------------------------------------
 
     /// Whether what the lanes are at can come to its end.
-    pub(crate) const fn passes(&self) -> bool {
+    pub(crate) fn passes(&self) -> bool {
         match self.a.pass {
             Some(Pass::Round | Pass::Quiesce(_)) => true,
             Some(Pass::Flush(_)) => self.a.lane.is_some(),
@@ -283,7 +284,7 @@ impl Handover {
         let Some((session, epoch)) = self.a.machine.session() else { return };
         let there = &mut self.d[self.a.to];
         let hello = LaneHello { session, epoch, lane, token };
-        let admitted = there.life.drives() && there.machine.change().admit(&hello).is_ok();
+        let admitted = there.life.drives() && there.machine.admit(&hello).is_ok();
         if !admitted {
             return self.feed_a(SourceEvent::LaneFailed(lane, "not let in".into()));
         }
