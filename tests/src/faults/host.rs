@@ -70,8 +70,11 @@ impl Ending {
     pub fn is_settled(&self) -> bool {
         let state = match self.state() {
             GuestState::Running | GuestState::Gone => true,
-            // A process that is just ending does not answer any more, and is not dead yet.
-            GuestState::Failed => self.guest.as_ref().is_some_and(|guest| guest.pid == 0),
+            // A process that is just ending does not answer any more, and is not dead yet; one that
+            // is dead and never had the guest is about to be forgotten.
+            GuestState::Failed => {
+                self.guest.as_ref().is_some_and(|guest| guest.pid == 0 && owns(&guest.standing))
+            }
             _ => false,
         };
         state && self.outcome() != Some(api::Outcome::Unspecified)
@@ -236,6 +239,11 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
         found.extend(walk(&entry.path()));
     }
     found
+}
+
+/// Whether a record of such a standing says that the guest is here.
+pub(super) fn owns(standing: &str) -> bool {
+    matches!(standing, "owner" | "running")
 }
 
 async fn connect(address: &str) -> Result<Client, ClientError> {

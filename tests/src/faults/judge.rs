@@ -4,7 +4,7 @@ use whimbrel_control::api::{self, GuestState, Outcome};
 
 use std::time::Duration;
 
-use super::host::{DEADLINES, Ending, Sample};
+use super::host::{DEADLINES, Ending, Sample, owns};
 use super::run::Account;
 use super::{Fault, SLACK, Side};
 
@@ -110,10 +110,6 @@ fn records_agree(account: &Account) -> Option<String> {
 fn keeps(account: &Account, standing: &str) -> bool {
     let no_room = account.scenario.fault == Fault::FillDisk(Side::Source);
     standing == "owner" || (no_room && standing == "switching")
-}
-
-fn owns(standing: &str) -> bool {
-    matches!(standing, "owner" | "running")
 }
 
 /// The guest's heart beats on from where it stopped: what has beaten at the source after that
