@@ -45,6 +45,12 @@ impl Pid {
         let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
         Self(pid.expect("a process number"))
     }
+
+    /// Where the system tells of it.
+    #[must_use]
+    pub fn folder(self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.0.as_raw_nonzero()))
+    }
 }
 
 /// Writes a file that everybody, or nobody but this user, may read.
@@ -93,7 +99,7 @@ pub fn mentioning(text: &str) -> Vec<Pid> {
 /// How many sockets a process has open.
 #[must_use]
 pub fn sockets(pid: Pid) -> usize {
-    let files = fs::read_dir(format!("/proc/{}/fd", pid.0.as_raw_nonzero()));
+    let files = fs::read_dir(pid.folder().join("fd"));
     let links =
         files.into_iter().flatten().flatten().filter_map(|it| fs::read_link(it.path()).ok());
     links.filter(|link| link.to_string_lossy().starts_with("socket:")).count()
@@ -116,7 +122,7 @@ impl Drop for KilledAtTheEnd {
 /// Whether the process is there and has not ended.
 #[must_use]
 pub fn is_alive(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.0.as_raw_nonzero()));
+    let stat = fs::read_to_string(pid.folder().join("stat"));
     let dead = stat.is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|s| s.starts_with('Z')));
     test_kill_process(pid.0).is_ok() && !dead
 }
@@ -124,8 +130,7 @@ pub fn is_alive(pid: Pid) -> bool {
 /// The children of a process, and theirs.
 #[must_use]
 pub fn descendants(pid: Pid) -> Vec<Pid> {
-    let raw = pid.0.as_raw_nonzero();
-    let tasks = fs::read_dir(format!("/proc/{raw}/task")).into_iter().flatten().flatten();
+    let tasks = fs::read_dir(pid.folder().join("task")).into_iter().flatten().flatten();
     let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
     let mut found = Vec::new();
     for child in lists.flat_map(|list| numbers(&list)) {

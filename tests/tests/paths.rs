@@ -1,11 +1,14 @@
 //! Migrations over several networks between two hosts, which come and go meanwhile.
 #![cfg(target_os = "linux")]
 
+use std::process::Command;
 use std::time::Duration;
 
+use tempfile::TempDir;
 use whimbrel_control::api::MigrationStatus;
 use whimbrel_control::{Client, Deadlines, api};
 use whimbrel_tests::net::Wires;
+use whimbrel_tests::os::Pid;
 use whimbrel_tests::program::Agent;
 use whimbrel_tests::realm::realm;
 use whimbrel_tests::{os, skipped};
@@ -33,9 +36,14 @@ struct Hosts {
 
 impl Hosts {
     async fn start(wires: Wires, networks: &[&str]) -> Self {
+        Self::start_with(wires, networks, &[]).await
+    }
+
+    /// With more options for the first one.
+    async fn start_with(wires: Wires, networks: &[&str], more: &[&str]) -> Self {
         let mut options = PATIENCE.to_vec();
         options.extend(networks.iter().flat_map(|network| ["--network", network]));
-        let here = Agent::everywhere(&wires.here, &options).await;
+        let here = Agent::everywhere(&wires.here, &[&options, more].concat()).await;
         let there = Agent::everywhere(&wires.there, &options).await;
         let address = here.address.parse().expect("an address");
         let access = realm().access();
@@ -321,4 +329,68 @@ async fn hosts_without_a_common_network_are_told_so() {
     assert_ne!(said.status, Some(0));
     assert!(said.err.contains("203.0.113.0/24") && said.err.contains("--network"), "{said:?}");
     here.assert_runs("web").await;
+}
+
+/// Has the first host's agent, and the guests that it starts from now on, find each wire at a device
+/// with these processors beside it.
+fn at_devices(agent: &Agent, processors: &[&str]) -> TempDir {
+    let interfaces = TempDir::new().expect("a folder");
+    for (wire, list) in processors.iter().enumerate() {
+        let device = interfaces.path().join(format!("w{wire}/device"));
+        std::fs::create_dir_all(&device).expect("a folder");
+        std::fs::write(device.join("local_cpulist"), format!("{list}\n")).expect("a file");
+    }
+    let namespace = format!("--mount={}", agent.pid().folder().join("ns/mnt").display());
+    let bind = ["mount", "--bind", interfaces.path().to_str().expect("UTF-8"), "/sys/class/net"];
+    let done = Command::new("nsenter").arg(namespace).args(bind).output();
+    let done = done.expect("nsenter runs");
+    assert!(done.status.success(), "{done:?}");
+    interfaces
+}
+
+/// Where the lanes' threads of a process may run, each as the system's list of processors.
+fn lanes_may_run_on(guest: Pid) -> Vec<String> {
+    let threads = std::fs::read_dir(guest.folder().join("task")).expect("it lives");
+    let told = threads.filter_map(|thread| {
+        // One that has just ended tells nothing.
+        let status = std::fs::read_to_string(thread.ok()?.path().join("status")).ok()?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().to_owned())
+        };
+        field("Name:")?.starts_with("whimbrel-out").then(|| field("Cpus_allowed_list:"))?
+    });
+    told.collect()
+}
+
+#[tokio::test]
+async fn a_lane_stays_beside_the_device_of_its_wire() {
+    let own = lists_of(&std::fs::read_to_string("/proc/self/status").expect("told"));
+    let [one, other] = &own[..] else { return skipped("it takes two processors") };
+    let Some(wires) = Wires::make(2) else { return skipped("only root may make networks") };
+    (0..2).for_each(|wire| wires.shape(wire, SLOW_MBIT));
+    let mut hosts = Hosts::start_with(wires, &["w0", "w1"], &["--pin-lanes"]).await;
+    let _devices = at_devices(&hosts.here, &[one, other]);
+    hosts.here.guest("web", &GUEST).await;
+    hosts.begin(&["--lanes", "2"]).await;
+    let guest = hosts.client.get_guest(api::GetGuestRequest { guest: "web".to_owned() });
+    let guest = Pid::new(guest.await.expect("it runs").pid);
+    let beside = |paths: &[api::Path]| {
+        let mut may = lanes_may_run_on(guest);
+        may.sort();
+        paths.iter().all(|path| path.lanes == 1) && may == [one.as_str(), other]
+    };
+    hosts.until("each lane is kept beside its wire's device", beside).await;
+    hosts.wires.unshape();
+    hosts.assert_moved().await;
+}
+
+/// Two processors on which a process with this status may run, each by itself.
+fn lists_of(status: &str) -> Vec<String> {
+    let told = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+    let ranges = told.unwrap_or_default().trim().split(',').filter_map(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        Some(first.parse::<u32>().ok()?..=last.parse().ok()?)
+    });
+    ranges.flatten().take(2).map(|processor| processor.to_string()).collect()
 }
