@@ -104,11 +104,13 @@ impl Journal {
             self.written[self.next_slot()] = None;
         }
         self.writer_died(random);
-        let lost = self.written != self.durable && random.chance(70);
-        if lost {
-            let torn_slot = self.next_slot();
-            for slot in (0..2).filter(|slot| !(torn && *slot == torn_slot)) {
+        let torn_slot = torn.then(|| self.next_slot());
+        let mut lost = false;
+        // The slots are pages of a file, of which one may come to the disk and the other not.
+        for slot in (0..2).filter(|slot| torn_slot != Some(*slot)) {
+            if self.written[slot] != self.durable[slot] && random.chance(70) {
                 self.written[slot] = self.durable[slot];
+                lost = true;
             }
         }
         self.durable = self.written;
