@@ -50,6 +50,7 @@ pub(crate) fn question(request: &api::AskRequest) -> Result<(GuestUuid, Term, Qu
         .ok_or_else(|| Status::invalid_argument("the question names no guest by its uuid"))?;
     let question = match request.question() {
         api::Question::MayIRun => Question::MayIRun,
+        api::Question::WasItMine => Question::WasItMine,
         api::Question::DoYouRun => Question::DoYouRun,
         api::Question::DidYouRun => Question::DidYouRun,
         api::Question::Unspecified => {
@@ -63,6 +64,7 @@ pub(crate) fn question(request: &api::AskRequest) -> Result<(GuestUuid, Term, Qu
 pub(crate) fn ask_request(guest: GuestUuid, term: Term, question: Question) -> api::AskRequest {
     let question = match question {
         Question::MayIRun => api::Question::MayIRun,
+        Question::WasItMine => api::Question::WasItMine,
         Question::DoYouRun => api::Question::DoYouRun,
         Question::DidYouRun => api::Question::DidYouRun,
     };
@@ -87,16 +89,18 @@ pub(crate) fn ask_response(answer: Answer) -> api::AskResponse {
     api::AskResponse { answer: answer.into() }
 }
 
-/// An answer from the wire; one that this version does not know is no knowledge.
-pub(crate) fn answer(response: &api::AskResponse) -> Answer {
-    match response.answer() {
+/// An answer from the wire, if it is one that this version knows: to know that nobody can know is
+/// something else.
+pub(crate) fn answer(response: &api::AskResponse) -> Option<Answer> {
+    Some(match response.answer() {
         api::Answer::Yours => Answer::Yours,
         api::Answer::NotYours => Answer::NotYours,
         api::Answer::Runs => Answer::Runs,
         api::Answer::NeverRan => Answer::NeverRan,
         api::Answer::AskAgain => Answer::AskProcess,
-        api::Answer::Unknown | api::Answer::Unspecified => Answer::Unknown,
-    }
+        api::Answer::Unknown => Answer::Unknown,
+        api::Answer::Unspecified => return None,
+    })
 }
 
 /// The source's settings, from what was asked, the agent's deadlines and the engine's defaults.
@@ -343,9 +347,9 @@ mod tests {
         assert!(question(&api::AskRequest::default()).is_err());
         use Answer::{AskProcess, NeverRan, NotYours, Runs, Unknown, Yours};
         for given in [Yours, NotYours, Runs, NeverRan, AskProcess, Unknown] {
-            assert_eq!(answer(&ask_response(given)), given);
+            assert_eq!(answer(&ask_response(given)), Some(given));
         }
-        assert_eq!(answer(&api::AskResponse { answer: 77 }), Unknown);
+        assert_eq!(answer(&api::AskResponse { answer: 77 }), None);
     }
 
     #[test]

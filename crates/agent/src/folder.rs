@@ -136,6 +136,10 @@ impl GuestFolder {
         &self.path
     }
 
+    pub(crate) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     pub(crate) fn journal(&self) -> PathBuf {
         self.path.join("journal")
     }

@@ -11,6 +11,7 @@ use whimbrel_engine::{Failure, Fault};
 use crate::agent::Core;
 use crate::convert::{set_aborted, standing_word};
 use crate::guests::{Guest, Life, Migration};
+use crate::process_api as process;
 use crate::watching::is_last;
 
 impl Core {
@@ -45,6 +46,27 @@ impl Core {
             migration.publish(|newest| *newest = status);
         }
         Err(Status::unavailable("it ended before the migration did"))
+    }
+
+    /// Whether the guest process has begun a migration that it did not say it had. Only it can
+    /// tell, or its record once it is dead.
+    pub(crate) async fn has_begun(&self, guest: &Guest, id: &str) -> bool {
+        loop {
+            let asked = async {
+                let mut link = guest.link(self.options.deadlines).await?;
+                link.get_status(process::GetStatusRequest {}).await
+            };
+            let failed = match asked.await {
+                Ok(status) => return status.migration.is_some_and(|it| it.migration_id == id),
+                Err(status) => status,
+            };
+            if matches!(guest.look(), Life::Dead) {
+                return true;
+            }
+            let name = &guest.config.name;
+            tracing::warn!(guest = name, "whether it moves is not told: {}", failed.message());
+            tokio::time::sleep(self.options.deadlines.ask_pause).await;
+        }
     }
 
     /// How a migration ended whose process died over it.
@@ -175,5 +197,49 @@ impl Core {
         };
         remembered.sort_by_key(written);
         remembered.iter().take(surplus).for_each(|guest| self.erase(guest));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+    use whimbrel_control::api;
+    use whimbrel_engine::protocol::GuestUuid;
+
+    use crate::agent::Agent;
+    use crate::folder::DataFolder;
+    use crate::options::AgentOptions;
+    use crate::process_api::{GuestFile, Status};
+    use crate::stub_process::StubProcess;
+
+    const GUEST: GuestUuid = GuestUuid(5);
+
+    /// Its answer to the call was late: it may be on its way, or there already.
+    #[tokio::test]
+    async fn only_the_guest_process_can_say_that_it_has_not_begun_a_migration() {
+        let temp = tempfile::tempdir().unwrap();
+        let process = StubProcess::of(GUEST).await;
+        let folder = DataFolder::open(temp.path()).unwrap().guest(GUEST);
+        let name = "web".to_owned();
+        let config = GuestFile { uuid: GUEST.to_string(), name, ..Default::default() };
+        folder.write_config(&config).unwrap();
+        folder.write_process(&process.file).unwrap();
+        let mut options = AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into());
+        options.deadlines.ask_pause = Duration::from_millis(1);
+        let core = Agent::bind(options).await.unwrap().core();
+        let guest = core.guests.get(GUEST).unwrap();
+        let mut asked = process.asked.clone();
+        let has_begun = core.has_begun(&guest, "this");
+        let silent = async {
+            asked.wait_for(|times| *times > 3).await.unwrap();
+            let migration_id = "this".to_owned();
+            let migration = api::MigrationStatus { migration_id, ..Default::default() };
+            process.status.send_replace(Some(Status { migration: Some(migration), guest: None }));
+        };
+        let watched = timeout(Duration::from_secs(50), async { tokio::join!(has_begun, silent) });
+        assert!(watched.await.expect("it is answered").0);
+        assert!(!core.has_begun(&guest, "another").await);
     }
 }

@@ -357,6 +357,11 @@ impl Guests {
         lock(&self.guests).get(&uuid).cloned()
     }
 
+    /// Whether this one is there, and not another one of the same identity that has come since.
+    pub(crate) fn has(&self, guest: &Arc<Guest>) -> bool {
+        self.get(guest.uuid).is_some_and(|there| Arc::ptr_eq(&there, guest))
+    }
+
     /// Adds `newcomer` if `admit` says so about those that are there.
     pub(crate) fn admit(
         &self,

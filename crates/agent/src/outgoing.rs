@@ -222,7 +222,10 @@ impl Core {
             carrier: carrier.into(),
             certificate_sha256: expected.certificate_sha256,
         });
-        if let Err(status) = begun.await {
+        // The answer may be what is lost.
+        if let Err(status) = begun.await
+            && !self.has_begun(guest, &migration.id).await
+        {
             self.take_back(migration, destination).await;
             return Err(status);
         }

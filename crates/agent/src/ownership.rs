@@ -34,27 +34,32 @@ impl Core {
     ) -> Result<api::AskResponse, Status> {
         let (uuid, term, question) = convert::question(&request)?;
         let Some(guest) = self.guests.get(uuid) else {
+            // What cannot be read is not what never was.
+            if self.folder.guest(uuid).is_there() {
+                let why = format!("what there is of guest {uuid} here cannot be read: see the log");
+                return Err(Status::internal(why));
+            }
             return Ok(convert::ask_response(Answer::Unknown));
         };
         self.check_asker(&guest, &who, question, term)?;
-        if let Life::Alive(..) = guest.look() {
-            let asked = match guest.link(self.options.deadlines).await {
+        let silent = match guest.look() {
+            Life::Alive(..) => match guest.link(self.options.deadlines).await {
                 Ok(mut link) => link.ask(request).await,
                 Err(status) => Err(status),
-            };
-            match asked {
-                Ok(answer) => return Ok(answer),
-                Err(status) => {
-                    let _within = guest.span().entered();
-                    let why = status.message();
-                    tracing::warn!(guest = %guest.config.name, "it cannot answer: {why}");
-                }
-            }
-        }
-        let answer = match guest.look() {
-            Life::Dead => self.answer_for_dead(&guest, question, term)?,
-            Life::Starting | Life::Alive(..) => Answer::AskProcess,
+            },
+            Life::Starting | Life::Dead => Err(Status::unavailable("it is just starting")),
         };
+        let silent = match silent {
+            Ok(answer) => return Ok(answer),
+            Err(status) => status,
+        };
+        if !guest.is_dead() {
+            let _within = guest.span().entered();
+            let why = format!("the guest process cannot answer: {}", silent.message());
+            tracing::warn!(guest = %guest.config.name, "{why}");
+            return Err(Status::unavailable(why));
+        }
+        let answer = self.answer_for_dead(&guest, question, term)?;
         let _within = guest.span().entered();
         tracing::info!(guest = %guest.config.name, ?question, %term, ?answer, "was asked");
         Ok(convert::ask_response(answer))
@@ -90,6 +95,7 @@ impl Core {
             if let Some(standing) = ruling.record {
                 let record = Record { term, standing, ..entry.record };
                 write(guest, &record).map_err(|error| unrecorded(&error))?;
+                guest.change_doubt();
             }
             Ok(ruling.answer)
         })
@@ -153,9 +159,10 @@ impl Core {
         let deadlines = self.options.deadlines;
         let began = Instant::now();
         let mut pause = deadlines.ask_pause;
-        while self.is_in_doubt(guest) && !guest.was_stopped() {
+        let doubted = || self.is_in_doubt(guest) && !guest.was_stopped() && self.guests.has(guest);
+        while doubted() {
             self.try_to_settle(guest).await;
-            if !self.is_in_doubt(guest) {
+            if !doubted() {
                 break;
             }
             if let Some((migration, last)) = &untold {
@@ -192,6 +199,7 @@ impl Core {
         let Ok(Some(entry)) = self.entry(guest) else { return };
         let process = if guest.is_dead() { dead_since(&entry) } else { Process::Alive };
         let record = entry.record;
+        let ungranted = (record.standing, process) == (Standing::Switching, Process::Dead);
         let question = question_of(record.standing);
         let answer = match self.ask_peer(&record, question).await {
             Ok(answer) => answer,
@@ -206,11 +214,9 @@ impl Core {
             Answer::Runs | Answer::NotYours => Decision::GiveUp(true),
             Answer::NeverRan => Decision::Run(true),
             // wire.md O9: nobody was granted it, nor waits to be.
-            Answer::Unknown
-                if (record.standing, process) == (Standing::Switching, Process::Dead) =>
-            {
-                Decision::Run(true)
-            }
+            Answer::Unknown if ungranted => Decision::Run(true),
+            // Somebody may have all of it, and be unable to ask here.
+            Answer::AskProcess if ungranted => return self.grant_for_dead(guest, &record),
             // A dead process cannot take what is offered.
             Answer::Yours | Answer::AskProcess | Answer::Unknown => return,
         };
@@ -220,15 +226,37 @@ impl Core {
         }
     }
 
+    /// The guest of a dead process is granted by its agent, which then asks DoYouRun.
+    fn grant_for_dead(&self, guest: &Guest, record: &Record) {
+        match self.succeed(guest, record, Standing::Granted) {
+            Ok(()) => guest.change_doubt(),
+            Err(status) => {
+                let why = status.message();
+                tracing::warn!(guest = %guest.config.name, "it is not granted yet: {why}");
+            }
+        }
+    }
+
+    /// Records a standing for a process that is proven dead, if its record still is `last`.
+    fn succeed(&self, guest: &Guest, last: &Record, standing: Standing) -> Result<(), Status> {
+        guest.with_journal(|| {
+            if self.entry(guest)?.is_none_or(|now| now.record != *last) {
+                return Err(Status::aborted("its record has changed meanwhile"));
+            }
+            let next = Record { standing, ..last.clone() };
+            write(guest, &next).map_err(|error| unrecorded(&error))
+        })
+    }
+
     async fn ask_peer(&self, record: &Record, question: Question) -> Result<Answer, Status> {
         let address = record.peer.parse();
         let address = address.map_err(|_| Status::internal("the record names no other agent"))?;
         let mut peer = self.connect(&address).await?;
         let request = convert::ask_request(record.guest, record.term, question);
         let response = peer.ask(request).await;
-        response
-            .map(|response| convert::answer(&response))
-            .map_err(|error| Status::unavailable(error.to_string()))
+        let response = response.map_err(|error| Status::unavailable(error.to_string()))?;
+        let newer = || Status::unimplemented("the answer is not one that this version knows");
+        convert::answer(&response).ok_or_else(newer)
     }
 
     /// Has a decision recorded and carried out, by the process, or for a dead one here.
@@ -256,8 +284,7 @@ impl Core {
             (Decision::GiveUp(_), _) => Standing::Ceded,
             (Decision::Run(_) | Decision::Burn(_), _) => Standing::Owner,
         };
-        let record = Record { standing, ..record.clone() };
-        guest.with_journal(|| write(guest, &record)).map_err(|error| unrecorded(&error))?;
+        self.succeed(guest, record, standing)?;
         match standing {
             Standing::Owner => {
                 tracing::error!(guest = %guest.config.name, "the guest has died with its process");
@@ -274,8 +301,12 @@ impl Core {
         migration: &Arc<Migration>,
         mut last: MigrationStatus,
     ) {
-        let entry = self.entry(guest).ok().flatten();
-        match entry.map(|entry| entry.record.standing) {
+        let standing = match self.guests.has(guest) {
+            true => self.entry(guest).ok().flatten().map(|entry| entry.record.standing),
+            // Its journal is that of another one, which has come after this one had gone.
+            false => Some(Standing::Ceded),
+        };
+        match standing {
             Some(Standing::Ceded) => {
                 last.set_outcome(api::Outcome::Completed);
                 last.reason.clear();
@@ -285,19 +316,21 @@ impl Core {
             }
             Some(Standing::Owner) => {
                 let (fault, why) = match guest.look() {
-                    Life::Dead => {
-                        if let Ok(destination) = last.peer.parse() {
-                            self.take_back(migration, &destination).await;
-                        }
-                        (Fault::Guest, "the guest process died, and the guest with it")
-                    }
+                    Life::Dead => (Fault::Guest, "the guest process died, and the guest with it"),
                     _ => (Fault::Link, "the destination never ran the guest; it goes on here"),
                 };
                 set_aborted(&mut last, &Failure::new(fault, why));
             }
             _ => {}
         }
+        let destination = last.peer.parse();
         self.conclude(migration, last).await;
+        // Nothing was granted, which the destination need not have heard yet.
+        if let (Some(Standing::Owner), true, Ok(destination)) =
+            (standing, guest.is_dead(), destination)
+        {
+            self.take_back(migration, &destination).await;
+        }
     }
 
     /// A person decides about a guest in doubt.
@@ -345,8 +378,8 @@ impl Core {
 /// What is asked about a guest with this record.
 const fn question_of(standing: Standing) -> Question {
     match standing {
-        Standing::MayOwn => Question::MayIRun,
-        // wire.md O7: what was not granted is not granted by asking.
+        // wire.md O7: what was not granted is not granted by asking, nor taken by a dead process.
+        Standing::MayOwn => Question::WasItMine,
         Standing::Switching => Question::DidYouRun,
         _ => Question::DoYouRun,
     }

@@ -24,12 +24,21 @@ pub(crate) struct StubProcess {
     pub(crate) file: ProcessFile,
     /// Why it was told to yield, if it was.
     pub(crate) yielded: watch::Receiver<String>,
+    /// What it says of itself; it does not answer as long as that is nothing.
+    pub(crate) status: watch::Sender<Option<process::Status>>,
+    /// How often that was asked.
+    pub(crate) asked: watch::Receiver<u32>,
+    /// What it was asked about the guest's owner; it has decided nothing.
+    pub(crate) questions: watch::Receiver<Vec<api::Question>>,
 }
 
 struct Stub {
     guest: GuestUuid,
     versions: RangeInclusive<u32>,
     yielded: watch::Sender<String>,
+    status: watch::Receiver<Option<process::Status>>,
+    asked: watch::Sender<u32>,
+    questions: watch::Sender<Vec<api::Question>>,
 }
 
 impl StubProcess {
@@ -41,13 +50,23 @@ impl StubProcess {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port().into();
         let (sender, yielded) = watch::channel(String::new());
-        let service = ProcessServer::new(Stub { guest, versions, yielded: sender });
+        let (status, of_itself) = watch::channel(None);
+        let (times, asked) = watch::channel(0);
+        let (question, questions) = watch::channel(Vec::new());
+        let service = ProcessServer::new(Stub {
+            guest,
+            versions,
+            yielded: sender,
+            status: of_itself,
+            asked: times,
+            questions: question,
+        });
         let incoming = TcpListenerStream::new(listener);
         tokio::spawn(Server::builder().serve_with_incoming(service, incoming));
         let own = ProcessIdentity::own().unwrap();
         let (pid, started, boot_id) = (own.pid, own.started, own.boot.0.to_vec());
         let file = ProcessFile { pid, started, boot_id, port, token: SECRET.to_owned() };
-        Self { file, yielded }
+        Self { file, yielded, status, asked, questions }
     }
 }
 
@@ -81,6 +100,24 @@ macro_rules! silent {
                 Ok(Response::new(process::YieldResponse {}))
             }
 
+            async fn get_status(
+                &self,
+                _: Request<process::GetStatusRequest>,
+            ) -> Result<Response<process::Status>, Status> {
+                self.asked.send_modify(|times| *times += 1);
+                let status = self.status.borrow().clone();
+                status.map(Response::new).ok_or_else(|| Status::unavailable("a stub"))
+            }
+
+            async fn ask(
+                &self,
+                request: Request<api::AskRequest>,
+            ) -> Result<Response<api::AskResponse>, Status> {
+                let question = request.into_inner().question();
+                self.questions.send_modify(|asked| asked.push(question));
+                Ok(Response::new(api::AskResponse { answer: api::Answer::AskAgain.into() }))
+            }
+
             /// The guest is attached to, and lets go at once.
             async fn relay(
                 &self,
@@ -99,7 +136,6 @@ macro_rules! silent {
 silent! {
     start(process::StartRequest) -> process::StartResponse;
     receive(process::ReceiveRequest) -> process::ReceiveResponse;
-    get_status(process::GetStatusRequest) -> process::Status;
     check(process::CheckRequest) -> api::CheckReport;
     certify(process::CertifyRequest) -> process::CertifyResponse;
     migrate(process::MigrateRequest) -> process::MigrateResponse;
@@ -109,7 +145,6 @@ silent! {
     listen(process::ListenRequest) -> process::ListenResponse;
     get_memory_map(process::GetMemoryMapRequest) -> process::MemoryMap;
     cancel(process::CancelRequest) -> api::CancelMigrationResponse;
-    ask(api::AskRequest) -> api::AskResponse;
     settle(process::SettleRequest) -> process::Status;
     stop(process::StopRequest) -> process::StopResponse;
 }

@@ -88,6 +88,9 @@ impl Process {
 pub enum Question {
     /// The destination asks the source: you announced this term; may I run the guest?
     MayIRun,
+    /// The destination asks the source: I promised to take the guest under this term, and whether it
+    /// ran here is lost; was it given to me? This grants nothing.
+    WasItMine,
     /// The source asks the destination: I granted this term; does the guest run with you? The
     /// question is the grant once more, for a grant that was lost.
     DoYouRun,
@@ -98,7 +101,7 @@ pub enum Question {
 
 impl Question {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::MayIRun, Self::DoYouRun, Self::DidYouRun];
+    pub const ALL: [Self; 4] = [Self::MayIRun, Self::WasItMine, Self::DoYouRun, Self::DidYouRun];
 }
 
 /// What is answered.
@@ -141,6 +144,13 @@ pub fn rule(question: Question, term: Term, record: Option<&Record>, process: Pr
     let later = record.term > term;
     match question {
         Question::MayIRun => may_i_run(record.standing, later, process),
+        Question::WasItMine => match may_i_run(record.standing, later, process) {
+            // Neither side has a process that could run it: it died here.
+            Ruling { record: Some(_), .. } => {
+                Ruling { answer: Answer::NotYours, record: Some(Standing::Owner) }
+            }
+            ruling => ruling,
+        },
         Question::DoYouRun | Question::DidYouRun => do_you_run(record.standing, later, process),
     }
 }

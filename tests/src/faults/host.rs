@@ -69,7 +69,9 @@ impl Ending {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let state = match self.state() {
-            GuestState::Running | GuestState::Gone => true,
+            GuestState::Running => true,
+            // What an agent has just heard it has yet to write down.
+            GuestState::Gone => self.guest.as_ref().is_none_or(|guest| guest.standing != "granted"),
             // A process that is just ending does not answer any more, and is not dead yet; one that
             // is dead and never had the guest is about to be forgotten.
             GuestState::Failed => {

@@ -67,7 +67,7 @@ impl PeerAgent {
         let deadlines = Deadlines { connect: *within, call: *within, ..Deadlines::default() };
         let mut client = Client::connect_as(address, deadlines, &access).await?;
         let response = client.ask(convert::ask_request(guest, term, question)).await?;
-        let answer = convert::answer(&response);
+        let answer = convert::answer(&response).unwrap_or(Answer::Unknown);
         tracing::info!(peer = %address, ?question, %term, ?answer, "asked who owns the guest");
         Ok(answer)
     }

@@ -11,7 +11,8 @@ use super::*;
 use crate::agent::{Agent, AgentError};
 use crate::folder::{DataFolder, FolderError};
 use crate::options::AgentOptions;
-use crate::process_api::GuestFile;
+use crate::process_api::{GuestFile, ProcessFile};
+use crate::stub_process::StubProcess;
 
 const GUEST: GuestUuid = GuestUuid(77);
 const TERM: Term = Term { generation: 4, host: 1 };
@@ -45,6 +46,11 @@ impl Drop for Host {
 impl Host {
     /// An agent that begins on a folder with this record of a guest whose process is dead.
     async fn with(record: Option<Record>, boot: Boot) -> Self {
+        Self::of(record, boot, None).await
+    }
+
+    /// One whose guest's process lives, where there is one.
+    async fn of(record: Option<Record>, boot: Boot, process: Option<&ProcessFile>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if let Some(record) = record {
             let data = DataFolder::open(folder.path()).unwrap();
@@ -52,6 +58,7 @@ impl Host {
             let name = "web".to_owned();
             let config = GuestFile { uuid: GUEST.to_string(), name, ..Default::default() };
             guest.write_config(&config).unwrap();
+            process.into_iter().for_each(|file| guest.write_process(file).unwrap());
             let mut journal = FileJournal::open(&guest.journal()).unwrap();
             if boot == Boot::Earlier {
                 journal = journal.of_an_earlier_boot();
@@ -107,7 +114,7 @@ impl Host {
 
     async fn answer(&self, question: Question, term: Term) -> Answer {
         let request = convert::ask_request(GUEST, term, question);
-        convert::answer(&self.client().await.ask(request).await.unwrap())
+        convert::answer(&self.client().await.ask(request).await.unwrap()).unwrap()
     }
 }
 
@@ -176,7 +183,7 @@ async fn every_case_of_the_table_is_answered_and_recorded() {
                 }
                 let ruling = rule(question, TERM, before.as_ref(), process);
                 let request = convert::ask_request(GUEST, TERM, question);
-                let answer = convert::answer(&client.ask(request).await.unwrap());
+                let answer = convert::answer(&client.ask(request).await.unwrap()).unwrap();
                 assert_eq!(answer, ruling.answer, "{question:?} {before:?} {process:?}");
                 let kept = before.clone().map(|before| match ruling.record {
                     Some(standing) => Record { term: TERM, standing, ..before },
@@ -187,7 +194,7 @@ async fn every_case_of_the_table_is_answered_and_recorded() {
             }
         }
     }
-    assert_eq!(cases, 2 * 3 * (1 + 5 * 7));
+    assert_eq!(cases, 2 * 4 * (1 + 5 * 7));
 }
 
 /// The guest was granted, and refused here. Before its source heard of that, somebody else brought
@@ -277,19 +284,26 @@ async fn an_answer_that_promises_something_is_not_given_without_the_record() {
     assert_eq!(host.answer(Question::MayIRun, TERM).await, Answer::Yours);
 }
 
+/// Whoever asks for a dead process grants nothing by it and takes nothing.
 #[test]
 fn what_was_not_granted_is_not_granted_by_asking() {
-    assert_eq!(question_of(Standing::Switching), Question::DidYouRun);
+    for standing in [Standing::Switching, Standing::MayOwn] {
+        let question = question_of(standing);
+        assert_ne!(question, Question::DoYouRun, "{standing:?}");
+        for there in every_record() {
+            let ruling = rule(question, TERM, there.as_ref(), Process::Dead);
+            assert_ne!(ruling.record, Some(Standing::Ceded), "{standing:?} {there:?}");
+        }
+    }
     assert_eq!(question_of(Standing::Granted), Question::DoYouRun);
-    assert_eq!(question_of(Standing::MayOwn), Question::MayIRun);
 }
 
-/// The destination never heard of the term, or knows it no more.
+/// The destination never heard of the term, or knows it no more; and asks itself.
 #[tokio::test]
 async fn a_guest_that_died_before_it_was_granted_is_not_left_in_doubt() {
-    let there = Host::with(None, Boot::This).await;
-    let forgot = Host::with(Some(record(Standing::MayOwn, NOBODY)), Boot::Earlier).await;
-    for peer in [there.address.to_string(), forgot.address.to_string()] {
+    for theirs in [None, Some(record(Standing::MayOwn, NOBODY))] {
+        let there = Host::with(theirs, Boot::Earlier).await;
+        let peer = there.address.to_string();
         let here = Host::with(Some(record(Standing::Switching, &peer)), Boot::This).await;
         assert_eq!(here.settled().await, Some(Standing::Owner));
         // Whoever comes to ask later is told so.
@@ -303,6 +317,52 @@ async fn a_guest_that_died_before_it_was_granted_is_not_left_in_doubt() {
             assert_eq!(here.standing(), Some(standing), "{boot:?}");
         }
     }
+    let here = Host::with(Some(record(Standing::Switching, NOBODY)), Boot::This).await;
+    let there = record(Standing::MayOwn, &here.address.to_string());
+    let there = Host::with(Some(there), Boot::Earlier).await;
+    assert_eq!(there.settled().await, Some(Standing::Refused));
+    assert_eq!(here.settled().await, Some(Standing::Owner));
+}
+
+/// The destination lives, has promised, and cannot ask here.
+#[tokio::test]
+async fn a_guest_whose_process_died_is_granted_to_who_has_all_of_it() {
+    let mut process = StubProcess::of(GUEST).await;
+    let promised = Some(record(Standing::MayOwn, NOBODY));
+    let there = Host::of(promised, Boot::This, Some(&process.file)).await;
+    let here = record(Standing::Switching, &there.address.to_string());
+    let here = Host::with(Some(here), Boot::This).await;
+    let granted = process.questions.wait_for(|it| it.contains(&api::Question::DoYouRun));
+    let granted = timeout(std::time::Duration::from_secs(50), granted).await;
+    let asked = granted.expect("it is granted in time").unwrap().clone();
+    assert_eq!(asked[0], api::Question::DidYouRun, "what grants was recorded before: {asked:?}");
+    assert_eq!(here.standing(), Some(Standing::Granted));
+}
+
+/// What was decided about one record is not written over another one.
+#[tokio::test]
+async fn a_record_that_has_changed_meanwhile_is_not_written_over() {
+    let host = Host::with(Some(record(Standing::Ceded, NOBODY)), Boot::This).await;
+    let guest = host.core.guests.get(GUEST).unwrap();
+    let read = record(Standing::Switching, NOBODY);
+    let refused = host.core.succeed(&guest, &read, Standing::Owner).unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::Aborted);
+    assert_eq!(host.standing(), Some(Standing::Ceded));
+}
+
+#[tokio::test]
+async fn nobody_answers_for_what_cannot_be_read() {
+    let host = Host::with(Some(record(Standing::Ceded, NOBODY)), Boot::This).await;
+    let unread = GuestUuid(78);
+    let answer = |guest| {
+        let request = convert::ask_request(guest, TERM, Question::DidYouRun);
+        async { host.client().await.ask(request).await }
+    };
+    let told = answer(unread).await.unwrap();
+    assert_eq!(convert::answer(&told), Some(Answer::Unknown), "it never was here");
+    std::fs::create_dir(host.folder.path().join("guests").join(unread.to_string())).unwrap();
+    let refused = answer(unread).await.unwrap_err();
+    assert!(refused.to_string().contains("cannot be read"), "{refused}");
 }
 
 #[tokio::test]

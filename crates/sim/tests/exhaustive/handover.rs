@@ -33,6 +33,15 @@ fn a_guest_is_handed_over_in_every_order() {
     assert_eq!(census.ends.keys().collect::<Vec<_>>(), [&"completed"]);
 }
 
+/// With one thing it is also known which guests outlive their source.
+#[test]
+fn one_thing_goes_wrong_at_any_step() {
+    for world in [Handover::new(1).with_third_host(), Handover::verified_in_full(1)] {
+        let (census, _) = look(1, world);
+        assert_eq!(census.ends.keys().copied().collect::<Vec<_>>(), ENDS);
+    }
+}
+
 /// A guest and two things that go wrong, and one that is in trouble already; together they come to
 /// every row of the table that such worlds have.
 #[test]
@@ -107,8 +116,9 @@ fn no_record_may_be_left_out() {
 }
 
 #[test]
-fn nobody_waits_for_an_answer_that_cannot_come() {
+fn a_source_that_died_waits_for_the_answer_that_can_come_and_no_other() {
     breaks(Mutant::WaitAfterUnknown, "A waits for a person for ever", 1);
+    breaks(Mutant::OwnAtOnce, "the guest is lost", 1);
 }
 
 #[test]

@@ -51,7 +51,16 @@ enum Why {
 /// it. That is tested there, record by record.
 fn why_not((question, record, process): Row) -> Option<Why> {
     match (question, record) {
-        (Question::MayIRun, record) => source_is_not_asked(record, process),
+        (Question::MayIRun, Some((Ordering::Less, Standing::Owner))) => {
+            Some(Why::Never("it is prepared once its source has recorded the term"))
+        }
+        // The destination's host restarted, the source took another term, and its process died.
+        (Question::WasItMine, Some((Ordering::Greater, standing)))
+            if process != Process::Alive && !is_of_a_destination(standing) =>
+        {
+            Some(Why::ThreeFaults)
+        }
+        (Question::MayIRun | Question::WasItMine, record) => source_is_not_asked(record, process),
         // Both sides make their records at once, so that the destination may have none yet.
         (Question::DoYouRun, None | Some((Ordering::Less, _))) => {
             Some(Why::Never("it records its promise before the term can be granted"))
@@ -61,13 +70,19 @@ fn why_not((question, record, process): Row) -> Option<Why> {
     }
 }
 
+fn is_of_a_destination(standing: Standing) -> bool {
+    matches!(standing, Standing::MayOwn | Standing::Running | Standing::Refused)
+}
+
 fn source_is_not_asked(record: Option<(Ordering, Standing)>, process: Process) -> Option<Why> {
-    use Standing::{Ceded, Granted, MayOwn, Owner, Refused, Running, Switching};
+    use Standing::{Ceded, Granted, Owner, Switching};
     let Some((term, standing)) = record else {
         return Some(Why::Never("the guest was started there, which is recorded"));
     };
     match (term, standing) {
-        (_, MayOwn | Running | Refused) => Some(Why::Never("nobody brings a guest to its source")),
+        (_, standing) if is_of_a_destination(standing) => {
+            Some(Why::Never("nobody brings a guest to its source"))
+        }
         // It took the last term back, announced another one, and lost the note of that.
         (Ordering::Less, Switching) if process == Process::HostRestarted => Some(Why::ThreeFaults),
         (Ordering::Less, Switching | Granted | Ceded) => {
@@ -75,7 +90,7 @@ fn source_is_not_asked(record: Option<(Ordering, Standing)>, process: Process) -
         }
         // It took two terms back and restarted, while the first one's destination still waits.
         (Ordering::Greater, Owner) if process == Process::HostRestarted => Some(Why::ThreeFaults),
-        (_, Owner | Switching | Granted | Ceded) => None,
+        _ => None,
     }
 }
 

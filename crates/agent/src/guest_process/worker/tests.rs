@@ -97,7 +97,7 @@ impl World {
 
     fn ask(&self, question: Question, term: Term) -> Answer {
         let request = convert::ask_request(self.worker.uuid(), term, question);
-        convert::answer(&self.worker.ask(&request).unwrap())
+        convert::answer(&self.worker.ask(&request).unwrap()).unwrap()
     }
 }
 

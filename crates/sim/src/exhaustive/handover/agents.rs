@@ -31,7 +31,8 @@ impl Handover {
     /// The question arrives at the other side's agent.
     pub(crate) fn asked(&mut self, ask: Ask) {
         self.asks.remove(&ask);
-        if !self.life(ask.to).agent {
+        // Nobody answers for a living process that does not.
+        if !self.life(ask.to).agent || self.life(ask.to).stopped {
             return;
         }
         let answer = match self.life(ask.to).alive {
@@ -58,9 +59,6 @@ impl Handover {
     /// As the living guest process answers.
     fn process_answers(&mut self, ask: Ask) -> Answer {
         let life = self.life_mut(ask.to);
-        if life.stopped {
-            return Answer::AskProcess;
-        }
         let record = life.journal.read();
         let found = record.as_ref().map(|record| (record.standing, record.term));
         let mut answer = rule(ask.question, ask.term, record.as_ref(), Process::Alive).answer;
@@ -132,7 +130,7 @@ impl Handover {
     pub(crate) fn settling(&self, host: Host) -> Option<Ask> {
         let (standing, term, to) = self.doubt(host).filter(|_| !self.gives_up_alone(host))?;
         let question = match standing {
-            Standing::MayOwn => Question::MayIRun,
+            Standing::MayOwn => Question::WasItMine,
             Standing::Switching => Question::DidYouRun,
             _ => Question::DoYouRun,
         };
@@ -168,15 +166,21 @@ impl Handover {
         else {
             return;
         };
-        let waits = self.mutant == Some(Mutant::WaitAfterUnknown);
+        let mutant = self.mutant;
         let life = self.life_mut(host);
         let dead = life.journal.process(life.alive) == Process::Dead;
-        let undecided = dead && standing == Standing::Switching && !waits;
+        let ungranted = dead && standing == Standing::Switching;
         let gives_up = match answer {
+            _ if ungranted && mutant == Some(Mutant::OwnAtOnce) => false,
+            Answer::AskProcess if ungranted => {
+                life.journal.record((Standing::Granted, term, peer));
+                self.granted = Some(term);
+                return;
+            }
             Answer::Runs | Answer::NotYours => true,
             Answer::NeverRan => false,
             // wire.md O9.
-            Answer::Unknown if undecided => false,
+            Answer::Unknown if ungranted && mutant != Some(Mutant::WaitAfterUnknown) => false,
             // A dead process cannot take what is offered.
             Answer::Yours | Answer::AskProcess | Answer::Unknown => return,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use whimbrel_protocol::{BatchSeq, DestinationEvent, SourceEvent, Term, Verify};
+use whimbrel_protocol::{BatchSeq, DestinationEvent, SourceEvent, Standing, Term, Verify};
 
 use super::host::{Batch, Cut, DestinationHost, End, Holds, Host, Pages, Said, Task};
 use super::{Handover, attempt};
@@ -162,7 +162,10 @@ impl Handover {
                 }
                 self.lose_lane();
             }
-            Fault::Crash(host, mute) => self.crash(host, mute),
+            Fault::Crash(host, mute) => {
+                self.saved |= host == Host::A && self.is_saved();
+                self.crash(host, mute);
+            }
             Fault::CrashAgent(host) => self.crash_agent(host),
             Fault::Restart(host, forget) => self.restart(host, forget),
             Fault::Stop(host) => self.life_mut(host).stopped = true,
@@ -218,6 +221,21 @@ impl Handover {
         }
         self.d.iter_mut().for_each(|d| d.links.retain(|link| !link.is_over()));
         self.asks.retain(|ask| ask.asker != host || ask.agent);
+    }
+
+    /// Whether the guest outlives the source's process: it stands still and was promised to a
+    /// destination that has all of it, and nothing else goes wrong.
+    fn is_saved(&self) -> bool {
+        let Some((standing, term, to)) = self.a.life.journal.written else { return false };
+        if to == Host::A || self.planned != 1 {
+            return false;
+        }
+        let (here, there) = (&self.a.life, &self.d[to.place()]);
+        let stands = matches!(standing, Standing::Switching | Standing::Granted) && !here.running;
+        let promised = (Standing::MayOwn, term, Host::A);
+        let whole =
+            there.machine.phase() == "prepared" && there.life.journal.written == Some(promised);
+        stands && here.holds == Holds::Moving && whole && there.life.acts() && !there.life.failing
     }
 
     fn crash_agent(&mut self, host: Host) {

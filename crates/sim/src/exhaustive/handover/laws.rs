@@ -149,12 +149,18 @@ impl Handover {
         let died = self.hosts().any(|host| !self.life(host).alive);
         // Only who has forgotten something, or asks somebody who has, may be left with a record in doubt.
         let doubted = self.hosts().find(|host| {
-            let other = self.doubt(*host).map(|(.., other)| self.life(other).restarted);
-            other == Some(false) && !self.life(*host).restarted
+            self.doubt(*host).is_some_and(|(standing, _, other)| {
+                let forgot = self.life(*host).restarted;
+                let forgotten = self.life(other).restarted && standing != Standing::Switching;
+                !forgot && !forgotten
+            })
         });
         let here = self.hosts().find(|host| self.life(*host).holds == Holds::Here);
         match here.filter(|host| self.life(*host).alive) {
             Some(host) => Err(format!("{host:?} has the guest, which stands still")),
+            None if self.saved => {
+                Err("the guest is lost, and the destination had all of it".into())
+            }
             None if let Some(host) = doubted => {
                 Err(format!("{host:?} waits for a person for ever"))
             }

@@ -125,6 +125,11 @@ pub struct Handover {
     pub(crate) granted: Option<Term>,
     /// Whether the source has heard that the guest runs there.
     pub(crate) moved: bool,
+    /// How much might go wrong when it began.
+    pub(crate) planned: u32,
+    /// Whether nothing goes wrong but that the source's process died when the destination had all of
+    /// the guest.
+    pub(crate) saved: bool,
     pub(crate) breach: Option<&'static str>,
     rows: Rc<RefCell<BTreeSet<Row>>>,
 }
@@ -154,6 +159,8 @@ impl Handover {
             mutant: None,
             granted: None,
             moved: false,
+            planned: faults,
+            saved: false,
             breach: None,
             rows: Rc::default(),
         };
@@ -184,7 +191,7 @@ impl Handover {
             world.go_on_with(|step| matches!(step, Step::Job(Host::A) | Step::Told(Host::A)));
         }
         world.take(Step::Fault(Fault::ThirdHost));
-        Self { faults, ..world }
+        Self { faults, planned: faults, ..world }
     }
 
     /// The next of these things happens.
@@ -222,7 +229,7 @@ impl Handover {
 
     pub(crate) fn number(&self) -> u64 {
         let Self { a, d, asks, truth, faults, third_host, verify, .. } = self;
-        let Self { mutant, granted, moved, breach, .. } = self;
+        let Self { mutant, granted, moved, saved, breach, .. } = self;
         a.machine.count(a.life.clock);
         a.count(a.life.clock);
         for there in d {
@@ -231,7 +238,7 @@ impl Handover {
         }
         let mut digest = Digest::default();
         (a, d, asks, truth, faults, third_host, verify).hash(&mut digest);
-        (mutant, granted, moved, breach).hash(&mut digest);
+        (mutant, granted, moved, saved, breach).hash(&mut digest);
         digest.finish()
     }
 

@@ -19,6 +19,8 @@ pub enum Mutant {
     AnswerWithoutRecord,
     /// Whose process died before it granted anything stays in doubt where nobody knows of it (O9).
     WaitAfterUnknown,
+    /// Whose process died before it granted anything takes the guest for dead without asking.
+    OwnAtOnce,
     /// The destination says that the roots agree without looking.
     SkipDigests,
     /// The source says that its memory is verified and has looked at nothing (wire.md V2).
