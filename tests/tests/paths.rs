@@ -331,8 +331,8 @@ async fn hosts_without_a_common_network_are_told_so() {
     here.assert_runs("web").await;
 }
 
-/// Has the first host's agent, and the guests that it starts from now on, find each wire at a device
-/// with these processors beside it.
+/// Has the first host's agent, and the guests that it starts from now on, find each wire at a
+/// device with these processors beside it.
 fn at_devices(agent: &Agent, processors: &[&str]) -> TempDir {
     let interfaces = TempDir::new().expect("a folder");
     for (wire, list) in processors.iter().enumerate() {

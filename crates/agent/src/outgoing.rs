@@ -161,6 +161,18 @@ impl Core {
         })
     }
 
+    /// A connection to the process of a guest that can be moved.
+    async fn of_running(&self, guest: &Guest) -> Result<ProcessLink, Status> {
+        let mut link = guest.link(self.options.deadlines).await?;
+        let status = link.get_status(process::GetStatusRequest {}).await?;
+        let state = status.guest.unwrap_or_default();
+        if state.state() == GuestState::Running {
+            return Ok(link);
+        }
+        let (name, why) = (&guest.config.name, state.state_reason);
+        Err(Status::failed_precondition(format!("guest `{name}` cannot be moved now: {why}")))
+    }
+
     async fn hand_out(
         &self,
         guest: &Guest,
@@ -169,14 +181,7 @@ impl Core {
         options: api::MigrationOptions,
         order: &Order,
     ) -> Result<(), Status> {
-        let mut link = guest.link(self.options.deadlines).await?;
-        let status = link.get_status(process::GetStatusRequest {}).await?;
-        let state = status.guest.unwrap_or_default();
-        if state.state() != GuestState::Running {
-            let (name, why) = (&guest.config.name, state.state_reason);
-            let why = format!("guest `{name}` cannot be moved now: {why}");
-            return Err(Status::failed_precondition(why));
-        }
+        let mut link = self.of_running(guest).await?;
         let mut peer = self.connect(destination).await?;
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
             return Err(Status::invalid_argument(format!("{destination} is this host itself")));

@@ -88,8 +88,8 @@ impl Process {
 pub enum Question {
     /// The destination asks the source: you announced this term; may I run the guest?
     MayIRun,
-    /// The destination asks the source: I promised to take the guest under this term, and whether it
-    /// ran here is lost; was it given to me? This grants nothing.
+    /// The destination asks the source: I promised to take the guest under this term, and whether
+    /// it ran here is lost; was it given to me? This grants nothing.
     WasItMine,
     /// The source asks the destination: I granted this term; does the guest run with you? The
     /// question is the grant once more, for a grant that was lost.

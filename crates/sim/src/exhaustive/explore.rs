@@ -77,7 +77,7 @@ pub fn explore<M: Model>(start: M) -> Census {
     search(start, |_| false)
 }
 
-/// The first breach of a law, named by how it begins, that is found in what can follow from `start`.
+/// The first breach of a law, named by how it begins, in what can follow from `start`.
 pub fn find_breach<M: Model>(start: M, law: &str) -> Option<Broke> {
     let is_of_it = |broke: &Broke| broke.what.starts_with(law);
     search(start, is_of_it).broke.into_iter().find(is_of_it)

@@ -147,7 +147,7 @@ impl Handover {
             };
         }
         let died = self.hosts().any(|host| !self.life(host).alive);
-        // Only who has forgotten something, or asks somebody who has, may be left with a record in doubt.
+        // Only who has forgotten something, or asks somebody who has, may be left in doubt.
         let doubted = self.hosts().find(|host| {
             self.doubt(*host).is_some_and(|(standing, _, other)| {
                 let forgot = self.life(*host).restarted;

@@ -127,8 +127,8 @@ pub struct Handover {
     pub(crate) moved: bool,
     /// How much might go wrong when it began.
     pub(crate) planned: u32,
-    /// Whether nothing goes wrong but that the source's process died when the destination had all of
-    /// the guest.
+    /// Whether nothing goes wrong but that the source's process died when the destination had all
+    /// of the guest.
     pub(crate) saved: bool,
     pub(crate) breach: Option<&'static str>,
     rows: Rc<RefCell<BTreeSet<Row>>>,
