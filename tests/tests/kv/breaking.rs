@@ -20,7 +20,8 @@ const MEMORY: u64 = 128 << 20;
 
 /// An agent that does not wait long for a peer that is dead.
 pub(crate) async fn agent(more: &[&str]) -> Agent {
-    let deadlines = ["--deadlines", "greeting=5s,silence=4s,resume=5s,peer-connect=3s,abandon=5s"];
+    let deadlines =
+        ["--deadlines", "greeting=5s,silence=4s,resume=5s,peer-connect=3s,abandon=5s,collect=2s"];
     Agent::start_as(&std::env::temp_dir(), How::with(&[&deadlines, more].concat())).await
 }
 

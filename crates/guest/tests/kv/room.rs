@@ -166,7 +166,7 @@ fn clients_of_a_full_store_hear_everything_as_they_read() {
 #[test]
 fn a_string_that_is_too_long_for_one_reply_is_read_in_pieces() {
     let guest = guest(ByteCount::mib(8));
-    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    let mut relay = Relay::new(&guest.monitor(), 1000, 1);
     let (piece, mut whole) = (vec![b'p'; 100_000], Vec::new());
     loop {
         let start = relay.heard.len();
