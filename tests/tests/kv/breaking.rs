@@ -20,9 +20,9 @@ const MEMORY: u64 = 128 << 20;
 
 /// An agent that does not wait long for a peer that is dead.
 pub(crate) async fn agent(more: &[&str]) -> Agent {
-    let deadlines =
-        ["--deadlines", "greeting=5s,silence=4s,resume=5s,peer-connect=3s,abandon=5s,collect=2s"];
-    Agent::start_as(&std::env::temp_dir(), How::with(&[&deadlines, more].concat())).await
+    let deadlines = "greeting=5s,silence=4s,resume=5s,doubt=3s,peer-connect=3s,abandon=5s";
+    let options = [&["--deadlines", deadlines], more].concat();
+    Agent::start_as(&std::env::temp_dir(), How::with(&options)).await
 }
 
 /// From one agent to the other, by ways that can be cut.

@@ -17,7 +17,7 @@ const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
 
 /// What an agent and the process of a guest say of themselves. All else in this test is about the
 /// one migration.
-const OF_NO_MIGRATION: [&str; 9] = [
+const OF_NO_MIGRATION: [&str; 10] = [
     "clients are taken",
     "a relay is attached",
     "serving",
@@ -27,6 +27,7 @@ const OF_NO_MIGRATION: [&str; 9] = [
     "the guest runs",
     "stop",
     "the guest process ends",
+    "the parent has gone",
 ];
 
 async fn observed(more: &[&str]) -> Agent {
@@ -128,7 +129,7 @@ async fn begun(
 /// one finds the guest in doubt.
 #[tokio::test]
 async fn every_line_of_an_agent_that_finds_a_guest_in_doubt_carries_the_migrations_id() {
-    let deadlines = ["--deadlines", "silence=2s,resume=3s,retry=100ms,ask-pause-max=500ms"];
+    let deadlines = ["--deadlines", "silence=2s,resume=3s,doubt=3s,ask-pause-max=500ms"];
     for more in [&["--die-with-parent"] as &[&str], &[]] {
         let mut here = observed_outlived(&[&deadlines, more].concat()).await;
         let there = observed(&deadlines).await;
