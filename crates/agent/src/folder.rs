@@ -11,6 +11,7 @@
 //!                  /journal  who owns the guest           (guest process)
 //!                  /log      what its process has to say  (guest process)
 //!                  /parties  other agents it had to do with (agent)
+//!                  /migration  which one is under way, or was last (agent)
 //!  DATA/migrations/ID        what a migration came to, for reports
 //! ```
 
@@ -181,6 +182,22 @@ impl GuestFolder {
 
     pub(crate) fn write_parties(&self, parties: &PartiesFile) -> io::Result<()> {
         write_secret(&self.path.join("parties"), &parties.encode_to_vec())
+    }
+
+    /// The id of its running migration or the last one, if it ever had one.
+    pub(crate) fn read_migration(&self) -> io::Result<Option<String>> {
+        match fs::read_to_string(self.path.join("migration")) {
+            Ok(id) => Ok(Some(id)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps that id for the next agent, which may find nobody left to ask for it.
+    pub(crate) async fn keep_migration(&self, id: &str) -> io::Result<()> {
+        let (path, id) = (self.path.join("migration"), id.to_owned());
+        let kept = tokio::task::spawn_blocking(move || write_secret(&path, id.as_bytes())).await;
+        kept.map_err(io::Error::other)?
     }
 
     /// How to find the guest's process, unless it has none.

@@ -177,6 +177,8 @@ pub(crate) struct Guest {
     /// Held while the agent reads and writes the journal of a dead process.
     journal: Mutex<()>,
     doubt: Notify,
+    /// The span of the last migration that an agent before this one watched.
+    before: OnceLock<tracing::Span>,
 }
 
 impl Guest {
@@ -193,6 +195,7 @@ impl Guest {
             buried: tokio::sync::Mutex::default(),
             journal: Mutex::default(),
             doubt: Notify::new(),
+            before: OnceLock::new(),
         }
     }
 
@@ -264,7 +267,21 @@ impl Guest {
 
     /// The span of its running migration or the last one, if there is one.
     pub(crate) fn span(&self) -> tracing::Span {
-        self.migration().map_or_else(tracing::Span::none, |migration| migration.span())
+        let before = || self.before.get().cloned().unwrap_or_else(tracing::Span::none);
+        self.migration().map_or_else(before, |migration| migration.span())
+    }
+
+    /// Writes down for the next agent what the guest is about to be in.
+    pub(crate) async fn keep_migration(&self, id: &str) {
+        if let Err(error) = self.folder.keep_migration(id).await {
+            let name = &self.config.name;
+            tracing::warn!(guest = name, "the next agent will not know this id: {error}");
+        }
+    }
+
+    /// The agent before this one was in this migration with it last.
+    pub(crate) fn set_before(&self, id: &str) {
+        self.before.get_or_init(|| migration_span(id));
     }
 
     pub(crate) fn set_migration(&self, migration: Arc<Migration>) {

@@ -230,6 +230,7 @@ impl Core {
         (relays, endpoints): (&[String], &[Endpoint]),
     ) -> Result<(process::ReceiveResponse, Vec<api::Endpoint>), Status> {
         self.start_process(guest).await?;
+        guest.keep_migration(&asked.migration_id).await;
         if let Some(source) = &who.0 {
             guest.add_party(source, relays)?;
         }

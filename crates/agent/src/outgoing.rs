@@ -209,6 +209,7 @@ impl Core {
             }
         };
         self.relays.set_way(guest.uuid, &peer);
+        guest.keep_migration(&migration.id).await;
         let peer_ip = expected.address.parse().ok().map(|address: SocketAddr| address.ip());
         let limits = self.limits_of(migration);
         migration.pace.set_told(limits.clone());

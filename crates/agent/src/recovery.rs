@@ -30,14 +30,19 @@ impl Core {
                     continue;
                 }
             };
-            tracing::info!(guest = %guest.config.name, alive = !guest.is_dead(), "found again");
-            self.listen_again(&guest).await;
+            let span = guest.span();
+            span.in_scope(|| {
+                let (name, alive) = (&guest.config.name, !guest.is_dead());
+                tracing::info!(guest = name, alive, "found again");
+            });
+            self.listen_again(&guest).instrument(span.clone()).await;
             let core = Arc::clone(self);
             if guest.is_dead() {
-                tokio::spawn(async move { core.process_ended(&guest).await });
+                let ended = async move { core.process_ended(&guest).await };
+                tokio::spawn(ended.instrument(span));
             } else {
                 self.watch_process(&guest);
-                looking.push(tokio::spawn(async move { core.take_up(guest).await }));
+                looking.push(tokio::spawn(core.take_up(guest).instrument(span)));
             }
         }
         // Each one is as quick as its process answers, or a deadline.
@@ -66,6 +71,9 @@ impl Core {
         };
         // Whoever is there was admitted once; limits are for newcomers.
         let guest = Guest::new(uuid, config, folder, life);
+        if let Some(id) = guest.folder.read_migration()? {
+            guest.set_before(&id);
+        }
         self.guests.admit(guest, |_, _| Ok(())).map_err(io::Error::other)
     }
 
@@ -73,10 +81,11 @@ impl Core {
     /// answer in time is asked again, and nobody waits for that.
     async fn take_up(self: Arc<Self>, guest: Arc<Guest>) {
         // Whether the other side has heard of a person's word is not known any more.
-        tokio::spawn(Arc::clone(&self).seek_peer(Arc::clone(&guest)));
+        let seeks = Arc::clone(&self).seek_peer(Arc::clone(&guest));
+        tokio::spawn(seeks.in_current_span());
         let mut pause = self.options.deadlines.ask_pause;
         if !self.is_taken_up(&guest).await {
-            tokio::spawn(async move {
+            let again = async move {
                 loop {
                     sleep(pause).await;
                     pause = (pause * 2).min(self.options.deadlines.ask_pause_max);
@@ -84,7 +93,8 @@ impl Core {
                         return;
                     }
                 }
-            });
+            };
+            tokio::spawn(again.in_current_span());
         }
     }
 

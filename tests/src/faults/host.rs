@@ -220,7 +220,8 @@ impl Host {
     #[must_use]
     pub fn litter(&self, uuid: &str) -> Vec<PathBuf> {
         let guest = format!("guests/{uuid}");
-        let kept = ["config", "journal", "log", "parties"].map(|file| format!("{guest}/{file}"));
+        let kept = ["config", "journal", "log", "migration", "parties"];
+        let kept = kept.map(|file| format!("{guest}/{file}"));
         let mut expected: BTreeSet<_> = kept.into_iter().map(PathBuf::from).collect();
         expected.extend(["agent.lock", "host", "guests", &guest].map(PathBuf::from));
         expected.extend(realm::FILES.map(PathBuf::from));

@@ -1,4 +1,5 @@
-//! Clients while what carries the move breaks, and while the side dies that does not own the guest.
+//! Clients while what carries the move breaks, and while the side dies that does not own the guest:
+//! as pages are sent. What breaks in the switchover is in `switching`.
 
 use std::sync::Arc;
 
@@ -8,30 +9,32 @@ use whimbrel_tests::faults::usher::{Led, Usher};
 use whimbrel_tests::faults::way::{Cut, Held, Way};
 use whimbrel_tests::faults::{Fate, Step};
 use whimbrel_tests::os;
-use whimbrel_tests::program::{Agent, How, Said};
+use whimbrel_tests::program::{Agent, How, Said, run};
 use whimbrel_tests::redis::{Connection, Reply};
 
 use crate::load::Checker;
+use crate::moving::is_sound;
 use crate::store;
 
 const MEMORY: u64 = 128 << 20;
 
 /// An agent that does not wait long for a peer that is dead.
-async fn agent(more: &[&str]) -> Agent {
-    let deadlines = ["--deadlines", "greeting=10s,silence=10s,resume=12s,peer-connect=5s"];
-    Agent::start_as(&std::env::temp_dir(), How::with(&[&deadlines, more].concat())).await
+pub(crate) async fn agent(more: &[&str]) -> Agent {
+    let deadlines = "greeting=5s,silence=4s,resume=5s,doubt=3s,peer-connect=3s,abandon=5s";
+    let options = [&["--deadlines", deadlines], more].concat();
+    Agent::start_as(&std::env::temp_dir(), How::with(&options)).await
 }
 
 /// From one agent to the other, by ways that can be cut.
-struct Leg {
-    way: Arc<Way>,
+pub(crate) struct Leg {
+    pub(crate) way: Arc<Way>,
     address: String,
     /// Clients are carried through them too, as long as the guest is there.
     _ushers: [Usher; 2],
 }
 
 impl Leg {
-    async fn between(from: &Agent, to: &Agent) -> Self {
+    pub(crate) async fn between(from: &Agent, to: &Agent) -> Self {
         let way = Arc::new(Way::begin(HERE, MEMORY).await);
         let back = Usher::stand(HERE, &from.address, None).await;
         let led = Led { way: Arc::clone(&way), questions: back.address };
@@ -39,20 +42,27 @@ impl Leg {
         Self { way, address: there.address.to_string(), _ushers: [there, back] }
     }
 
-    /// Moves the store, and does something when pages are on their way. Whatever it says of it.
-    async fn moved(&self, from: &Agent, breaks: impl AsyncFnOnce(Held)) -> Said {
-        let held = self.way.expect(Step::FirstRound);
-        let words = ["migrate", "store", &self.address, "--lanes", "2", "--json"];
+    /// Has the agent at `from` move the store, and does something as the step comes. Whatever the
+    /// agent says of the move.
+    pub(crate) async fn moved(
+        &self,
+        from: &str,
+        step: Step,
+        breaks: impl AsyncFnOnce(Held),
+    ) -> Said {
+        let held = self.way.expect(step);
+        let words =
+            ["migrate", "store", &self.address, "--lanes", "2", "--json", "--agent", from];
         let breaking = async {
-            let held = timeout(os::PATIENCE, held).await.expect("pages are sent");
+            let held = timeout(os::PATIENCE, held).await.expect("the step comes");
             breaks(held.expect("the way is there")).await;
         };
-        tokio::join!(from.ask(&words), breaking).0
+        tokio::join!(run(&words), breaking).0
     }
 }
 
 /// Something that takes a while to send.
-async fn fill(address: &str) {
+pub(crate) async fn fill(address: &str) {
     let mut client = Connection::to(address).await;
     let value: Vec<u8> =
         (0..60_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -61,11 +71,6 @@ async fn fill(address: &str) {
         let reply = client.command(&[b"SET", key.as_bytes(), &value]).await;
         assert_eq!(reply, Reply::Line('+', "OK".into()));
     }
-}
-
-async fn is_sound(agent: &Agent) {
-    let status = agent.ask(&["status", "store", "--check", "--json"]).await.ended(0).json();
-    assert_eq!(status["check"]["sound"], true, "{status}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +86,7 @@ async fn clients_do_not_notice_that_lanes_and_links_are_lost() {
         let leg = Leg::between(from, to).await;
         let way = Arc::clone(&leg.way);
         let said = leg
-            .moved(from, async move |held| {
+            .moved(&from.address, Step::FirstRound, async move |held| {
                 way.cut(cut);
                 held.go(Fate::Delivered).await;
             })
@@ -110,7 +115,7 @@ async fn clients_do_not_notice_that_the_destination_dies() {
         processes.into_iter().for_each(os::kill);
         held.go(Fate::Lost).await;
     };
-    let said = leg.moved(&here, kill).await.ended(3).json();
+    let said = leg.moved(&here.address, Step::FirstRound, kill).await.ended(3).json();
     assert_eq!(said["outcome"], "aborted", "{said}");
     here.until("store", |guest| guest["state"] == "running").await;
     let leg = Leg::between(&here, &there).await;
@@ -119,7 +124,7 @@ async fn clients_do_not_notice_that_the_destination_dies() {
         os::mentioning(&guests).into_iter().for_each(os::kill);
         held.go(Fate::Lost).await;
     };
-    let said = leg.moved(&here, kill).await.ended(3).json();
+    let said = leg.moved(&here.address, Step::FirstRound, kill).await.ended(3).json();
     assert_eq!(said["outcome"], "aborted", "{said}");
     // It comes back, and the guest goes there after all.
     there.start_again().await;

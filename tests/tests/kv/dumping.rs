@@ -80,12 +80,17 @@ async fn a_dump_goes_through_redis_own_client_into_any_store() {
     }
 }
 
-/// Collections for whose reply in one piece the store has no room.
+/// Values for whose reply in one piece the store has no room.
 #[tokio::test]
 async fn what_is_too_large_for_one_reply_is_dumped_in_pieces() {
     let (agent, other) = (Agent::start().await, Agent::start().await);
     let (from, to) = (store(&agent, "32MiB").await, store(&other, "64MiB").await);
     let mut original = Connection::to(&from).await;
+    let (piece, pieces) = (vec![b'p'; 250_000], 11);
+    for _ in 0..pieces {
+        let reply = original.command(&[b"APPEND", b"long", &piece]).await;
+        assert!(matches!(reply, Reply::Line(':', _)), "{reply:?}");
+    }
     let element = |n: u32| [n.to_string().into_bytes(), vec![b'x'; 20_000]].concat();
     for n in 0..250 {
         let (n, element) = (n.to_string(), element(n));
@@ -107,7 +112,7 @@ async fn what_is_too_large_for_one_reply_is_dumped_in_pieces() {
         fillers += 1;
     }
     assert_eq!(original.command(&[b"DEL", b"f0"]).await, Reply::Line(':', "1".into()));
-    for line in ["LRANGE list 0 -1", "HGETALL hash", "SMEMBERS set"] {
+    for line in ["LRANGE list 0 -1", "HGETALL hash", "SMEMBERS set", "GET long"] {
         let refused = read(&mut original, line).await;
         assert!(matches!(&refused, Reply::Line('-', why) if why.starts_with("OOM")), "{line}");
     }
@@ -123,6 +128,8 @@ async fn what_is_too_large_for_one_reply_is_dumped_in_pieces() {
     for (count, line) in [("LLEN list", 250), ("SCARD set", 250), ("HLEN hash", 250)] {
         assert_eq!(read(&mut copy, count).await, Reply::Line(':', line.to_string()), "{count}");
     }
+    let long = Reply::Bulk('$', piece.repeat(pieces));
+    assert!(read(&mut copy, "GET long").await == long, "it is another one");
     for n in 0..250 {
         let (number, element) = (n.to_string(), element(n));
         let at = copy.command(&[b"LRANGE", b"list", number.as_bytes(), number.as_bytes()]).await;

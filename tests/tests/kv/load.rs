@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -80,6 +81,42 @@ async fn work(mut connection: Connection, number: u32, enough: Arc<AtomicBool>) 
     let wrong = all.iter().zip(&expected).position(|(one, other)| one != other);
     assert_eq!((all.len(), wrong), (expected.len(), None), "the order is kept");
     count * 3
+}
+
+/// A client that asks again as soon as it is answered.
+pub(crate) struct Pinger {
+    enough: Arc<AtomicBool>,
+    at_work: JoinHandle<Vec<Ping>>,
+}
+
+/// When it asked, and when it was answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ping {
+    pub(crate) asked: Instant,
+    pub(crate) answered: Instant,
+}
+
+impl Pinger {
+    pub(crate) async fn start(address: &str) -> Self {
+        let enough = Arc::new(AtomicBool::new(false));
+        let (done, mut connection) = (Arc::clone(&enough), Connection::to(address).await);
+        let at_work = tokio::spawn(async move {
+            let mut pings = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let asked = Instant::now();
+                let reply = connection.command(&[b"PING"]).await;
+                assert_eq!(reply, Reply::Line('+', "PONG".into()));
+                pings.push(Ping { asked, answered: Instant::now() });
+            }
+            pings
+        });
+        Self { enough, at_work }
+    }
+
+    pub(crate) async fn finish(self) -> Vec<Ping> {
+        self.enough.store(true, Ordering::Relaxed);
+        self.at_work.await.expect("it was answered")
+    }
 }
 
 /// Writes that are on their way at once.

@@ -8,6 +8,7 @@ mod library;
 mod load;
 mod moving;
 mod surface;
+mod switching;
 
 use whimbrel_tests::program::Agent;
 

@@ -14,7 +14,12 @@ ECHO "hello world"
 ECHO
 SELECT 0
 SELECT 1
+SELECT -1
+SELECT 16
 SELECT x
+SELECT 9223372036854775808
+SELECT
+SELECT 0 0
 SET a 1
 GET a
 SET a 2 NX
@@ -89,6 +94,16 @@ STRLEN none
 APPEND k3 more
 APPEND k5 fresh
 GET k3
+GETRANGE k3 1 3
+GETRANGE k3 -3 -1
+GETRANGE k3 0 -100
+GETRANGE k3 -1 -3
+GETRANGE k3 3 1
+GETRANGE k3 99 100
+GETRANGE k3 -100 9223372036854775807
+GETRANGE k3 x 1
+GETRANGE k3 1
+GETRANGE none 0 -1
 INCR counter
 INCR counter
 DECR counter
@@ -129,6 +144,7 @@ HDEL h f1 f1 none
 HDEL none f
 TYPE h
 GET h
+GETRANGE h 0 -1
 INCR h
 LPUSH h x
 SADD h x
@@ -280,6 +296,62 @@ async fn reply(connection: &mut Connection, line: &str) -> Reply {
     match line.len() - bare.len() {
         0 => reply,
         group => reply.unordered(group),
+    }
+}
+
+/// What a connection is told of itself: fields with a value, in their order. Who it is differs.
+async fn about_itself(connection: &mut Connection, line: &str) -> (char, Vec<(Reply, Reply)>) {
+    let (kind, fields) = match reply(connection, line).await {
+        Reply::Many(kind, parts) => {
+            let pairs = parts.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone()));
+            (kind, pairs.collect::<Vec<_>>())
+        }
+        Reply::Bulk(kind, text) => {
+            let text = String::from_utf8(text).expect("text");
+            let word = |text: &str| Reply::Bulk('$', text.as_bytes().to_vec());
+            let pair = |field: &str| field.split_once('=').map(|(a, b)| (word(a), word(b)));
+            let own = text.trim_start_matches("txt:").lines().last().expect("one of them");
+            (kind, own.split(' ').map(|field| pair(field).expect("a value")).collect())
+        }
+        other => panic!("{line}: {other:?}"),
+    };
+    let id = Reply::Bulk('$', b"id".to_vec());
+    let own = |(name, value): (Reply, Reply)| match value {
+        Reply::Line(kind, text) if name == id => {
+            assert!(text.parse::<u64>().is_ok(), "{line}: {text}");
+            (name, Reply::Line(kind, String::new()))
+        }
+        Reply::Bulk(kind, text) if name == id => {
+            let text = String::from_utf8(text).expect("text");
+            assert!(text.parse::<u64>().is_ok(), "{line}: {text}");
+            (name, Reply::Bulk(kind, Vec::new()))
+        }
+        value => (name, value),
+    };
+    (kind, fields.into_iter().map(own).collect())
+}
+
+/// What clients look for in `CLIENT INFO` and `CLIENT LIST`.
+const OF_A_CLIENT: [&str; 11] =
+    ["id", "name", "flags", "db", "sub", "psub", "ssub", "multi", "user", "redir", "resp"];
+
+#[tokio::test]
+async fn a_connection_is_told_of_itself_as_by_redis() {
+    let Some(server) = Server::start().await else { return };
+    let agent = Agent::start().await;
+    let mut ours = Connection::to(&store(&agent, "16MiB").await).await;
+    let mut theirs = Connection::to(&server.address).await;
+    for line in ["HELLO", "HELLO 2", "HELLO 3 AUTH default pw SETNAME three", "HELLO"] {
+        let same = (about_itself(&mut ours, line).await, about_itself(&mut theirs, line).await);
+        assert_eq!(same.0, same.1, "{line}");
+        for line in ["CLIENT INFO", "CLIENT LIST"] {
+            let (kind, told) = about_itself(&mut ours, line).await;
+            let (their_kind, mut theirs) = about_itself(&mut theirs, line).await;
+            let known = OF_A_CLIENT.map(|name| Reply::Bulk('$', name.as_bytes().to_vec()));
+            theirs.retain(|(name, _)| known.contains(name));
+            assert_eq!((kind, &told), (their_kind, &theirs), "{line}");
+            assert_eq!(told.len(), known.len());
+        }
     }
 }
 

@@ -1,6 +1,13 @@
 //! What people and their tools see of migrations: metrics, logs and reports.
 
+use std::sync::Arc;
+
 use serde_json::Value;
+use tokio::time::timeout;
+use whimbrel_tests::faults::host::HERE;
+use whimbrel_tests::faults::usher::{Led, Usher};
+use whimbrel_tests::faults::way::Way;
+use whimbrel_tests::faults::{Fate, Step};
 use whimbrel_tests::program::{Agent, How, Said, run};
 use whimbrel_tests::prometheus::{self, Samples};
 use whimbrel_tests::redis::{Connection, Reply};
@@ -10,7 +17,7 @@ const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
 
 /// What an agent and the process of a guest say of themselves. All else in this test is about the
 /// one migration.
-const OF_NO_MIGRATION: [&str; 9] = [
+const OF_NO_MIGRATION: [&str; 10] = [
     "clients are taken",
     "a relay is attached",
     "serving",
@@ -20,10 +27,16 @@ const OF_NO_MIGRATION: [&str; 9] = [
     "the guest runs",
     "stop",
     "the guest process ends",
+    "the parent has gone",
 ];
 
 async fn observed(more: &[&str]) -> Agent {
-    let options = [&["--http", "127.0.0.1:0", "--log", "json", "--die-with-parent"], more].concat();
+    observed_outlived(&[&["--die-with-parent"], more].concat()).await
+}
+
+/// An agent whose guests live on when it dies.
+async fn observed_outlived(more: &[&str]) -> Agent {
+    let options = [&["--http", "127.0.0.1:0", "--log", "json"], more].concat();
     Agent::start_as(&std::env::temp_dir(), How::with(&options)).await
 }
 
@@ -67,7 +80,7 @@ async fn metrics_count_what_was_moved() {
 async fn every_line_of_a_migration_carries_its_id() {
     let (here, there) = (observed(&[]).await, observed(&[]).await);
     here.guest("web", &SMALL).await;
-    let (id, end) = begun(&here, &there, "web", &[]).await;
+    let (id, end) = begun(&here, &there.address, "web", &[]).await;
     let _ = end.await.ended(0);
     [&here, &there].into_iter().for_each(|agent| is_all_of(agent, &id));
     assert!(here.logs().contains("the guest was sent") && there.logs().contains("the guest came"));
@@ -80,7 +93,7 @@ async fn every_line_of_a_migration_of_a_store_with_clients_carries_its_id() {
     let status = here.status("store").await;
     let mut client = Connection::to(status["service_address"].as_str().expect("a port")).await;
     assert_eq!(client.command(&[b"SET", b"a", b"1"]).await, Reply::Line('+', "OK".into()));
-    let (id, end) = begun(&here, &there, "store", &[]).await;
+    let (id, end) = begun(&here, &there.address, "store", &[]).await;
     let _ = end.await.ended(0);
     assert_eq!(client.command(&[b"GET", b"a"]).await, Reply::Bulk('$', b"1".to_vec()));
     [&here, &there].into_iter().for_each(|agent| is_all_of(agent, &id));
@@ -90,7 +103,7 @@ async fn every_line_of_a_migration_of_a_store_with_clients_carries_its_id() {
 async fn every_line_of_a_migration_that_fails_carries_its_id() {
     let (here, there) = (observed(&[]).await, observed(&[]).await);
     here.guest("web", &SMALL).await;
-    let (id, end) = begun(&here, &there, "web", &["--limit", "1MiB/s"]).await;
+    let (id, end) = begun(&here, &there.address, "web", &["--limit", "1MiB/s"]).await;
     here.until("web", |guest| guest["state"] == "migrating").await;
     let _ = here.ask(&["cancel", &id]).await.ended(0);
     let _ = end.await.ended(3);
@@ -101,20 +114,47 @@ async fn every_line_of_a_migration_that_fails_carries_its_id() {
 /// A migration that has begun: its id, and how it ends for whoever watches it.
 async fn begun(
     here: &Agent,
-    there: &Agent,
+    there: &str,
     guest: &str,
     more: &[&str],
 ) -> (String, impl Future<Output = Said>) {
-    let words = [&["migrate", guest, &there.address, "--detach", "--json"], more].concat();
+    let words = [&["migrate", guest, there, "--detach", "--json"], more].concat();
     let begun = here.ask(&words).await.ended(0).json();
     let id = begun["migration"].as_str().expect("an id").to_owned();
     let watched = id.clone();
     (id, async move { here.ask(&["watch", &watched, "--json"]).await })
 }
 
-/// Whether all that this agent and its guest say is of the migration with this id, or of none.
+/// The agent has died when its guest was granted, with the guest's process or without it: the next
+/// one finds the guest in doubt.
+#[tokio::test]
+async fn every_line_of_an_agent_that_finds_a_guest_in_doubt_carries_the_migrations_id() {
+    let deadlines = ["--deadlines", "silence=2s,resume=3s,doubt=3s,ask-pause-max=500ms"];
+    for more in [&["--die-with-parent"] as &[&str], &[]] {
+        let mut here = observed_outlived(&[&deadlines, more].concat()).await;
+        let there = observed(&deadlines).await;
+        here.guest("web", &SMALL).await;
+        let way = Arc::new(Way::begin(HERE, 32 << 20).await);
+        let back = Usher::stand(HERE, &here.address, None).await;
+        let led = Led { way: Arc::clone(&way), questions: back.address };
+        let usher = Usher::stand(HERE, &there.address, Some(led)).await;
+        let held = way.expect(Step::Grant);
+        let (id, _) = begun(&here, &usher.address.to_string(), "web", &[]).await;
+        let held = timeout(os::PATIENCE, held).await.expect("it is granted").expect("a way");
+        here.kill().await;
+        held.go(Fate::Lost).await;
+        here.start_again().await;
+        there.until("web", |guest| guest["state"] == "running").await;
+        here.until("web", |guest| guest["state"] == "gone").await;
+        let said = are_all_of(&here, &id);
+        let found = said.iter().filter(|line| line["message"] == "found again");
+        assert_eq!(found.map(|line| &line["span"]["id"]).collect::<Vec<_>>(), [&id], "{said:?}");
+    }
+}
+
+/// All that this agent and its guest say, if that is of the migration with this id, or of none.
 #[track_caller]
-fn is_all_of(agent: &Agent, id: &str) {
+fn are_all_of(agent: &Agent, id: &str) -> Vec<Value> {
     let logs = agent.logs();
     let lines: Vec<Value> = logs
         .lines()
@@ -126,8 +166,15 @@ fn is_all_of(agent: &Agent, id: &str) {
         let of_it = line["span"]["id"] == id;
         assert!(of_it || OF_NO_MIGRATION.contains(&said), "{line}");
     }
+    lines
+}
+
+/// As [`are_all_of`], where the process has told the end.
+#[track_caller]
+fn is_all_of(agent: &Agent, id: &str) {
+    let lines = are_all_of(agent, id);
     let ended = |line: &&Value| line["message"] == "the migration ended";
-    assert_eq!(lines.iter().filter(ended).count(), 1, "{logs}");
+    assert_eq!(lines.iter().filter(ended).count(), 1, "{lines:?}");
     assert!(lines.iter().filter(ended).all(|line| line["span"]["id"] == id));
 }
 

@@ -111,10 +111,10 @@ fn of_ended(page: &mut Exposition, counts: &Counts) {
     page.family(
         "whimbrel_migrations_total",
         Kind::Counter,
-        "Migrations that ended, by outcome; one in doubt is counted again when it is settled.",
+        "Migrations that ended, by outcome; one in doubt is counted when it is settled.",
     );
     for (direction, way) in ways {
-        for outcome in [Outcome::Completed, Outcome::Aborted, Outcome::InDoubt] {
+        for outcome in [Outcome::Completed, Outcome::Aborted] {
             let word = counters::word(outcome);
             let count = way.ended.get(word).copied().unwrap_or(0);
             page.sample(&[("direction", direction), ("outcome", word)], count);

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
@@ -19,6 +20,8 @@ use crate::agent::Core;
 const EVENTS_MAX: usize = 256;
 /// Bytes of words after which the next ones go into another frame.
 const FRAME_MAX: usize = 512 << 10;
+/// How long nobody is asked for a guest that is not found, as long as nobody waits for it.
+const UNASKED: Duration = Duration::from_secs(60);
 /// Clients at a time; one more than guests take, so that they are told.
 const CLIENTS_MAX: usize = 10_001;
 
@@ -112,9 +115,31 @@ impl Hub {
             }
             // Two agents that each think the guest is with the other must not be asked in turns,
             // nor one without end that lets go at once.
+            let leads = self.hint.is_some() && pause < PAUSE_MAX;
             pause = if was_there { PAUSE } else { (pause * 2).min(PAUSE_MAX) };
-            self.meanwhile(sleep(pause)).await;
+            if was_there || leads || self.is_waited_for() {
+                self.meanwhile(sleep(pause)).await;
+            } else {
+                self.idle().await;
+                pause = PAUSE;
+            }
         }
+    }
+
+    /// Somebody is there whom the guest concerns.
+    fn is_waited_for(&self) -> bool {
+        self.letting_go || !self.clients.is_empty()
+    }
+
+    /// Nobody is, until somebody comes, or for a while.
+    async fn idle(&mut self) {
+        let comes = async {
+            while !self.is_waited_for() {
+                let input = input(&self.listener, &mut self.events, &self.looks.let_go).await;
+                self.take_in(input);
+            }
+        };
+        let _ = timeout(UNASKED, comes).await;
     }
 
     /// Nobody is left of whom the guest does not know that they are gone.
@@ -185,7 +210,8 @@ impl Hub {
         };
         self.by_record = !self.by_record;
         let owner = self.meanwhile(search.attach()).await;
-        let told = std::mem::replace(&mut self.missed, owner.is_none());
+        let missed = owner.is_none() && !self.clients.is_empty();
+        let told = std::mem::replace(&mut self.missed, missed);
         if self.missed && !told {
             let at = self.before.as_deref().unwrap_or("this host");
             tracing::warn!(guest = %self.guest, at, "its clients wait: it is not found");

@@ -1,6 +1,7 @@
 //! What an agent says to relays of other hosts, before anything moves.
 
 use tempfile::TempDir;
+use tokio::net::TcpStream;
 use whimbrel_engine::Journal as _;
 use whimbrel_engine::protocol::{Record, SessionId, Term};
 
@@ -9,6 +10,7 @@ use crate::agent::Agent;
 use crate::folder::DataFolder;
 use crate::journal::FileJournal;
 use crate::options::AgentOptions;
+use crate::process_api::ProcessFile;
 use crate::stub_process::StubProcess;
 
 const GUEST: GuestUuid = GuestUuid(6);
@@ -18,14 +20,23 @@ const PEER: &str = "127.0.0.1:1";
 /// An agent whose guest has this record, and a client of the agent. The process of the guest is the
 /// test: it says one word to a relay, and lets go of it.
 async fn agent(standing: Standing) -> (TempDir, Client) {
-    let temp = tempfile::tempdir().unwrap();
     let process = StubProcess::of(GUEST).await;
+    found(standing, PEER, GuestFile::default(), Some(&process.file)).await
+}
+
+/// An agent that finds a guest with this record, and a client of the agent.
+async fn found(
+    standing: Standing,
+    peer: &str,
+    config: GuestFile,
+    process: Option<&ProcessFile>,
+) -> (TempDir, Client) {
+    let temp = tempfile::tempdir().unwrap();
     let data = DataFolder::open(temp.path()).unwrap();
     let (folder, term) = (data.guest(GUEST), Term { generation: 4, host: data.host() });
-    let config = GuestFile { uuid: GUEST.to_string(), ..Default::default() };
-    folder.write_config(&config).unwrap();
-    folder.write_process(&process.file).unwrap();
-    let (session, peer) = (SessionId(1), PEER.to_owned());
+    folder.write_config(&GuestFile { uuid: GUEST.to_string(), ..config }).unwrap();
+    process.into_iter().for_each(|file| folder.write_process(file).unwrap());
+    let (session, peer) = (SessionId(1), peer.to_owned());
     let record = Record { guest: GUEST, term, session, peer, standing };
     FileJournal::open(&folder.journal()).unwrap().record(&record).unwrap();
     drop(data);
@@ -67,6 +78,27 @@ async fn a_guest_that_stays_leads_nowhere() {
         let (_folder, mut client) = agent(standing).await;
         assert_eq!(said(&mut client, "").await, [""], "{standing:?}");
     }
+}
+
+/// Longer than an agent that asks again and again lets pass, and than anything takes.
+const QUIET: Duration = Duration::from_secs(2);
+const WATCHDOG: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_guest_that_nobody_waits_for() {
+    let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let there = peer.local_addr().unwrap().to_string();
+    let service_address = "127.0.0.1:0".to_owned();
+    let config = GuestFile { service_address, ..Default::default() };
+    let (_folder, mut client) = found(Standing::Ceded, &there, config, None).await;
+    let asked = || timeout(WATCHDOG, peer.accept());
+    asked().await.expect("it is looked for once").unwrap();
+    let calms_down = async { while timeout(QUIET, peer.accept()).await.is_ok() {} };
+    timeout(WATCHDOG, calms_down).await.expect("it is looked for again and again");
+    let request = api::GetGuestRequest { guest: GUEST.to_string() };
+    let guest = client.get_guest(request).await.unwrap();
+    let _waits = TcpStream::connect(guest.service_address).await.unwrap();
+    asked().await.expect("somebody waits for it").unwrap();
 }
 
 #[test]

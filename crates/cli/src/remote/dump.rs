@@ -121,6 +121,18 @@ fn has_no_room(reply: &Frame) -> bool {
     matches!(reply, Frame::Error(why) if why.starts_with("OOM"))
 }
 
+/// A string in as many commands as it takes, if none brings more than `most` of it.
+fn setting(key: &[u8], value: &[u8], most: usize) -> Vec<Vec<Bytes>> {
+    let (first, mut rest) = value.split_at(value.len().min(most));
+    let mut commands = vec![vec![b"SET".to_vec(), key.to_vec(), first.to_vec()]];
+    while !rest.is_empty() {
+        let (piece, after) = rest.split_at(rest.len().min(most));
+        commands.push(vec![b"APPEND".to_vec(), key.to_vec(), piece.to_vec()]);
+        rest = after;
+    }
+    commands
+}
+
 /// `verb key element…` in as many commands as it takes; elements stay together in groups.
 fn adding(verb: &str, key: &[u8], elements: &[Bytes], group: usize) -> Vec<Vec<Bytes>> {
     let mut commands = Vec::new();
@@ -181,8 +193,9 @@ impl Store {
         };
         // All of it in one reply: that is of one moment.
         let mut reply = self.ask(words).await?;
-        if has_no_room(&reply) {
-            reply = self.in_pieces(&kind, key, reply).await?;
+        let at_once = !has_no_room(&reply);
+        if !at_once {
+            reply = self.in_pieces(&kind, key).await?;
         }
         // Whoever brings it in may have the key.
         let mut commands = vec![vec![b"DEL".to_vec(), key.to_vec()]];
@@ -190,7 +203,7 @@ impl Store {
             (_, Frame::Error(why)) if why.starts_with("WRONGTYPE") => return Ok(None),
             (_, Frame::Null) => return Ok(Some(Vec::new())),
             (b"string", Frame::BulkString(value)) => {
-                commands.push(vec![b"SET".to_vec(), key.to_vec(), value]);
+                commands.extend(setting(key, &value, if at_once { value.len() } else { BYTES_MAX }));
             }
             (b"list", reply) => commands.extend(adding("RPUSH", key, &self.words(reply)?, 1)),
             (b"hash", reply) => commands.extend(adding("HSET", key, &self.words(reply)?, 2)),
@@ -209,13 +222,13 @@ impl Store {
         Ok(Some(commands))
     }
 
-    /// What the store has no room to reply at once; `refused` is what it said to that.
-    async fn in_pieces(&mut self, kind: &[u8], key: &[u8], refused: Frame) -> Result<Frame, Stop> {
+    /// What the store has no room to reply at once.
+    async fn in_pieces(&mut self, kind: &[u8], key: &[u8]) -> Result<Frame, Stop> {
         let verb: &[u8] = match kind {
+            b"string" => return self.string_in_pieces(key).await,
             b"list" => return self.list_in_pieces(key).await,
             b"hash" => b"HSCAN",
-            b"set" => b"SSCAN",
-            _ => return Ok(refused),
+            _ => b"SSCAN",
         };
         let (mut cursor, mut elements, mut most) = (b"0".to_vec(), Vec::new(), PIECE_MAX);
         loop {
@@ -234,6 +247,21 @@ impl Store {
             }
             if cursor == b"0" {
                 return Ok(Frame::Array(elements));
+            }
+        }
+    }
+
+    async fn string_in_pieces(&mut self, key: &[u8]) -> Result<Frame, Stop> {
+        let (mut value, mut most) = (Bytes::new(), BYTES_MAX);
+        loop {
+            let [from, to] = [value.len(), value.len() + most - 1].map(|at| at.to_string());
+            match self.ask(&[b"GETRANGE", key, from.as_bytes(), to.as_bytes()]).await? {
+                Frame::BulkString(piece) if piece.is_empty() => {
+                    return Ok(Frame::BulkString(value));
+                }
+                Frame::BulkString(piece) => value.extend(piece),
+                other if has_no_room(&other) && most > 1 => most /= 2,
+                other => return Ok(other),
             }
         }
     }
@@ -320,6 +348,13 @@ mod tests {
         let large = vec![vec![0; BYTES_MAX]; 3];
         assert_eq!(adding("RPUSH", b"k", &large, 1).len(), 2);
         assert!(adding("RPUSH", b"k", &[], 1).is_empty());
+        let commands = setting(b"k", &large[0], BYTES_MAX / 2 + 1);
+        assert_eq!(commands.iter().map(|words| words[0].as_slice()).collect::<Vec<_>>(), [
+            b"SET".as_slice(),
+            b"APPEND"
+        ]);
+        assert_eq!(commands.iter().flat_map(|words| &words[2]).count(), BYTES_MAX);
+        assert_eq!(setting(b"k", b"", 0).len(), 1);
         assert_eq!(command(&[b"GET", b"a\r\n".as_slice()]), b"*2\r\n$3\r\nGET\r\n$3\r\na\r\n\r\n");
     }
 

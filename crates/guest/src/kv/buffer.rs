@@ -22,8 +22,13 @@ pub(crate) fn string_len(arena: &Arena, at: At) -> u64 {
 }
 
 pub(crate) fn string(arena: &Arena, at: At) -> Vec<u8> {
+    part_of_string(arena, at, 0, string_len(arena, at))
+}
+
+/// The bytes of a string from `first` on and before `end`, which it has.
+pub(crate) fn part_of_string(arena: &Arena, at: At, first: u64, end: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    arena.read_onto(at.plus(STRING_HEAD), string_len(arena, at), &mut bytes);
+    arena.read_onto(at.plus(STRING_HEAD + first), end - first, &mut bytes);
     bytes
 }
 

@@ -277,7 +277,12 @@ impl RelayRecord {
 pub(crate) fn describe(client: &Client) -> String {
     let name = String::from_utf8_lossy(&client.name);
     let version = if client.third { 3 } else { 2 };
-    format!("id={} name={name} db=0 resp={version}\n", client.id)
+    // What there is none of here is told as Redis tells it where nobody makes use of it.
+    format!(
+        "id={} name={name} flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 user=default redir=-1 \
+         resp={version}\n",
+        client.id
+    )
 }
 
 /// Every client; the one that asks as it is now.

@@ -30,7 +30,11 @@ impl Refusal {
             Self::WrongType => "WRONGTYPE Operation against a key holding the wrong kind of value",
             Self::Syntax => "ERR syntax error",
             Self::NotAnInteger => "ERR value is not an integer or out of range",
-            Self::Full | Self::Reply => "OOM command not allowed when used memory > 'maxmemory'.",
+            Self::Full => "OOM command not allowed when used memory > 'maxmemory'.",
+            Self::Reply => {
+                "OOM no room in memory for the whole reply: read it in pieces, with GETRANGE, \
+                 LRANGE, HSCAN or SSCAN, or delete something first"
+            }
             Self::Words(words) => words,
         }
     }

@@ -183,7 +183,7 @@ impl Session {
                 return Step::Stalled;
             }
             // A reply for which there is no memory becomes the word that there is none.
-            reply.refusal(&Refusal::Full);
+            reply.refusal(&Refusal::Reply);
         }
         Step::Done(len)
     }

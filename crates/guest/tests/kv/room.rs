@@ -11,6 +11,9 @@ use crate::common::{Relay, finish, guest};
 
 const OOM: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
+const NO_REPLY: &[u8] = b"-OOM no room in memory for the whole reply: read it in pieces, with \
+    GETRANGE, LRANGE, HSCAN or SSCAN, or delete something first\r\n";
+
 /// A command as an array.
 fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
@@ -114,7 +117,7 @@ fn fill(monitor: &KvMonitor) -> Vec<Relay> {
         let mut relay = Relay::new(monitor, host, 1);
         relay.say(b"GET k0\r\n");
         relay.listen(|relay| relay.heard.ends_with(b"\r\n"));
-        let full = relay.heard == OOM;
+        let full = relay.heard == NO_REPLY;
         holding.push(relay);
         if full {
             break;
@@ -157,6 +160,43 @@ fn clients_of_a_full_store_hear_everything_as_they_read() {
     }
     let check = guest.monitor().self_check().expect("it stands still");
     assert_eq!(check.damage, None);
+}
+
+/// A string grows beyond what one command brings and one reply has room for.
+#[test]
+fn a_string_that_is_too_long_for_one_reply_is_read_in_pieces() {
+    let guest = guest(ByteCount::mib(8));
+    let mut relay = Relay::new(&guest.monitor(), 1000, 1);
+    let (piece, mut whole) = (vec![b'p'; 100_000], Vec::new());
+    loop {
+        let start = relay.heard.len();
+        relay.say(&command(&[b"APPEND", b"long", &piece]));
+        relay.listen(|relay| relay.heard[start..].ends_with(b"\r\n"));
+        relay.confirm();
+        if relay.heard[start..] == *OOM {
+            break;
+        }
+        whole.extend(&piece);
+    }
+    assert!(whole.len() > 1 << 20, "{} bytes are all", whole.len());
+    let _holding = fill(&guest.monitor());
+    for asked in [&[b"GET".as_slice(), b"long"] as &[&[u8]], &[b"GETRANGE", b"long", b"0", b"-1"]] {
+        relay.hears(&command(asked), NO_REPLY);
+        relay.confirm();
+    }
+    let mut read: Vec<u8> = Vec::new();
+    while read.len() < whole.len() {
+        let [first, last] = [read.len(), read.len() + 4999].map(|place| place.to_string());
+        let start = relay.heard.len();
+        let part = &whole[read.len()..whole.len().min(read.len() + 5000)];
+        relay.say(&command(&[b"GETRANGE", b"long", first.as_bytes(), last.as_bytes()]));
+        relay.listen(|relay| relay.heard.len() >= start + bulk(part).len());
+        assert!(relay.heard[start..] == bulk(part), "at {first}");
+        read.extend(part);
+        relay.confirm();
+    }
+    relay.hears(b"PING\r\n", b"+PONG\r\n");
+    assert_eq!(guest.monitor().self_check().expect("it stands still").damage, None);
 }
 
 #[test]

@@ -114,8 +114,12 @@ fn a_new_run_of_a_relay_ends_the_old_ones_clients() {
     let mut elsewhere = Relay::new(&guest.monitor(), 2, 1);
     elsewhere.hears(b"CLIENT SETNAME other\r\n", b"+OK\r\n");
     let mut second = Relay::new(&guest.monitor(), 1, 2);
-    let list = b"id=2 name=other db=0 resp=2\nid=3 name= db=0 resp=2\n";
-    let reply = [b"$51\r\n".as_slice(), list, b"\r\n"].concat();
-    second.hears(b"CLIENT LIST\r\n", &reply);
+    let list = ["id=2 name=other", "id=3 name="].map(|who| {
+        let same = "flags=N db=0 sub=0 psub=0 ssub=0 multi=-1 user=default redir=-1 resp=2";
+        format!("{who} {same}\n")
+    });
+    let list = list.concat();
+    let reply = format!("${}\r\n{list}\r\n", list.len());
+    second.hears(b"CLIENT LIST\r\n", reply.as_bytes());
     elsewhere.hears(b"PING\r\n", b"+PONG\r\n");
 }

@@ -1,5 +1,7 @@
 //! Strings, and numbers in them.
 
+use std::ops::Range;
+
 use super::super::buffer::{self, STRING_HEAD};
 use super::super::number;
 use super::super::reply::Refusal;
@@ -14,6 +16,32 @@ pub(super) fn get(call: &mut Call<'_>) -> Outcome {
     let value = call.reads(Kind::String)?.map(|at| buffer::string(call.arena(), at));
     call.reply.bulk_or_null(value.as_deref());
     Ok(())
+}
+
+pub(super) fn getrange(call: &mut Call<'_>) -> Outcome {
+    let (first, last) = (call.integer(2)?, call.integer(3)?);
+    let part = match call.reads(Kind::String)? {
+        Some(at) => {
+            let len = buffer::string_len(call.arena(), at);
+            let part = range(first, last, len);
+            buffer::part_of_string(call.arena(), at, part.start, part.end)
+        }
+        None => Vec::new(),
+    };
+    call.reply.bulk(&part);
+    Ok(())
+}
+
+/// The bytes between two places of a string, as Redis counts them: negative ones from its end, and
+/// one that is before its beginning is its beginning, at whichever end of the range it stands.
+fn range(first: i64, last: i64, len: u64) -> Range<u64> {
+    let place = |index: i64| match u64::try_from(index) {
+        Ok(index) => index,
+        Err(_) => len.saturating_sub(index.unsigned_abs()),
+    };
+    let end = place(last).saturating_add(1).min(len);
+    let none = first < 0 && last < 0 && first > last;
+    if none { 0..0 } else { place(first).min(end)..end }
 }
 
 /// What the options of a SET ask for.

@@ -70,6 +70,7 @@ pub(super) const COMMANDS: &[Command] = &[
     command("flushall", -1, WRITE, NO_KEY, keys::flush),
     command("flushdb", -1, WRITE, NO_KEY, keys::flush),
     command("get", 2, FAST_READ, ONE, strings::get),
+    command("getrange", 4, READ, ONE, strings::getrange),
     command("getset", 3, FAST_GROW, ONE, strings::getset),
     command("hdel", -3, FAST_WRITE, ONE, collections::hdel),
     command("hello", -1, FAST_ADMIN, NO_KEY, connection::hello),

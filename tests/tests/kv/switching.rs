@@ -1,0 +1,167 @@
+//! Clients while something breaks in the switchover: nobody hears an error, whoever it is that owns
+//! the guest then. Only with the agent that relays them they are reset, and nothing is lost.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use whimbrel_tests::faults::way::{Cut, Held};
+use whimbrel_tests::faults::{Fate, Step};
+use whimbrel_tests::os;
+use whimbrel_tests::program::Agent;
+use whimbrel_tests::redis::{Connection, Reply};
+
+use crate::breaking::{Leg, agent, fill};
+use crate::load::{Checker, Pinger, Writers};
+use crate::moving::{is_sound, migrate};
+use crate::store;
+
+const MEMORY: &str = "128MiB";
+
+/// What breaks at which step, after what was said then has arrived, or with it.
+const CUTS: [(Step, Cut, Fate); 10] = [
+    (Step::Announce, Cut::Control, Fate::Lost),
+    (Step::Announce, Cut::Control, Fate::Delivered),
+    (Step::Prepare, Cut::Control, Fate::Lost),
+    (Step::Prepare, Cut::Control, Fate::Delivered),
+    (Step::Prepare, Cut::OneLane, Fate::Delivered),
+    (Step::Prepared, Cut::Control, Fate::Lost),
+    (Step::Prepared, Cut::Control, Fate::Delivered),
+    (Step::Grant, Cut::Control, Fate::Lost),
+    (Step::Grant, Cut::Control, Fate::Delivered),
+    (Step::Running, Cut::Control, Fate::Lost),
+];
+
+/// Kills the one process of a guest that an agent has.
+fn kill_guest(agent: &Agent) {
+    let processes = os::mentioning(&format!("{}/guests", agent.data().display()));
+    assert_eq!(processes.len(), 1, "{processes:?}");
+    processes.into_iter().for_each(os::kill);
+}
+
+/// What a loaded machine may add to a gap.
+const MARGIN: Duration = Duration::from_secs(10);
+
+/// The gap that a client feels is the one that the guest has seen: all of it, and little else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_waits_as_long_as_the_reported_blackout() {
+    let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
+    let address = store(&here, "32MiB").await;
+    let pinger = Pinger::start(&address).await;
+    let leg = Leg::between(&here, &there).await;
+    let mut stood = Duration::ZERO;
+    // For a while it runs at the source no more, and at the destination not yet.
+    let holds = async |held: Held| {
+        let since = Instant::now();
+        let _ = (there.status("store").await, there.status("store").await);
+        stood = since.elapsed();
+        held.go(Fate::Delivered).await;
+    };
+    let moved = leg.moved(&here.address, Step::Grant, holds).await.ended(0).json();
+    let blackout = Duration::from_micros(moved["blackout_us"].as_u64().expect("a gap"));
+    assert!(blackout >= stood, "it stood still for {stood:?}: {moved}");
+    let pings = pinger.finish().await;
+    // The last answer before it stood still may have come late: what it answers was asked before.
+    let around = pings.windows(2).map(|two| two[1].answered - two[0].asked).max();
+    let between = pings.windows(2).map(|two| two[1].answered - two[0].answered).max();
+    let (around, between) = around.zip(between).expect("some were answered");
+    assert!(around >= stood, "it was answered after {around:?}, within {stood:?}");
+    assert!(between <= blackout + MARGIN, "it waited for {between:?}, and not for {blackout:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_notice_that_a_link_is_lost_in_the_switchover() {
+    let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
+    let address = store(&here, MEMORY).await;
+    fill(&address).await;
+    let checker = Checker::start(&address, 4).await;
+    let mut legs = Vec::new();
+    for (number, (step, cut, fate)) in CUTS.into_iter().enumerate() {
+        let (from, to) = if number % 2 == 0 { (&here, &there) } else { (&there, &here) };
+        let leg = Leg::between(from, to).await;
+        let way = Arc::clone(&leg.way);
+        let breaks = async move |held: Held| {
+            held.go(fate).await;
+            // Without its last word the control link is lost already.
+            assert!(way.cut(cut) || fate == Fate::Lost, "nothing was cut at {step:?}");
+        };
+        let moved = leg.moved(&from.address, step, breaks).await.ended(0).json();
+        assert_eq!(moved["outcome"], "completed", "{step:?}, {cut:?}, {fate:?}: {moved}");
+        to.until("store", |guest| guest["state"] == "running").await;
+        legs.push(leg);
+    }
+    assert!(checker.finish().await > 0);
+    is_sound(&here).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_notice_that_the_destination_dies_before_it_was_granted_anything() {
+    let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
+    let address = store(&here, MEMORY).await;
+    fill(&address).await;
+    let checker = Checker::start(&address, 4).await;
+    for step in [Step::Announce, Step::Prepared] {
+        let leg = Leg::between(&here, &there).await;
+        let kill = async |held: Held| {
+            kill_guest(&there);
+            held.go(Fate::Lost).await;
+        };
+        let said = leg.moved(&here.address, step, kill).await.ended(3).json();
+        assert_eq!(said["outcome"], "aborted", "{step:?}: {said}");
+        here.until("store", |guest| guest["state"] == "running").await;
+    }
+    migrate(&here, &there).await;
+    assert!(checker.finish().await > 0);
+    is_sound(&there).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_do_not_notice_that_the_source_dies_once_it_has_granted() {
+    let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
+    let address = store(&here, MEMORY).await;
+    fill(&address).await;
+    let checker = Checker::start(&address, 4).await;
+    let mut legs = Vec::new();
+    // The grant arrives, or only the record of the dead tells that it was given.
+    for (from, to, fate) in [(&here, &there, Fate::Delivered), (&there, &here, Fate::Lost)] {
+        let leg = Leg::between(from, to).await;
+        let kill = async |held: Held| {
+            kill_guest(from);
+            held.go(fate).await;
+        };
+        // It has moved; what the source knew of how is lost.
+        let moved = leg.moved(&from.address, Step::Grant, kill).await.ended(7).json();
+        assert_eq!(moved["outcome"], "completed", "{fate:?}: {moved}");
+        to.until("store", |guest| guest["state"] == "running").await;
+        legs.push(leg);
+    }
+    assert!(checker.finish().await > 0);
+    is_sound(&here).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relaying_agent_that_is_killed_in_the_switchover_loses_no_acknowledged_write() {
+    for step in [Step::Prepare, Step::Grant] {
+        let (mut here, there) = (agent(&[]).await, agent(&["--die-with-parent"]).await);
+        let address = store(&here, MEMORY).await;
+        fill(&address).await;
+        let writers = Writers::start(&address, 4).await;
+        let leg = Leg::between(&here, &there).await;
+        let from = here.address.clone();
+        let kill = async |held: Held| {
+            here.kill().await;
+            held.go(Fate::Delivered).await;
+        };
+        // Whoever asked for the move has lost the agent.
+        let _ = leg.moved(&from, step, kill).await.ended(5);
+        // The processes need no agent.
+        let status = there.until("store", |guest| guest["state"] == "running").await;
+        here.start_again().await;
+        let entered = status["service_address"].as_str().expect("a port");
+        writers.have_lost_nothing(&mut Connection::to(entered).await).await;
+        let mut again = Connection::to(&address).await;
+        let written = again.command(&[b"SET", b"again", b"1"]).await;
+        assert_eq!(written, Reply::Line('+', "OK".into()), "{step:?}");
+        here.until("store", |guest| guest["state"] == "gone").await;
+        is_sound(&there).await;
+    }
+}
