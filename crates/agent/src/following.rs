@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use whimbrel_control::api::{self, MigrationStatus};
-use whimbrel_engine::protocol::Standing;
+use whimbrel_engine::protocol::{Record, Standing};
 use whimbrel_engine::{Failure, Fault};
 
 use crate::agent::Core;
@@ -122,6 +122,19 @@ impl Core {
     pub(crate) fn has_left(&self, guest: &Guest) -> bool {
         let standing = || Some(self.entry(guest).ok()??.record.standing);
         guest.identity().is_some() && standing() == Some(Standing::Ceded)
+    }
+
+    /// Refuses what takes a guest that runs here, where it has gone on: who is told that can ask
+    /// there.
+    pub(crate) fn check_here(&self, guest: &Guest) -> Result<(), Status> {
+        let record = self.entry(guest).ok().flatten().map(|entry| entry.record);
+        match record.filter(|record| record.standing == Standing::Ceded) {
+            Some(Record { peer, .. }) => Err(Status::failed_precondition(format!(
+                "guest `{}` does not run here any more: it has moved to {peer}; ask the agent there",
+                guest.config.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Admits a guest. Where it is refused for what those have who have moved away, it is so once

@@ -45,6 +45,7 @@ impl Core {
             migrations_in: admission::migrations(Direction::In, &all),
             migrations_limit: limits.migrations,
             trackers: self.trackers.clone(),
+            networks: self.networks(),
         })
     }
 
@@ -192,6 +193,10 @@ impl Core {
         request: api::StopGuestRequest,
     ) -> Result<api::StopGuestResponse, Status> {
         let guest = self.guests.find(&request.guest)?;
+        // What is left of its process can be ended by force.
+        if !request.force || guest.is_dead() {
+            self.check_here(&guest)?;
+        }
         if !request.force {
             self.check_stoppable(&guest)?;
         } else if guest.running_migration().is_some() {

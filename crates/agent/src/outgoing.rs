@@ -58,6 +58,7 @@ impl Core {
         if let Some(warrant) = &order.warrant {
             warrant.check_guest(guest.uuid)?;
         }
+        self.check_here(&guest)?;
         let migration = self.begin_outgoing(&guest, &destination)?;
         migration.pace.ask(asked);
         migration.set_begun_by(&who);
@@ -173,7 +174,10 @@ impl Core {
         let status = link.get_status(process::GetStatusRequest {}).await?;
         let state = status.guest.unwrap_or_default();
         if state.state() != GuestState::Running {
-            let (name, why) = (&guest.config.name, state.state_reason);
+            let (name, mut why) = (&guest.config.name, state.state_reason);
+            if why.is_empty() {
+                why.push_str("it does not run yet; try again in a moment");
+            }
             let why = format!("guest `{name}` cannot be moved now: {why}");
             return Err(Status::failed_precondition(why));
         }
@@ -437,11 +441,18 @@ impl Core {
         if !migration.was_begun_by(&who) {
             self.guard.require(&who, Action::Order)?;
         }
+        let status = migration.status();
         if !migration.is_running() {
-            let why = format!("migration {} has ended already", migration.id);
+            let Migration { id, .. } = &*migration;
+            let why = match status.outcome() {
+                api::Outcome::Completed if status.direction() == Direction::Out => {
+                    format!(": `{}` has moved to {}", status.guest_name, status.peer)
+                }
+                _ => String::new(),
+            };
+            let why = format!("migration {id} has ended already{why}");
             return Err(Status::failed_precondition(why));
         }
-        let status = migration.status();
         let guest = self.guests.find(&status.guest_uuid)?;
         let mut link = guest.link(self.options.deadlines).await?;
         let reason = "cancelled by a call to the agent".to_owned();
@@ -471,7 +482,7 @@ async fn carried_by(
 }
 
 /// What another agent said, or that it said nothing, for whoever asked this one.
-fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
+pub(crate) fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
     match error {
         ClientError::Refused { code, why } => {
             Status::new(*code, format!("the agent at {peer} refuses: {why}"))
@@ -482,6 +493,7 @@ fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
         ClientError::NotWhimbrel { .. }
         | ClientError::Version { .. }
         | ClientError::NoIdentity { .. }
+        | ClientError::AsksWho { .. }
         | ClientError::Unproven { .. } => Status::failed_precondition(error.to_string()),
     }
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
-use whimbrel_control::{AgentAddress, Client, api};
+use whimbrel_control::{AgentAddress, Client, ClientError, api};
 use whimbrel_engine::Identity;
 use whimbrel_engine::transport::{
     self, Answerer, Answering, Carrier, Measured, Path, ProbeToken, Sinks, Throughput,
@@ -23,6 +23,7 @@ use crate::access::Caller;
 use crate::agent::Core;
 use crate::convert::micros;
 use crate::lock::lock;
+use crate::outgoing::of_peer;
 use crate::{carriers, networks};
 
 /// How long the other side answers at most, where nobody says that a probe is done.
@@ -130,11 +131,12 @@ impl Core {
         let _place = self.probes.made.try_acquire().map_err(|_| busy())?;
         let ours = networks::endpoints(&self.options.networks)?;
         let mut peer = self.connect(&destination).await?;
-        let clock_offset_us = clock_offset(&mut peer).await?;
+        let offset = clock_offset(&mut peer).await;
+        let clock_offset_us = offset.map_err(|error| of_peer(&destination, &error))?;
         let identity = carriers::identity(api::Carrier::Tls)?;
         let certificate_sha256 = carriers::told(identity.as_ref());
         let opened = peer.open_probe(api::OpenProbeRequest { certificate_sha256 }).await;
-        let opened = opened.map_err(|error| Status::unavailable(error.to_string()))?;
+        let opened = opened.map_err(|error| of_peer(&destination, &error))?;
         let over = |carrier| certified(carrier, identity.clone(), &opened.certificate_sha256);
         let (tls, quic) = (over(api::Carrier::Tls)?, over(api::Carrier::Quic)?);
         let token = opened.token.as_slice().try_into();
@@ -148,7 +150,9 @@ impl Core {
         let mut probes = Vec::new();
         let trial = Trial { opened: &opened, token, tls, quic, lanes: &lanes, each };
         for path in paths {
-            probes.extend(trial.measure(&path).await);
+            let limit = path.local.and_then(|ip| self.limit_from(ip)).map(|limit| limit.0);
+            let measured = trial.measure(&path).await;
+            probes.extend(measured.map(|it| api::PathProbe { limit_bytes_per_s: limit, ..it }));
         }
         // The other side would find out by itself, though late.
         let _ = peer.close_probe(api::CloseProbeRequest { token: opened.token.clone() }).await;
@@ -225,10 +229,9 @@ fn beside(opened: &api::OpenProbeResponse, there: Answerer) -> Option<&api::Prob
 }
 
 /// How far the other side's clock is ahead of this one, as far as one call can tell.
-async fn clock_offset(peer: &mut Client) -> Result<i64, Status> {
+async fn clock_offset(peer: &mut Client) -> Result<i64, ClientError> {
     let (asked, before) = (Instant::now(), clock_us());
-    let host = peer.get_host(api::GetHostRequest {}).await;
-    let host = host.map_err(|error| Status::unavailable(error.to_string()))?;
+    let host = peer.get_host(api::GetHostRequest {}).await?;
     let here = before + micros(asked.elapsed()) / 2;
     Ok(if host.clock_us == 0 {
         0
@@ -280,6 +283,7 @@ fn named(path: &Path) -> api::PathProbe {
         name: path.to_string(),
         remote: path.remote.ip().to_string(),
         near: path.near,
+        preference: path.preference.into(),
         ..Default::default()
     }
 }

@@ -30,6 +30,7 @@ fn completed(account: &Account) -> Vec<Line> {
     let mut lines = vec![headline(tone, mark, &head), Line::default()];
     lines.extend(stood_still(account));
     lines.extend(sent(account));
+    lines.extend(account.travelled.map(|how| entry("", how)));
     lines.extend(paths(account));
     lines.extend(checked(account));
     lines.extend(cost(account));
