@@ -193,9 +193,13 @@ impl Core {
         request: api::StopGuestRequest,
     ) -> Result<api::StopGuestResponse, Status> {
         let guest = self.guests.find(&request.guest)?;
-        // What is left of its process can be ended by force.
-        if !request.force || guest.is_dead() {
-            self.check_here(&guest)?;
+        if let Err(moved) = self.check_here(&guest) {
+            // What is left of its process here can be ended.
+            if request.force && !guest.is_dead() {
+                self.end_process(&guest).await;
+                self.process_ended(&guest).await;
+            }
+            return Err(moved);
         }
         if !request.force {
             self.check_stoppable(&guest)?;

@@ -273,7 +273,7 @@ async fn every_command_of_the_guide_does_what_it_says() {
     assert!(walk.of("curl").contains(moved), "{}", walk.of("curl"));
     assert!(walk.of("--json").contains("\"outcome\":\"completed\""), "{}", walk.of("--json"));
     let limits = walk.of("limit --host 8Gbit/s");
-    assert!(limits.contains("each path from lo: 119"), "{limits}");
+    assert!(limits.contains("each path from lo: 1 Gbit/s (119 MiB/s)"), "{limits}");
     assert!(walk.of("limit --host none").contains("the host: no limit"));
     let moved = walk.of("--ticket ticket");
     assert!(moved.contains("✔ Moved 16 MiB"), "{moved}");
