@@ -186,7 +186,7 @@ impl Agent {
             tracing::warn!(
                 network,
                 "this host has no address in a --network, so that it carries nothing: is it \
-                 spelt as `ip address` has it, and up?"
+                 spelt as the system has it, and up?"
             );
         }
         core.recover().await.map_err(AgentError::Failed)?;

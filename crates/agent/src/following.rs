@@ -130,7 +130,7 @@ impl Core {
         let record = self.entry(guest).ok().flatten().map(|entry| entry.record);
         match record.filter(|record| record.standing == Standing::Ceded) {
             Some(Record { peer, .. }) => Err(Status::failed_precondition(format!(
-                "guest `{}` does not run here any more: it has moved to {peer}; ask the agent there",
+                "guest `{}` does not run here any more: it has moved to {peer}; ask there",
                 guest.config.name
             ))),
             None => Ok(()),

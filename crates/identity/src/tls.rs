@@ -153,7 +153,7 @@ fn explain_alert(name: &str) -> Doubt {
         ),
         "CertificateExpired" => Doubt::new(
             "it says that our certificate has expired, or is not valid yet",
-            "Have a new one issued for this identity (`whimbrel pki issue`), and compare the clocks",
+            "Have a new one issued for this identity (`whimbrel pki issue`); compare the clocks",
         ),
         // The second is of an authority of the same name, but another one.
         "CertificateUnknown" | "UnknownCA" | "DecryptError" => Doubt::new(

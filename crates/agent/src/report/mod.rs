@@ -228,7 +228,9 @@ fn table(head: &[&str], texts: &[usize], rows: impl Iterator<Item = Vec<String>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use whimbrel_control::api::{self, Decision, DowntimeParts, Event, Lane, Round, decision::Step};
+    use whimbrel_control::api::{
+        self, Decision, DowntimeParts, Event, Lane, Round, decision::Step,
+    };
 
     fn ended() -> MigrationStatus {
         let parts = DowntimeParts {
@@ -269,7 +271,9 @@ mod tests {
                 ..Round::default()
             }],
             carrier: api::Carrier::Tls.into(),
-            paths: ["a → b", "c → d"].map(|name| api::Path { name: name.into(), ..Default::default() }).into(),
+            paths: ["a → b", "c → d"]
+                .map(|name| api::Path { name: name.into(), ..Default::default() })
+                .into(),
             lanes: vec![Lane { bytes: 77, ..Lane::default() }],
             events: vec![Event { elapsed_us: 3, sentence: "a lane & another".to_owned() }],
             decisions: vec![decision(Step::Round(1)), decision(Step::SwitchOver(true))],

@@ -82,7 +82,7 @@ fn of_network(network: &api::HostNetwork) -> Finding {
     let told = described(network);
     if network.addresses.is_empty() {
         let found = format!("{told}: this host has no address in it, and nothing goes there");
-        let advice = "start the agent with it spelt as `ip address` has it, or bring it up";
+        let advice = "start the agent with it spelt as the system has it, or bring it up";
         return Finding::warn("network", found, advice);
     }
     Finding::ok("network", format!("{told}: {}", network.addresses.join(", ")))

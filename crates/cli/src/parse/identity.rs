@@ -22,7 +22,8 @@ pub(crate) fn certified_host(text: &str) -> Result<String, BadInput> {
     match ServerName::try_from(name) {
         Ok(_) => Ok(text.to_owned()),
         Err(_) => {
-            let wrong = format!("{text:?} is not the name or the address of a host, without a port");
+            let wrong =
+                format!("{text:?} is not the name or the address of a host, without a port");
             Err(BadInput::new(wrong, "host-b.example or 10.0.0.2"))
         }
     }

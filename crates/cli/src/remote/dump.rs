@@ -67,6 +67,10 @@ pub(crate) async fn dump(args: DumpArgs) -> Ending {
 fn reach(guest: &api::Guest, agent: &AgentAddress) -> Result<String, Stop> {
     let (name, service) = (&guest.name, &guest.service_address);
     let Ok(address) = service.parse::<SocketAddr>() else {
+        if guest.state() == api::GuestState::Gone {
+            let why = format!("{name} does not run here any more: {}", guest.state_reason);
+            return Err(Stop::new(Exit::Refused, why));
+        }
         let why = format!("{name} has no clients: only a key-value guest can be dumped");
         return Err(Stop::new(Exit::Refused, why));
     };
@@ -334,5 +338,9 @@ mod tests {
         assert_eq!(at("127.0.0.1:6379", "127.0.0.1:7117"), Ok("127.0.0.1:6379".into()));
         assert_eq!(at("127.0.0.1:6379", "host-b:7117"), Err(Exit::Refused));
         assert_eq!(at("", "127.0.0.1:7117"), Err(Exit::Refused));
+        let (state, state_reason) = (api::GuestState::Gone.into(), "it went to b".into());
+        let gone = api::Guest { state, state_reason, ..Default::default() };
+        let why = reach(&gone, &"host-a".parse().expect("an address")).expect_err("gone").why;
+        assert!(why.contains("not run here any more: it went to b"), "{why}");
     }
 }

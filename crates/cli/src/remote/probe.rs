@@ -90,7 +90,10 @@ fn lines(address: &str, host: &api::Host, round_trip: Duration) -> Vec<Line> {
     ];
     // An agent has room for guests; what it does not say is not for everybody.
     if host.guests_limit == 0 && host.memory_limit_bytes == 0 {
-        lines.push(entry("load", "only for those who may look: `look = [\"NAME\"]` in its policy".to_owned()));
+        lines.push(entry(
+            "load",
+            "only for those who may look: `look = [\"NAME\"]` in its policy".to_owned(),
+        ));
         return lines;
     }
     lines.extend([
@@ -240,7 +243,10 @@ mod tests {
         let host = api::Host { version: "0.1.0".into(), ..api::Host::default() };
         let lines = lines("host-b:7117", &host, Duration::from_micros(310));
         let last = lines.last().expect("lines").render(false);
-        assert_eq!(last, "  load          only for those who may look: `look = [\"NAME\"]` in its policy");
+        assert_eq!(
+            last,
+            "  load          only for those who may look: `look = [\"NAME\"]` in its policy"
+        );
     }
 
     #[test]
