@@ -443,7 +443,7 @@ impl Core {
         }
         let status = migration.status();
         if !migration.is_running() {
-            let Migration { id, .. } = &*migration;
+            let id = &migration.id;
             let why = match status.outcome() {
                 api::Outcome::Completed if status.direction() == Direction::Out => {
                     format!(": `{}` has moved to {}", status.guest_name, status.peer)

@@ -310,6 +310,9 @@ fn throughput(it: &Throughput) -> api::Throughput {
 
 #[cfg(test)]
 mod tests {
+    use whimbrel_engine::page::ByteRate;
+    use whimbrel_engine::transport::{Network, Which};
+
     use super::*;
     use crate::agent::Agent;
     use crate::options::AgentOptions;
@@ -342,24 +345,31 @@ mod tests {
         lanes(request).ok()
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn two_agents_measure_the_way_between_them() {
+    /// An agent with such networks, a client of it, and the address of another one like it.
+    async fn two_agents(networks: &[Network]) -> ([tempfile::TempDir; 2], Client, String) {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut addresses = Vec::new();
         for folder in &folders {
-            let options = AgentOptions::new(folder.path(), ([127, 0, 0, 1], 0).into());
+            let mut options = AgentOptions::new(folder.path(), ([127, 0, 0, 1], 0).into());
+            options.networks = networks.to_vec();
             let agent = Agent::bind(options).await.unwrap();
             addresses.push(agent.address().to_string());
             tokio::spawn(agent.serve(std::future::pending()));
         }
         let address = addresses[0].parse().unwrap();
-        let mut client = Client::connect(&address, Default::default()).await.unwrap();
-        let request = |destination: &str| api::ProbePathsRequest {
-            destination: destination.to_owned(),
-            lanes: vec![1, 2],
-            each_ms: Some(20),
-        };
-        let probed = client.probe_paths(request(&addresses[1])).await.unwrap();
+        let client = Client::connect(&address, Default::default()).await.unwrap();
+        (folders, client, addresses.remove(1))
+    }
+
+    fn request(destination: &str, lanes: &[u32]) -> api::ProbePathsRequest {
+        let destination = destination.to_owned();
+        api::ProbePathsRequest { destination, lanes: lanes.to_vec(), each_ms: Some(20) }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_agents_measure_the_way_between_them() {
+        let (_folders, mut client, other) = two_agents(&[]).await;
+        let probed = client.probe_paths(request(&other, &[1, 2])).await.unwrap();
         assert_eq!(probed.paths.len(), 1, "{probed:?}");
         let path = &probed.paths[0];
         assert_eq!((path.error.as_str(), path.throughput.len()), ("", 2), "{path:?}");
@@ -369,6 +379,20 @@ mod tests {
             assert!(carried.iter().all(|it| it.rate_bytes_per_s > 0), "{path:?}");
         }
         assert!(path.round_trip_us > 0 && path.best_lanes.is_some() && !probed.listed, "{path:?}");
-        assert!(client.probe_paths(request("not an address:0")).await.is_err());
+        assert!(client.probe_paths(request("not an address:0", &[1])).await.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_path_has_the_preference_and_the_limit_of_its_network() {
+        let which = Which::Subnet("127.0.0.0/8".parse().unwrap());
+        let limit = Some(ByteRate(250_000_000));
+        let network = Network { which, preference: 3, speed: None, limit };
+        let (_folders, mut client, other) = two_agents(&[network]).await;
+        let told = &client.host().networks[0];
+        assert_eq!((told.preference, told.limit_bytes_per_s), (3, Some(250_000_000)));
+        assert!(told.addresses.contains(&"127.0.0.1".to_owned()), "{told:?}");
+        let probed = client.probe_paths(request(&other, &[1])).await.unwrap();
+        let path = &probed.paths[0];
+        assert_eq!((path.preference, path.limit_bytes_per_s), (3, Some(250_000_000)), "{path:?}");
     }
 }
