@@ -181,6 +181,14 @@ impl Agent {
             counters: Counters::default(),
         };
         let core = Arc::new(core);
+        for lost in core.networks().iter().filter(|network| network.addresses.is_empty()) {
+            let network = &lost.network;
+            tracing::warn!(
+                network,
+                "this host has no address in a --network, so that it carries nothing: is it \
+                 spelt as the system has it, and up?"
+            );
+        }
         core.recover().await.map_err(AgentError::Failed)?;
         Ok(Self { core, listener, web })
     }

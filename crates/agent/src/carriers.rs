@@ -20,33 +20,77 @@ pub(crate) fn is_here(agent: &AgentAddress) -> bool {
     agent.host() == "localhost" || ip.is_some_and(|ip| ip.is_loopback())
 }
 
+/// The congestion controls that QUIC has.
+const OF_QUIC: [&str; 3] = ["cubic", "reno", "bbr"];
+/// The largest priority that the host's own queues tell apart.
+const PRIORITY_MAX: u32 = 15;
+
+/// What does not go together, wherever the guest goes.
+///
+/// # Errors
+/// One sentence that says what to leave out.
+pub fn check_travel(asked: &api::MigrationOptions) -> Result<(), String> {
+    let marked = asked.dscp.is_some() || asked.priority.is_some();
+    let clear = asked.encrypt() == Encrypt::Off;
+    let congestion = asked.congestion.as_deref();
+    let foreign = congestion.filter(|name| !OF_QUIC.contains(name));
+    if let Some(priority) = asked.priority.filter(|priority| *priority > PRIORITY_MAX) {
+        return Err(format!(
+            "a priority of {priority} is none: it is 0 to 6, and up to {PRIORITY_MAX} where \
+             guests' processes have CAP_NET_ADMIN"
+        ));
+    }
+    let why = match (asked.transport(), foreign) {
+        (Transport::Tls | Transport::Quic, _) if clear => {
+            "transports tls and quic encrypt; choose tcp to send memory signed and in clear"
+        }
+        (Transport::Quic, _) if marked => {
+            "QUIC marks each packet by itself; choose tcp or tls, or no DSCP and priority"
+        }
+        (Transport::Quic, Some(name)) => {
+            let all = OF_QUIC.join(", ");
+            return Err(format!("QUIC has the congestion controls {all}, and not `{name}`"));
+        }
+        (Transport::Unix, _) if asked.encrypt() != Encrypt::Unspecified => {
+            "a Unix socket stays within this host, where the permissions of its folder protect it; \
+             leave encryption unsaid"
+        }
+        (Transport::Unix, _) if marked || congestion.is_some() => {
+            "nothing that a Unix socket carries comes to a network; leave out DSCP, priority and \
+             congestion control"
+        }
+        _ => return Ok(()),
+    };
+    Err(why.to_owned())
+}
+
 /// What carries a session to an agent that is `here`, on this host, or beyond it. In clear and
 /// without MACs nothing goes beyond this host.
 pub(crate) fn choose(asked: &api::MigrationOptions, here: bool) -> Result<Carrier, Status> {
-    let refuse = |why: &str| Err(Status::invalid_argument(why));
-    match (asked.transport(), asked.encrypt()) {
-        (Transport::Unspecified | Transport::Tcp, Encrypt::Unspecified) if here => Ok(Carrier::Tcp),
-        (Transport::Unspecified | Transport::Tcp, Encrypt::Off) => Ok(Carrier::Signed),
-        (Transport::Unspecified | Transport::Tcp, _) => Ok(Carrier::Tls),
-        (Transport::Tls, Encrypt::Off) => {
-            refuse("transport tls encrypts; choose tcp to send memory signed and in clear")
+    check_travel(asked).map_err(Status::invalid_argument)?;
+    Ok(match (asked.transport(), asked.encrypt()) {
+        (Transport::Unspecified | Transport::Tcp, Encrypt::Unspecified) if here => Carrier::Tcp,
+        (Transport::Unspecified | Transport::Tcp, Encrypt::Off) => Carrier::Signed,
+        (Transport::Unspecified | Transport::Tcp | Transport::Tls, _) => Carrier::Tls,
+        (Transport::Quic, _) => Carrier::Quic,
+        (Transport::Unix, _) if here => Carrier::Local,
+        (Transport::Unix, _) => {
+            let why = "a Unix socket connects two agents of one host; choose tcp, tls or quic";
+            return Err(Status::invalid_argument(why));
         }
-        (Transport::Tls, _) => Ok(Carrier::Tls),
-        (Transport::Quic, Encrypt::Off) => {
-            refuse("transport quic encrypts; choose tcp to send memory signed and in clear")
-        }
-        (Transport::Quic, _) if asked.dscp.is_some() || asked.priority.is_some() => {
-            refuse("QUIC marks each packet by itself; choose tcp or tls, or no DSCP and priority")
-        }
-        (Transport::Quic, _) => Ok(Carrier::Quic),
-        (Transport::Unix, _) if !here => {
-            refuse("a Unix socket connects two agents of one host; choose tcp, tls or quic")
-        }
-        (Transport::Unix, Encrypt::Unspecified) => Ok(Carrier::Local),
-        (Transport::Unix, _) => refuse(
-            "a Unix socket stays within this host, where the permissions of its folder protect it; \
-             leave encryption unsaid",
-        ),
+    })
+}
+
+/// How memory travels, in words.
+#[must_use]
+pub const fn in_words(carrier: Carrier) -> &'static str {
+    match carrier {
+        Carrier::Unspecified => "not known",
+        Carrier::Tcp => "over TCP, in clear within one host",
+        Carrier::Signed => "over TCP, in clear and signed",
+        Carrier::Tls => "over TCP, encrypted with TLS 1.3",
+        Carrier::Quic => "over QUIC, encrypted with TLS 1.3",
+        Carrier::Local => "over a Unix socket within one host",
     }
 }
 
@@ -181,18 +225,38 @@ mod tests {
             let refused = chosen(transport, encrypt, here).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
-        let marked = api::MigrationOptions {
-            transport: T::Quic.into(),
-            dscp: Some(8),
-            ..Default::default()
-        };
-        let refused = choose(&marked, false).unwrap_err();
-        assert!(refused.message().contains("no DSCP"), "{refused}");
         for carrier in [Carrier::Unspecified, Carrier::Tcp, Carrier::Local] {
             accept(carrier, true).unwrap();
             let refused = accept(carrier, false).unwrap_err();
             assert_eq!(refused.code(), Code::FailedPrecondition);
         }
+    }
+
+    #[test]
+    fn what_a_transport_does_not_do_is_refused_at_once() {
+        let asked = |transport: Transport, change: fn(&mut api::MigrationOptions)| {
+            let mut asked =
+                api::MigrationOptions { transport: transport.into(), ..Default::default() };
+            change(&mut asked);
+            choose(&asked, true).map(drop).map_err(|status| status.message().to_owned())
+        };
+        use Transport as T;
+        type Case = (Transport, fn(&mut api::MigrationOptions), &'static str);
+        let cases: [Case; 6] = [
+            (T::Quic, |it| it.dscp = Some(8), "no DSCP"),
+            (T::Quic, |it| it.congestion = Some("vegas".to_owned()), "not `vegas`"),
+            (T::Unix, |it| it.dscp = Some(0), "leave out DSCP"),
+            (T::Unix, |it| it.priority = Some(1), "leave out DSCP"),
+            (T::Unix, |it| it.congestion = Some("cubic".to_owned()), "congestion control"),
+            (T::Tcp, |it| it.priority = Some(99), "0 to 6, and up to 15"),
+        ];
+        for (transport, change, why) in cases {
+            let refused = asked(transport, change).unwrap_err();
+            assert!(refused.contains(why), "{transport:?}: {refused}");
+        }
+        asked(T::Quic, |it| it.congestion = Some("bbr".to_owned())).unwrap();
+        asked(T::Tcp, |it| it.congestion = Some("vegas".to_owned())).unwrap();
+        asked(T::Tls, |it| it.priority = Some(15)).unwrap();
     }
 
     #[test]

@@ -1,15 +1,18 @@
 //! The end of a migration, as it is told to everybody: those who watch, the history, the counters.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
+use tonic::Status;
 use whimbrel_control::api::{self, MigrationStatus};
+use whimbrel_control::{AgentAddress, ClientError};
 use whimbrel_engine::Failure;
 
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
 use crate::guests::Migration;
+use crate::outgoing::of_peer;
 use crate::watching::is_last;
 
 impl Core {
@@ -53,9 +56,70 @@ impl Core {
         }
     }
 
+    /// Tells the destination's agent that the guest will not come, and waits until it has nothing
+    /// left of it that the next attempt would find. Without that word its process waits as long as
+    /// a lost link may take to come back.
+    pub(crate) async fn take_back(&self, migration: &Migration, destination: &AgentAddress) {
+        let Some(token) = migration.token() else { return };
+        let cancel = api::CancelIncomingRequest { migration_id: migration.id.clone(), token };
+        let told = async {
+            let mut peer = self.connect(destination).await?;
+            peer.cancel_incoming(cancel).await.map_err(|error| of_peer(destination, &error))?;
+            self.ended_there(&migration.id, destination).await
+        };
+        let why = match timeout(self.options.deadlines.collect, told).await {
+            Ok(Ok(_)) => return,
+            Ok(Err(status)) => status.message().to_owned(),
+            Err(_) => "it has not said in time that it does not".to_owned(),
+        };
+        tracing::warn!(peer = %destination, "it may still expect the guest: {why}");
+    }
+
+    /// Adds the destination's half to a report, as far as it can be had in time.
+    pub(crate) async fn collect(
+        &self,
+        id: &str,
+        destination: &AgentAddress,
+        last: &mut MigrationStatus,
+    ) {
+        let deadline: Duration = self.options.deadlines.collect;
+        let theirs = match timeout(deadline, self.ended_there(id, destination)).await {
+            Ok(Ok(theirs)) => theirs.report.unwrap_or_default(),
+            Ok(Err(status)) => {
+                let why = status.message();
+                tracing::warn!(peer = %destination, "the report stays without its half: {why}");
+                return;
+            }
+            Err(_) => {
+                tracing::warn!(peer = %destination, "no half of the report in {deadline:?}");
+                return;
+            }
+        };
+        let report = last.report.get_or_insert_default();
+        report.blackout_us = theirs.blackout_us;
+        report.lost_us = theirs.lost_us;
+        report.cpu_destination_ms = theirs.cpu_destination_ms;
+        report.peak_rss_destination_bytes = theirs.peak_rss_destination_bytes;
+    }
+
+    pub(crate) async fn ended_there(
+        &self,
+        id: &str,
+        destination: &AgentAddress,
+    ) -> Result<MigrationStatus, Status> {
+        let mut peer = self.connect(destination).await?;
+        let failed = |error: ClientError| of_peer(destination, &error);
+        let mut watch = peer.watch(id).await.map_err(failed)?;
+        let mut newest = MigrationStatus::default();
+        while let Some(status) = watch.next().await.map_err(failed)? {
+            newest = status;
+        }
+        Ok(newest)
+    }
+
     /// A migration by its id, or the running or last one of a guest: one that is remembered, or
     /// one of the history.
-    pub(crate) fn look_up(&self, text: &str) -> Result<MigrationStatus, tonic::Status> {
+    pub(crate) fn look_up(&self, text: &str) -> Result<MigrationStatus, Status> {
         self.guests.find_migration(text).map(|migration| migration.status()).or_else(|unknown| {
             let kept = self.history.find(text);
             let of_guest =

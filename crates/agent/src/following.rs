@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 use tonic::{Code, Status};
 use whimbrel_control::api::{self, MigrationStatus};
-use whimbrel_engine::protocol::Standing;
+use whimbrel_engine::protocol::{Record, Standing};
 use whimbrel_engine::{Failure, Fault};
 
 use crate::agent::Core;
@@ -48,16 +48,16 @@ impl Core {
         Err(Status::unavailable("it ended before the migration did"))
     }
 
-    /// Whether the guest process has begun a migration that it did not say it had. Only it can
-    /// tell, or its record once it is dead.
+    /// Whether the guest process has begun a migration that it did not say it had; if not, it never
+    /// will. Only it can tell, or its record once it is dead.
     pub(crate) async fn has_begun(&self, guest: &Guest, id: &str) -> bool {
         loop {
             let asked = async {
                 let mut link = guest.link(self.options.deadlines).await?;
-                link.get_status(process::GetStatusRequest {}).await
+                link.give_up(process::GiveUpRequest { migration_id: id.to_owned() }).await
             };
             let failed = match asked.await {
-                Ok(status) => return status.migration.is_some_and(|it| it.migration_id == id),
+                Ok(given_up) => return given_up.begun,
                 Err(status) => status,
             };
             if matches!(guest.look(), Life::Dead) {
@@ -85,10 +85,10 @@ impl Core {
                 status.set_outcome(api::Outcome::InDoubt);
                 "the guest process died in the switchover".clone_into(&mut status.reason);
             }
-            Some(Standing::Ceded | Standing::Running) => {
-                status.set_outcome(api::Outcome::Completed);
-            }
-            Some(Standing::Owner) if migration.direction == api::Direction::In => {
+            Some(Standing::Ceded) => status.set_outcome(api::Outcome::Completed),
+            Some(Standing::Owner | Standing::Running)
+                if migration.direction == api::Direction::In =>
+            {
                 status.set_outcome(api::Outcome::Completed);
             }
             _ => {
@@ -144,6 +144,19 @@ impl Core {
     pub(crate) fn has_left(&self, guest: &Guest) -> bool {
         let standing = || Some(self.entry(guest).ok()??.record.standing);
         guest.identity().is_some() && standing() == Some(Standing::Ceded)
+    }
+
+    /// Refuses what takes a guest that runs here, where it has gone on: who is told that can ask
+    /// there.
+    pub(crate) fn check_here(&self, guest: &Guest) -> Result<(), Status> {
+        let record = self.entry(guest).ok().flatten().map(|entry| entry.record);
+        match record.filter(|record| record.standing == Standing::Ceded) {
+            Some(Record { peer, .. }) => Err(Status::failed_precondition(format!(
+                "guest `{}` does not run here any more: it has moved to {peer}; ask there",
+                guest.config.name
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Admits a guest. Where it is refused for what those have who have moved away, it is so once
@@ -205,13 +218,12 @@ mod tests {
     use std::time::Duration;
 
     use tokio::time::timeout;
-    use whimbrel_control::api;
     use whimbrel_engine::protocol::GuestUuid;
 
     use crate::agent::Agent;
     use crate::folder::DataFolder;
     use crate::options::AgentOptions;
-    use crate::process_api::{GuestFile, Status};
+    use crate::process_api::GuestFile;
     use crate::stub_process::StubProcess;
 
     const GUEST: GuestUuid = GuestUuid(5);
@@ -234,9 +246,7 @@ mod tests {
         let has_begun = core.has_begun(&guest, "this");
         let silent = async {
             asked.wait_for(|times| *times > 3).await.unwrap();
-            let migration_id = "this".to_owned();
-            let migration = api::MigrationStatus { migration_id, ..Default::default() };
-            process.status.send_replace(Some(Status { migration: Some(migration), guest: None }));
+            process.begun.send_replace(Some("this"));
         };
         let watched = timeout(Duration::from_secs(50), async { tokio::join!(has_begun, silent) });
         assert!(watched.await.expect("it is answered").0);

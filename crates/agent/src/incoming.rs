@@ -187,7 +187,7 @@ impl Core {
             if !self.see_ended(&[Arc::clone(&guest)]).await {
                 let name = &guest.config.name;
                 let why = format!("guest `{name}` has moved away, and its process here still ends");
-                return Err(Status::unavailable(format!("{why}: try again in a moment")));
+                return Err(Status::failed_precondition(format!("{why}: try again in a moment")));
             }
             self.process_ended(&guest).await;
         }

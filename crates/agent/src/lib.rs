@@ -58,6 +58,7 @@ mod web;
 
 pub use access::{PolicyError, check_policy};
 pub use agent::{Agent, AgentError};
+pub use carriers::{check_travel, in_words as travels_in_words};
 pub use deadlines::{Deadlines, MigrationDeadlines};
 pub use folder::FolderError;
 pub use heartbeats::{Heartbeat, Heartbeats};
@@ -66,7 +67,7 @@ pub use options::{AgentOptions, Limits, PortRange};
 pub use os::{
     Device, HostFacts, Lack, Overcommit, asked_to_end, host_facts, reader_gone, told_to_end,
 };
-pub use report::report_html;
+pub use report::{instant, report_html};
 pub use web::{WebOptions, WebRight};
 pub use whimbrel_engine::page::{ByteCount, ByteRate};
 pub use whimbrel_engine::transport::{Network, Subnet, Which};

@@ -45,6 +45,7 @@ impl Core {
             migrations_in: admission::migrations(Direction::In, &all),
             migrations_limit: limits.migrations,
             trackers: self.trackers.clone(),
+            networks: self.networks(),
         })
     }
 
@@ -192,6 +193,14 @@ impl Core {
         request: api::StopGuestRequest,
     ) -> Result<api::StopGuestResponse, Status> {
         let guest = self.guests.find(&request.guest)?;
+        if let Err(moved) = self.check_here(&guest) {
+            // What is left of its process here can be ended.
+            if request.force && !guest.is_dead() {
+                self.end_process(&guest).await;
+                self.process_ended(&guest).await;
+            }
+            return Err(moved);
+        }
         if !request.force {
             self.check_stoppable(&guest)?;
         } else if guest.running_migration().is_some() {

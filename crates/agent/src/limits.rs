@@ -239,8 +239,7 @@ impl Core {
         let mut paths = Vec::new();
         for network in said.networks.iter().filter(|network| network.limit.is_some()) {
             let limit = network.limit.unwrap_or_default();
-            let here = transport::endpoints(std::slice::from_ref(network)).unwrap_or_default();
-            for from in here.iter().map(|endpoint| endpoint.address.ip()) {
+            for from in addresses(network) {
                 let bytes_per_s = share(limit, What::Path(from));
                 paths.push(process::PathLimit { local: from.to_string(), bytes_per_s });
             }
@@ -254,18 +253,32 @@ impl Core {
         }
     }
 
+    /// The networks that this host's agent was given, with what of them is in force.
+    pub(crate) fn networks(&self) -> Vec<api::HostNetwork> {
+        let told = |network: &Network| api::HostNetwork {
+            network: network.which.to_string(),
+            preference: network.preference.into(),
+            speed_bytes_per_s: network.speed.map(|speed| speed.0),
+            limit_bytes_per_s: network.limit.map(|limit| limit.0),
+            addresses: addresses(network).map(|ip| ip.to_string()).collect(),
+        };
+        self.limits.said().networks.iter().map(told).collect()
+    }
+
+    /// What each path from this address may carry.
+    pub(crate) fn limit_from(&self, ip: IpAddr) -> Option<ByteRate> {
+        let networks = self.limits.said().networks;
+        let here = networks.iter().filter(|network| network.limit.is_some());
+        here.filter(|network| addresses(network).any(|here| here == ip)).find_map(|it| it.limit)
+    }
+
     /// Changes limits, and says which are in force then.
     pub(crate) fn set_limits(
         &self,
         request: &api::SetLimitsRequest,
     ) -> Result<api::LimitsInForce, Status> {
         let named = Some(request.migration.as_str()).filter(|name| !name.is_empty());
-        let migration = named.map(|name| self.guests.find_migration(name)).transpose()?;
-        if let Some(migration) = &migration {
-            let leaves = migration.direction == Direction::Out && migration.is_running();
-            let why = || Status::failed_precondition("it is not leaving this host just now");
-            leaves.then_some(()).ok_or_else(why)?;
-        }
+        let migration = named.map(|name| self.leaving(name)).transpose()?;
         let own = [request.rate_bytes_per_s, request.switchover_bytes_per_s];
         if migration.is_none() && (own.iter().any(Option::is_some) || request.weight.is_some()) {
             return Err(Status::invalid_argument("whose rate or weight? name a guest that moves"));
@@ -286,6 +299,21 @@ impl Core {
         }
         self.others_look(None);
         Ok(in_force)
+    }
+
+    /// The migration of this id or guest that limits can be put on.
+    fn leaving(&self, named: &str) -> Result<Arc<Migration>, Status> {
+        let migration = match self.guests.find(named) {
+            Ok(guest) => self.check_here(&guest).map(|()| guest.migration())?,
+            Err(_) => Some(self.guests.find_migration(named)?),
+        };
+        let leaves = |it: &Arc<Migration>| it.direction == Direction::Out && it.is_running();
+        migration.filter(leaves).ok_or_else(|| {
+            Status::failed_precondition(format!(
+                "`{named}` is not moving away from this host just now, and limits end with a \
+                 migration: give them to its next one, as `whimbrel migrate --limit`"
+            ))
+        })
     }
 
     fn set_host_limits(&self, request: &api::SetLimitsRequest) -> Result<(), Status> {
@@ -342,6 +370,12 @@ fn share_of(all: ByteRate, migration: &Migration, leaving: &[Arc<Migration>], wh
     claims.push(own);
     let fair = share::divide(all, &claims).pop().unwrap_or(all);
     fair.min((all - kept).max(share::least(all, &own, &claims)))
+}
+
+/// This host's addresses in a network; none where it does not tell them.
+pub(crate) fn addresses(network: &Network) -> impl Iterator<Item = IpAddr> + use<> {
+    let here = transport::endpoints(std::slice::from_ref(network)).unwrap_or_default();
+    here.into_iter().map(|endpoint| endpoint.address.ip())
 }
 
 /// Whether somebody would notice.

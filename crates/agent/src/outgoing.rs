@@ -7,9 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::timeout;
 use tonic::Status;
 use tracing::Instrument;
 use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
@@ -58,6 +56,7 @@ impl Core {
         if let Some(warrant) = &order.warrant {
             warrant.check_guest(guest.uuid)?;
         }
+        self.check_here(&guest)?;
         let migration = self.begin_outgoing(&guest, &destination)?;
         migration.pace.ask(asked);
         migration.set_begun_by(&who);
@@ -169,7 +168,11 @@ impl Core {
         if state.state() == GuestState::Running {
             return Ok(link);
         }
-        let (name, why) = (&guest.config.name, state.state_reason);
+        let why = match state.state_reason.as_str() {
+            "" => "it does not run yet; try again in a moment",
+            why => why,
+        };
+        let name = &guest.config.name;
         Err(Status::failed_precondition(format!("guest `{name}` cannot be moved now: {why}")))
     }
 
@@ -375,67 +378,6 @@ impl Core {
         }
     }
 
-    /// Tells the destination's agent that the guest will not come, and waits until it has nothing
-    /// left of it that the next attempt would find. Without that word its process waits as long as
-    /// a lost link may take to come back.
-    pub(crate) async fn take_back(&self, migration: &Migration, destination: &AgentAddress) {
-        let Some(token) = migration.token() else { return };
-        let cancel = api::CancelIncomingRequest { migration_id: migration.id.clone(), token };
-        let told = async {
-            let mut peer = self.connect(destination).await?;
-            peer.cancel_incoming(cancel).await.map_err(|error| of_peer(destination, &error))?;
-            self.ended_there(&migration.id, destination).await
-        };
-        let why = match timeout(self.options.deadlines.collect, told).await {
-            Ok(Ok(_)) => return,
-            Ok(Err(status)) => status.message().to_owned(),
-            Err(_) => "it has not said in time that it does not".to_owned(),
-        };
-        tracing::warn!(peer = %destination, "it may still expect the guest: {why}");
-    }
-
-    /// Adds the destination's half to a report, as far as it can be had in time.
-    pub(crate) async fn collect(
-        &self,
-        id: &str,
-        destination: &AgentAddress,
-        last: &mut MigrationStatus,
-    ) {
-        let deadline: Duration = self.options.deadlines.collect;
-        let theirs = match timeout(deadline, self.ended_there(id, destination)).await {
-            Ok(Ok(theirs)) => theirs.report.unwrap_or_default(),
-            Ok(Err(status)) => {
-                let why = status.message();
-                tracing::warn!(peer = %destination, "the report stays without its half: {why}");
-                return;
-            }
-            Err(_) => {
-                tracing::warn!(peer = %destination, "no half of the report in {deadline:?}");
-                return;
-            }
-        };
-        let report = last.report.get_or_insert_default();
-        report.blackout_us = theirs.blackout_us;
-        report.lost_us = theirs.lost_us;
-        report.cpu_destination_ms = theirs.cpu_destination_ms;
-        report.peak_rss_destination_bytes = theirs.peak_rss_destination_bytes;
-    }
-
-    pub(crate) async fn ended_there(
-        &self,
-        id: &str,
-        destination: &AgentAddress,
-    ) -> Result<MigrationStatus, Status> {
-        let mut peer = self.connect(destination).await?;
-        let failed = |error: ClientError| of_peer(destination, &error);
-        let mut watch = peer.watch(id).await.map_err(failed)?;
-        let mut newest = MigrationStatus::default();
-        while let Some(status) = watch.next().await.map_err(failed)? {
-            newest = status;
-        }
-        Ok(newest)
-    }
-
     /// Asks for the end of a migration, and waits until nothing of it is left on either side.
     pub(crate) async fn cancel_migration(
         self: Arc<Self>,
@@ -446,11 +388,18 @@ impl Core {
         if !migration.was_begun_by(&who) {
             self.guard.require(&who, Action::Order)?;
         }
+        let status = migration.status();
         if !migration.is_running() {
-            let why = format!("migration {} has ended already", migration.id);
+            let id = &migration.id;
+            let why = match status.outcome() {
+                api::Outcome::Completed if status.direction() == Direction::Out => {
+                    format!(": `{}` has moved to {}", status.guest_name, status.peer)
+                }
+                _ => String::new(),
+            };
+            let why = format!("migration {id} has ended already{why}");
             return Err(Status::failed_precondition(why));
         }
-        let status = migration.status();
         let guest = self.guests.find(&status.guest_uuid)?;
         let mut link = guest.link(self.options.deadlines).await?;
         let reason = "cancelled by a call to the agent".to_owned();
@@ -480,7 +429,7 @@ async fn carried_by(
 }
 
 /// What another agent said, or that it said nothing, for whoever asked this one.
-fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
+pub(crate) fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
     match error {
         ClientError::Refused { code, why } => {
             Status::new(*code, format!("the agent at {peer} refuses: {why}"))
@@ -491,6 +440,7 @@ fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
         ClientError::NotWhimbrel { .. }
         | ClientError::Version { .. }
         | ClientError::NoIdentity { .. }
+        | ClientError::AsksWho { .. }
         | ClientError::Unproven { .. } => Status::failed_precondition(error.to_string()),
     }
 }

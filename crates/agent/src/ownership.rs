@@ -66,7 +66,7 @@ impl Core {
     }
 
     /// Refuses whoever has not been the other side of a migration of the guest, and a question that
-    /// is as good as the grant from all but the source that the guest was promised to run for.
+    /// decides who owns it from all but the other side of the last one.
     fn check_asker(
         &self,
         guest: &Guest,
@@ -75,10 +75,18 @@ impl Core {
         term: Term,
     ) -> Result<(), Status> {
         guest.check_party(who.0.as_ref())?;
-        let promised = Some((Standing::MayOwn, term));
-        let grants = question == Question::DoYouRun
-            && self.entry(guest)?.map(|it| (it.record.standing, it.record.term)) == promised;
-        if grants { guest.check_newest_party(who.0.as_ref()) } else { Ok(()) }
+        // The one grants, the other has the guest taken for dead.
+        let decided_about = match question {
+            Question::DoYouRun => Standing::MayOwn,
+            Question::WasItMine => Standing::Switching,
+            Question::MayIRun | Question::DidYouRun => return Ok(()),
+        };
+        let record = self.entry(guest)?.map(|it| (it.record.standing, it.record.term));
+        if record == Some((decided_about, term)) {
+            guest.check_newest_party(who.0.as_ref())
+        } else {
+            Ok(())
+        }
     }
 
     /// What the record of a guest says whose process is proven dead.
@@ -187,7 +195,7 @@ impl Core {
     /// anything.
     async fn abandon(&self, guest: &Guest, migration: &Migration) {
         let Ok(Some(entry)) = self.entry(guest) else { return };
-        if entry.record.standing == Standing::Switching
+        if matches!(entry.record.standing, Standing::Switching | Standing::Granted)
             && guest.is_dead()
             && let Ok(peer) = entry.record.peer.parse()
         {
@@ -301,10 +309,10 @@ impl Core {
         migration: &Arc<Migration>,
         mut last: MigrationStatus,
     ) {
-        let standing = match self.guests.has(guest) {
-            true => self.entry(guest).ok().flatten().map(|entry| entry.record.standing),
-            // Its journal is that of another one, which has come after this one had gone.
-            false => Some(Standing::Ceded),
+        let standing = match self.guests.get(guest.uuid) {
+            // The journal is that of another one, which has come after this one had gone.
+            Some(there) if !Arc::ptr_eq(&there, guest) => Some(Standing::Ceded),
+            _ => self.entry(guest).ok().flatten().map(|entry| entry.record.standing),
         };
         match standing {
             Some(Standing::Ceded) => {

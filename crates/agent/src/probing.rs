@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
-use whimbrel_control::{AgentAddress, Client, api};
+use whimbrel_control::{AgentAddress, Client, ClientError, api};
 use whimbrel_engine::Identity;
 use whimbrel_engine::transport::{
     self, Answerer, Answering, Carrier, Measured, Path, ProbeToken, Sinks, Throughput,
@@ -23,6 +23,7 @@ use crate::access::Caller;
 use crate::agent::Core;
 use crate::convert::micros;
 use crate::lock::lock;
+use crate::outgoing::of_peer;
 use crate::{carriers, networks};
 
 /// How long the other side answers at most, where nobody says that a probe is done.
@@ -130,11 +131,12 @@ impl Core {
         let _place = self.probes.made.try_acquire().map_err(|_| busy())?;
         let ours = networks::endpoints(&self.options.networks)?;
         let mut peer = self.connect(&destination).await?;
-        let clock_offset_us = clock_offset(&mut peer).await?;
+        let offset = clock_offset(&mut peer).await;
+        let clock_offset_us = offset.map_err(|error| of_peer(&destination, &error))?;
         let identity = carriers::identity(api::Carrier::Tls)?;
         let certificate_sha256 = carriers::told(identity.as_ref());
         let opened = peer.open_probe(api::OpenProbeRequest { certificate_sha256 }).await;
-        let opened = opened.map_err(|error| Status::unavailable(error.to_string()))?;
+        let opened = opened.map_err(|error| of_peer(&destination, &error))?;
         let over = |carrier| certified(carrier, identity.clone(), &opened.certificate_sha256);
         let (tls, quic) = (over(api::Carrier::Tls)?, over(api::Carrier::Quic)?);
         let token = opened.token.as_slice().try_into();
@@ -148,7 +150,9 @@ impl Core {
         let mut probes = Vec::new();
         let trial = Trial { opened: &opened, token, tls, quic, lanes: &lanes, each };
         for path in paths {
-            probes.extend(trial.measure(&path).await);
+            let limit = path.local.and_then(|ip| self.limit_from(ip)).map(|limit| limit.0);
+            let measured = trial.measure(&path).await;
+            probes.extend(measured.map(|it| api::PathProbe { limit_bytes_per_s: limit, ..it }));
         }
         // The other side would find out by itself, though late.
         let _ = peer.close_probe(api::CloseProbeRequest { token: opened.token.clone() }).await;
@@ -225,10 +229,9 @@ fn beside(opened: &api::OpenProbeResponse, there: Answerer) -> Option<&api::Prob
 }
 
 /// How far the other side's clock is ahead of this one, as far as one call can tell.
-async fn clock_offset(peer: &mut Client) -> Result<i64, Status> {
+async fn clock_offset(peer: &mut Client) -> Result<i64, ClientError> {
     let (asked, before) = (Instant::now(), clock_us());
-    let host = peer.get_host(api::GetHostRequest {}).await;
-    let host = host.map_err(|error| Status::unavailable(error.to_string()))?;
+    let host = peer.get_host(api::GetHostRequest {}).await?;
     let here = before + micros(asked.elapsed()) / 2;
     Ok(if host.clock_us == 0 {
         0
@@ -280,6 +283,7 @@ fn named(path: &Path) -> api::PathProbe {
         name: path.to_string(),
         remote: path.remote.ip().to_string(),
         near: path.near,
+        preference: path.preference.into(),
         ..Default::default()
     }
 }
@@ -306,6 +310,9 @@ fn throughput(it: &Throughput) -> api::Throughput {
 
 #[cfg(test)]
 mod tests {
+    use whimbrel_engine::page::ByteRate;
+    use whimbrel_engine::transport::{Network, Which};
+
     use super::*;
     use crate::agent::Agent;
     use crate::options::AgentOptions;
@@ -338,24 +345,31 @@ mod tests {
         lanes(request).ok()
     }
 
-    #[tokio::test(flavor = "multi_thread")]
-    async fn two_agents_measure_the_way_between_them() {
+    /// An agent with such networks, a client of it, and the address of another one like it.
+    async fn two_agents(networks: &[Network]) -> ([tempfile::TempDir; 2], Client, String) {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let mut addresses = Vec::new();
         for folder in &folders {
-            let options = AgentOptions::new(folder.path(), ([127, 0, 0, 1], 0).into());
+            let mut options = AgentOptions::new(folder.path(), ([127, 0, 0, 1], 0).into());
+            options.networks = networks.to_vec();
             let agent = Agent::bind(options).await.unwrap();
             addresses.push(agent.address().to_string());
             tokio::spawn(agent.serve(std::future::pending()));
         }
         let address = addresses[0].parse().unwrap();
-        let mut client = Client::connect(&address, Default::default()).await.unwrap();
-        let request = |destination: &str| api::ProbePathsRequest {
-            destination: destination.to_owned(),
-            lanes: vec![1, 2],
-            each_ms: Some(20),
-        };
-        let probed = client.probe_paths(request(&addresses[1])).await.unwrap();
+        let client = Client::connect(&address, Default::default()).await.unwrap();
+        (folders, client, addresses.remove(1))
+    }
+
+    fn request(destination: &str, lanes: &[u32]) -> api::ProbePathsRequest {
+        let destination = destination.to_owned();
+        api::ProbePathsRequest { destination, lanes: lanes.to_vec(), each_ms: Some(20) }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_agents_measure_the_way_between_them() {
+        let (_folders, mut client, other) = two_agents(&[]).await;
+        let probed = client.probe_paths(request(&other, &[1, 2])).await.unwrap();
         assert_eq!(probed.paths.len(), 1, "{probed:?}");
         let path = &probed.paths[0];
         assert_eq!((path.error.as_str(), path.throughput.len()), ("", 2), "{path:?}");
@@ -365,6 +379,20 @@ mod tests {
             assert!(carried.iter().all(|it| it.rate_bytes_per_s > 0), "{path:?}");
         }
         assert!(path.round_trip_us > 0 && path.best_lanes.is_some() && !probed.listed, "{path:?}");
-        assert!(client.probe_paths(request("not an address:0")).await.is_err());
+        assert!(client.probe_paths(request("not an address:0", &[1])).await.is_err());
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_path_has_the_preference_and_the_limit_of_its_network() {
+        let which = Which::Subnet("127.0.0.0/8".parse().unwrap());
+        let limit = Some(ByteRate(250_000_000));
+        let network = Network { which, preference: 3, speed: None, limit };
+        let (_folders, mut client, other) = two_agents(&[network]).await;
+        let told = &client.host().networks[0];
+        assert_eq!((told.preference, told.limit_bytes_per_s), (3, Some(250_000_000)));
+        assert!(told.addresses.contains(&"127.0.0.1".to_owned()), "{told:?}");
+        let probed = client.probe_paths(request(&other, &[1])).await.unwrap();
+        let path = &probed.paths[0];
+        assert_eq!((path.preference, path.limit_bytes_per_s), (3, Some(250_000_000)), "{path:?}");
     }
 }

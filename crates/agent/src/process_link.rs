@@ -59,8 +59,7 @@ impl From<LinkError> for Status {
         let why = error.to_string();
         match error {
             LinkError::Version { .. } => Self::failed_precondition(why),
-            LinkError::Unreachable(_) => Self::unavailable(why),
-            LinkError::Slow(_) => Self::deadline_exceeded(why),
+            // It is this host's process: an agent that cannot be reached is another matter.
             _ => Self::internal(why),
         }
     }
@@ -205,7 +204,7 @@ impl ProcessLink {
         frames: mpsc::Receiver<api::RelayFrame>,
     ) -> Result<Streaming<api::GuestFrame>, Status> {
         let call = self.client.relay(ReceiverStream::new(frames));
-        let late = |_| Status::deadline_exceeded("the guest process does not answer");
+        let late = |_| Status::internal("the guest process does not answer");
         answer(timeout(self.deadlines.process_call, call).await.map_err(late)?)
     }
 }
@@ -227,6 +226,7 @@ calls! {
     check(process::CheckRequest) -> api::CheckReport, check;
     certify(process::CertifyRequest) -> process::CertifyResponse, process_call;
     migrate(process::MigrateRequest) -> process::MigrateResponse, process_call;
+    give_up(process::GiveUpRequest) -> process::GiveUpResponse, process_call;
     reroute(process::RerouteRequest) -> process::RerouteResponse, process_call;
     limit(process::LimitRequest) -> process::LimitResponse, process_call;
     listen(process::ListenRequest) -> process::ListenResponse, process_call;

@@ -111,6 +111,7 @@ impl Agent for AgentService {
         request: Request<api::CheckGuestRequest>,
     ) -> Answer<api::CheckReport> {
         let guest = self.core.guests.find(&request.into_inner().guest)?;
+        self.core.check_here(&guest)?;
         let mut link = guest.link(self.core.options.deadlines).await?;
         link.check(process::CheckRequest {}).await.map(Response::new)
     }

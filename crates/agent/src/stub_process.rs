@@ -24,8 +24,8 @@ pub(crate) struct StubProcess {
     pub(crate) file: ProcessFile,
     /// Why it was told to yield, if it was.
     pub(crate) yielded: watch::Receiver<String>,
-    /// What it says of itself; it does not answer as long as that is nothing.
-    pub(crate) status: watch::Sender<Option<process::Status>>,
+    /// The migration that it has begun; it does not answer whether it has as long as that is nothing.
+    pub(crate) begun: watch::Sender<Option<&'static str>>,
     /// How often that was asked.
     pub(crate) asked: watch::Receiver<u32>,
     /// What it was asked about the guest's owner; it has decided nothing.
@@ -36,7 +36,7 @@ struct Stub {
     guest: GuestUuid,
     versions: RangeInclusive<u32>,
     yielded: watch::Sender<String>,
-    status: watch::Receiver<Option<process::Status>>,
+    begun: watch::Receiver<Option<&'static str>>,
     asked: watch::Sender<u32>,
     questions: watch::Sender<Vec<api::Question>>,
 }
@@ -50,14 +50,14 @@ impl StubProcess {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port().into();
         let (sender, yielded) = watch::channel(String::new());
-        let (status, of_itself) = watch::channel(None);
+        let (begun, told) = watch::channel(None);
         let (times, asked) = watch::channel(0);
         let (question, questions) = watch::channel(Vec::new());
         let service = ProcessServer::new(Stub {
             guest,
             versions,
             yielded: sender,
-            status: of_itself,
+            begun: told,
             asked: times,
             questions: question,
         });
@@ -66,7 +66,7 @@ impl StubProcess {
         let own = ProcessIdentity::own().unwrap();
         let (pid, started, boot_id) = (own.pid, own.started, own.boot.0.to_vec());
         let file = ProcessFile { pid, started, boot_id, port, token: SECRET.to_owned() };
-        Self { file, yielded, status, asked, questions }
+        Self { file, yielded, begun, asked, questions }
     }
 }
 
@@ -100,13 +100,14 @@ macro_rules! silent {
                 Ok(Response::new(process::YieldResponse {}))
             }
 
-            async fn get_status(
+            async fn give_up(
                 &self,
-                _: Request<process::GetStatusRequest>,
-            ) -> Result<Response<process::Status>, Status> {
+                request: Request<process::GiveUpRequest>,
+            ) -> Result<Response<process::GiveUpResponse>, Status> {
                 self.asked.send_modify(|times| *times += 1);
-                let status = self.status.borrow().clone();
-                status.map(Response::new).ok_or_else(|| Status::unavailable("a stub"))
+                let told = self.begun.borrow().ok_or_else(|| Status::unavailable("a stub"))?;
+                let begun = request.into_inner().migration_id == told;
+                Ok(Response::new(process::GiveUpResponse { begun }))
             }
 
             async fn ask(
@@ -136,6 +137,7 @@ macro_rules! silent {
 silent! {
     start(process::StartRequest) -> process::StartResponse;
     receive(process::ReceiveRequest) -> process::ReceiveResponse;
+    get_status(process::GetStatusRequest) -> process::Status;
     check(process::CheckRequest) -> api::CheckReport;
     certify(process::CertifyRequest) -> process::CertifyResponse;
     migrate(process::MigrateRequest) -> process::MigrateResponse;

@@ -16,6 +16,16 @@ pub fn rate(bytes_per_second: u64) -> String {
     format!("{}/s", bytes(bytes_per_second))
 }
 
+/// `2 Gbit/s (238 MiB/s)`: as links are sold, and as memory is counted.
+pub fn bandwidth(bytes_per_second: u64) -> String {
+    const UNITS: [&str; 4] = ["bit", "kbit", "Mbit", "Gbit"];
+    let bits = bytes_per_second as f64 * 8.0;
+    let power = (bits.max(1.0).log10() as usize / 3).min(3);
+    let value = bits / 1000f64.powi(power as i32);
+    let hundredths = (value * 100.0).round() / 100.0;
+    format!("{hundredths} {}/s ({})", UNITS[power], rate(bytes_per_second))
+}
+
 /// `850 µs`, `1.8 ms`, `41 ms`, `1.9 s`, `2 min 5 s`.
 pub fn time(time: Duration) -> String {
     let micros = time.as_micros();
@@ -91,6 +101,10 @@ mod tests {
             assert_eq!(bytes(value), shown);
         }
         assert_eq!(rate(780 << 20), "780 MiB/s");
+        assert_eq!(bandwidth(250_000_000), "2 Gbit/s (238 MiB/s)");
+        assert_eq!(bandwidth(187_500), "1.5 Mbit/s (183 KiB/s)");
+        assert_eq!(bandwidth(100 << 20), "838.86 Mbit/s (100 MiB/s)");
+        assert_eq!(bandwidth(0), "0 bit/s (0 B/s)");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From the words of the command line to the exit status.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
@@ -36,8 +37,10 @@ fn carry_out(command: Command) -> Ending {
         Command::Run(args) => asked("; a guest that was started goes on", remote::run(args)),
         Command::List(args) => asked("", remote::list(args)),
         Command::Status(args) => asked("", remote::status(args)),
-        Command::Watch(args) if args.guest.is_none() => asked(ALL_GO_ON, remote::watch(args)),
-        Command::Watch(args) => asked(MIGRATION_GOES_ON, remote::watch(args)),
+        Command::Watch(args) => {
+            let goes_on = Cell::new(NOTHING_MOVES);
+            until_interrupted(&goes_on, remote::watch(args, &goes_on))
+        }
         Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
         Command::Report(args) => asked("", remote::report(args)),
         Command::Cancel(args) => asked("", remote::cancel(args)),
@@ -60,19 +63,30 @@ fn carry_out(command: Command) -> Ending {
     }
 }
 
+/// What somebody is told who does not wait any longer for a migration to begin.
+const NOTHING_MOVES: &str = "; no migration had begun";
+
 /// What somebody is told who stops following a migration.
-const MIGRATION_GOES_ON: &str =
+pub(crate) const MIGRATION_GOES_ON: &str =
     "; a migration that has begun goes on: `whimbrel watch` follows it, `whimbrel cancel` ends it";
 
 /// What somebody is told who stops watching a host.
 pub(crate) const ALL_GO_ON: &str = "; migrations go on";
 
 /// Runs a command that leaves nothing behind but `what_goes_on`, until it is done or interrupted.
-fn asked(what_goes_on: &str, command: impl Future<Output = Ending>) -> Ending {
+fn asked(what_goes_on: &'static str, command: impl Future<Output = Ending>) -> Ending {
+    until_interrupted(&Cell::new(what_goes_on), command)
+}
+
+/// The same of a command that changes `what_goes_on` as it does its work.
+fn until_interrupted(
+    what_goes_on: &Cell<&'static str>,
+    command: impl Future<Output = Ending>,
+) -> Ending {
     run(async {
         tokio::select! {
             ended = command => ended,
-            () = interrupted() => Err(Stop::interrupted(what_goes_on)),
+            () = interrupted() => Err(Stop::interrupted(what_goes_on.get())),
         }
     })
 }

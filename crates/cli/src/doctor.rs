@@ -9,7 +9,6 @@ use whimbrel_control::api;
 
 use crate::args::DoctorArgs;
 use crate::exit::{Ending, Exit};
-use crate::remote::probe_paths;
 use crate::view::paint::{Line, Tone, wrap};
 use crate::view::screen::say_all;
 use crate::view::units;
@@ -62,19 +61,24 @@ impl Finding {
 /// Looks at this host, and at the paths to another one.
 pub(crate) async fn doctor(args: DoctorArgs) -> Ending {
     let facts = host_facts();
-    let mut findings = findings(&facts);
-    findings.extend(args.data.as_deref().map(trust::files).unwrap_or_default());
+    let mut here = findings(&facts);
+    here.extend(args.data.as_deref().map(trust::files).unwrap_or_default());
+    let mut way = Vec::new();
     if let Some(peer) = &args.peer {
-        let target = &args.target;
-        let probed = probe_paths(&target.agent, &target.whose, peer, Vec::new()).await?;
-        findings.extend(network::findings(&probed, peer.host()));
-        findings.extend(long_fat(&facts, &probed));
+        match network::probe(&args.target, peer, &mut here).await {
+            Ok(probed) => {
+                way.extend(network::findings(&probed, peer.host()));
+                way.extend(long_fat(&facts, &probed));
+            }
+            // What is wrong with the agents is one finding more.
+            Err(stop) => way.push(network::unknown(&stop.why)),
+        }
     }
     match args.json {
-        true => out::line(json::line(&findings)),
-        false => say_all(&lines(&findings)),
+        true => out::line(json::line(&[here.as_slice(), &way].concat())),
+        false => say_all(&lines(&here, &way)),
     }
-    let bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
+    let bad = here.iter().chain(&way).any(|finding| finding.verdict == Verdict::Bad);
     Ok(if bad { Exit::Failed } else { Exit::Done })
 }
 
@@ -272,10 +276,13 @@ const LABEL: usize = 14;
 /// Columns beside the labels, so that all fits into 80.
 const WRAP: usize = 66;
 
-fn lines(findings: &[Finding]) -> Vec<Line> {
-    let mut lines = listed(findings);
-    lines.push(Line::default());
-    lines.push(verdict(findings));
+/// What was found on this host, and on the way to another one.
+fn lines(here: &[Finding], way: &[Finding]) -> Vec<Line> {
+    let mut lines = [listed(here), listed(way), vec![Line::default(), verdict(here)]].concat();
+    if way.iter().any(|finding| finding.verdict == Verdict::Bad) {
+        let said = "Between this host and the other one not everything works: see above.";
+        lines.push(Line::default().put(Tone::Bad, said));
+    }
     lines
 }
 
@@ -365,7 +372,7 @@ mod tests {
     #[test]
     fn a_good_host_is_ready() {
         assert_eq!(troubles(&good()), [""; 0]);
-        let last = lines(&findings(&good())).pop().expect("a verdict").render(false);
+        let last = lines(&findings(&good()), &[]).pop().expect("a verdict").render(false);
         assert_eq!(last, "This host is ready for live migration.");
     }
 
@@ -447,7 +454,7 @@ mod tests {
         let facts = without(good(), &["userfaultfd", "mprotect"]);
         let findings = findings(&facts);
         assert!(findings.iter().any(|finding| finding.verdict == Verdict::Bad));
-        let last = lines(&findings).pop().expect("a verdict").render(false);
+        let last = lines(&findings, &[]).pop().expect("a verdict").render(false);
         assert_eq!(last, "This host cannot move running guests.");
     }
 
@@ -473,7 +480,7 @@ mod tests {
     #[test]
     fn everything_fits_into_80_columns() {
         for facts in [good(), without(good(), &["mprotect"]), host_facts()] {
-            let lines = lines(&findings(&facts));
+            let lines = lines(&findings(&facts), &[]);
             let long = lines.iter().find(|line| line.width() > 80);
             assert_eq!(long.map(|line| line.render(false)), None);
         }

@@ -10,9 +10,9 @@ use crate::view::state::{Account, Check, Lane, Outcome, Path, Round};
 struct Object<'a> {
     outcome: &'static str,
     reason: Option<&'a str>,
-    guest: &'a str,
-    source: &'a str,
-    destination: &'a str,
+    guest: Option<&'a str>,
+    source: Option<&'a str>,
+    destination: Option<&'a str>,
     total_ms: Option<u64>,
     downtime_us: Option<u64>,
     downtime_estimate_us: Option<u64>,
@@ -105,9 +105,9 @@ pub(crate) fn object(account: &Account) -> String {
     let object = Object {
         outcome: word(account.outcome),
         reason: account.reason.as_deref(),
-        guest: &account.guest,
-        source: &account.source,
-        destination: &account.destination,
+        guest: said(&account.guest),
+        source: said(&account.source),
+        destination: said(&account.destination),
         total_ms: account.total.map(ms),
         downtime_us: account.downtime.map(us),
         downtime_estimate_us: account.downtime_forecast.map(us),
@@ -149,6 +149,11 @@ pub(crate) fn check(check: &Check) -> CheckObject<'_> {
         pages_foreign: check.foreign,
         findings: &check.findings,
     }
+}
+
+/// A text that somebody has said.
+pub(crate) fn said(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// Anything as JSON on one line.

@@ -58,7 +58,7 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
         return Err(Stop::usage(why));
     }
     let micros = u64::try_from(args.downtime.as_micros()).unwrap_or(u64::MAX);
-    Ok(api::MigrationOptions {
+    let options = api::MigrationOptions {
         lanes: args.lanes,
         downtime_limit_us: Some(micros),
         policy: api::Policy::from(args.policy).into(),
@@ -79,7 +79,8 @@ pub(crate) fn migration(args: &MoveArgs) -> Result<api::MigrationOptions, Stop> 
         priority: args.traffic.priority,
         transport: api::Transport::from(args.travel.transport).into(),
         encrypt: args.travel.encrypt.map_or(api::Encrypt::Unspecified, Into::into).into(),
-    })
+    };
+    whimbrel_agent::check_travel(&options).map(|()| options).map_err(Stop::usage)
 }
 
 /// A guest's memory: whole pages, and enough of them.
@@ -225,6 +226,9 @@ mod tests {
             ("--guest kv --memory 512KiB", "at least 1 MiB"),
             ("--downtime 999us", "1ms to 60s"),
             ("--downtime 61s", "1ms to 60s"),
+            ("--transport unix --dscp AF11", "leave out DSCP"),
+            ("--transport quic --congestion vegas", "not `vegas`"),
+            ("--priority 99", "0 to 6"),
         ];
         for (options, reason) in cases {
             let why = refused(options);

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use whimbrel_identity::rustls::{self, pki_types};
 use whimbrel_identity::{
-    Fingerprint, Trust, Who, client_config, explain, explain_text, observing_config,
+    Doubt, Fingerprint, Trust, Who, client_config, explain, explain_text, observing_config,
 };
 
 use crate::error::deepest;
@@ -76,11 +76,6 @@ impl std::fmt::Debug for Secure {
     }
 }
 
-/// One of the two sides is not sure who the other one is.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Unproven(String);
-
 impl Secure {
     pub(crate) fn who(&self) -> Option<&Who> {
         self.who.get()
@@ -92,11 +87,12 @@ impl Secure {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let rules = self.trust.rules().map_err(io::Error::other)?;
         let who = rules.server(chain, &self.name, pki_types::UnixTime::now());
-        let who = who.map_err(|error| io::Error::other(Unproven(explain(&error))))?;
+        let who = who.map_err(|error| io::Error::other(explain(&error)))?;
         let first = self.who.get_or_init(|| who.clone());
         if first.fingerprint != who.fingerprint {
             let why = format!("{who} answers where {first} did before");
-            return Err(io::Error::other(Unproven(why)));
+            let advice = "Another host may have taken its place; somebody may stand in between";
+            return Err(io::Error::other(Doubt::new(why, advice)));
         }
         Ok(TokioIo::new(stream))
     }
@@ -153,22 +149,24 @@ fn in_words(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::UnexpectedEof {
         let why =
             "it hangs up instead of saying who it is: it asks for no identity, or has no room";
-        return io::Error::other(Unproven(why.to_owned()));
+        let advice = "Leave --identity (WHIMBREL_IDENTITY) out where it asks for none";
+        return io::Error::other(Doubt::new(why, advice));
     }
     match find::<rustls::Error>(&error) {
-        Some(why) => io::Error::other(Unproven(explain(why))),
+        Some(why) => io::Error::other(explain(why)),
         None => error,
     }
 }
 
 /// Who doubts whom, where that is why something failed.
-pub(crate) fn doubt(error: &(dyn Error + 'static)) -> Option<String> {
-    let ours = find::<Unproven>(error).map(ToString::to_string);
+pub(crate) fn doubt(error: &(dyn Error + 'static)) -> Option<Doubt> {
+    let ours = find::<Doubt>(error).cloned();
     let told = ours.or_else(|| find::<rustls::Error>(error).map(explain));
     // A certificate can run out between the handshake and the first call.
     let not_any_more = |status: &&Status| status.code() == Code::Unauthenticated;
     let refused = || find::<Status>(error).filter(not_any_more);
-    let told = told.or_else(|| refused().map(|status| status.message().to_owned()));
+    let renew = "Have it trusted there again, or show another identity (--identity)";
+    let told = told.or_else(|| refused().map(|status| Doubt::new(status.message(), renew)));
     told.or_else(|| explain_text(&deepest(error)))
 }
 

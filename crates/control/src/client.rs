@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use whimbrel_identity::Who;
+use whimbrel_identity::{Doubt, Who};
 
 use crate::access::{self, Access, Secure};
 use crate::api::agent_client::AgentClient;
@@ -65,7 +65,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::NotThere`], [`ClientError::NoIdentity`], [`ClientError::Unproven`],
-    /// [`ClientError::NotWhimbrel`] or [`ClientError::Version`].
+    /// [`ClientError::AsksWho`], [`ClientError::NotWhimbrel`] or [`ClientError::Version`].
     pub async fn connect_as(
         address: &AgentAddress,
         deadlines: Deadlines,
@@ -248,14 +248,16 @@ fn endpoint(address: &AgentAddress, deadlines: Deadlines) -> Result<Endpoint, Cl
 }
 
 /// Who doubts whom, where that may be why nothing was answered.
-fn doubt(secure: Option<&Secure>, error: &(dyn Error + 'static)) -> Option<String> {
+fn doubt(secure: Option<&Secure>, error: &(dyn Error + 'static)) -> Option<Doubt> {
     // Theirs is said after ours, and whoever hangs up at once may be gone before it is heard.
     let hung_up = || {
         let _ = secure?.who()?;
         // Without a cause it is an answer.
         let _ = error.source()?;
         let why = deepest(error);
-        Some(format!("it hung up on this identity ({why}): it does not trust it, or has no room"))
+        let why =
+            format!("it hung up on this identity ({why}): it does not trust it, or has no room");
+        Some(Doubt::new(why, "The log of the agent there says which"))
     };
     access::doubt(error).or_else(hung_up)
 }
@@ -276,6 +278,9 @@ async fn greet(
         }
         Err(status) => match doubt(secure, &status) {
             Some(why) => return Err(ClientError::Unproven { address: address.clone(), why }),
+            None if secure.is_none() && asks_who(address, deadlines).await => {
+                return Err(ClientError::AsksWho { address: address.clone() });
+            }
             None => return Err(not_whimbrel(deepest(&status))),
         },
     };
@@ -287,6 +292,11 @@ async fn greet(
         return Err(ClientError::Version { address: address.clone(), theirs });
     }
     Ok(host)
+}
+
+/// Whether TLS is spoken there: what it answers to plain words is no HTTP/2.
+async fn asks_who(address: &AgentAddress, deadlines: Deadlines) -> bool {
+    matches!(timeout(deadlines.connect, access::observe(address)).await, Ok(Ok(_)))
 }
 
 fn within<T>(deadline: Duration, message: T) -> Request<T> {

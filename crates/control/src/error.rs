@@ -4,6 +4,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use crate::{API_VERSION, AgentAddress};
+use whimbrel_identity::Doubt;
 
 /// Why an agent did not do what it was asked, by guilt.
 #[derive(Debug, thiserror::Error)]
@@ -49,15 +50,22 @@ pub enum ClientError {
         address: AgentAddress,
     },
     /// One of the two sides is not sure who the other one is. Nothing was changed.
-    #[error(
-        "no trust with {address}: {why}. Have one authority certify both (`whimbrel pki`), or \
-         compare the keys (`whimbrel pair`)"
-    )]
+    #[error("no trust with {address}: {why}. {}", why.advice)]
     Unproven {
         /// Who was spoken to.
         address: AgentAddress,
         /// Who doubts whom.
-        why: String,
+        why: Doubt,
+    },
+    /// Who answers speaks TLS, and was called in plain words. Nothing was changed.
+    #[error(
+        "what answers at {address} speaks only with those who prove who they are: show an identity \
+         that it trusts with --identity DIR (WHIMBREL_IDENTITY); on an agent's own host its own \
+         one, DATA/identity, may do everything"
+    )]
+    AsksWho {
+        /// Who was spoken to.
+        address: AgentAddress,
     },
     /// The agent understood and said no.
     #[error("{why}")]

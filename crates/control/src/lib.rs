@@ -15,7 +15,7 @@ mod client;
 mod error;
 pub mod ticket;
 
-pub use access::{Access, Unproven, connect_lazy, observe};
+pub use access::{Access, connect_lazy, observe};
 pub use address::{AddressError, AgentAddress};
 pub use client::{Client, Deadlines, Watch};
 pub use error::ClientError;

@@ -93,7 +93,7 @@ impl api::Ticket {
     pub fn sign(&self, rules: &Rules) -> Result<Vec<u8>, TicketError> {
         let ticket = self.encode_to_vec();
         let signed = rules.sign(&message(&ticket));
-        let signed = signed.map_err(|error| TicketError::Unsigned(explain(&error)))?;
+        let signed = signed.map_err(|error| TicketError::Unsigned(explain(&error).to_string()))?;
         let Signed { chain: certificates, scheme, signature } = signed;
         let scheme = scheme.into();
         Ok(api::SignedTicket { ticket, certificates, scheme, signature }.encode_to_vec())
@@ -163,7 +163,7 @@ pub fn open(bytes: &[u8], rules: &Rules) -> Result<(api::Ticket, Who), TicketErr
     let signed = Signed { chain, scheme, signature };
     // Nothing is read out of the ticket before its signature is good.
     let signer = rules.signer(&message(&ticket), &signed, UnixTime::now());
-    let signer = signer.map_err(|error| TicketError::Unsigned(explain(&error)))?;
+    let signer = signer.map_err(|error| TicketError::Unsigned(explain(&error).to_string()))?;
     let ticket = api::Ticket::decode(ticket.as_slice()).map_err(|_| TicketError::NoTicket)?;
     if ticket.version != VERSION || ticket.nonce.len() != NONCE_BYTES {
         return Err(TicketError::NoTicket);

@@ -81,7 +81,7 @@ impl fmt::Display for Who {
 #[error(
     "nobody vouches for the key {0}: no authority of this host certifies it, and it is not paired"
 )]
-struct Stranger(Fingerprint);
+pub(crate) struct Stranger(Fingerprint);
 
 /// A message with the proof of who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -13,6 +13,7 @@ use rustls::version::TLS13;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct};
 use rustls::{DistinguishedName, Error, OtherError, ServerConfig};
 
+use crate::rules::Stranger;
 use crate::{Fingerprint, Rules, Trust};
 
 /// What is spoken inside: HTTP/2, as gRPC does.
@@ -65,50 +66,109 @@ pub fn observing_config() -> (ClientConfig, Arc<OnceLock<Fingerprint>>) {
     (config, seen)
 }
 
-/// What an error of a connection means to a person.
-#[must_use]
-pub fn explain(error: &Error) -> String {
-    match error {
-        Error::InvalidCertificate(CertificateError::Other(OtherError(why))) => why.to_string(),
-        Error::InvalidCertificate(CertificateError::Revoked) => "its certificate is revoked".into(),
-        Error::InvalidCertificate(
-            CertificateError::Expired | CertificateError::ExpiredContext { .. },
-        ) => "its certificate has expired".into(),
-        Error::InvalidCertificate(
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. },
-        ) => "its certificate is not valid yet: is a clock wrong?".into(),
-        // An authority of the same name, but another one.
-        Error::InvalidCertificate(CertificateError::BadSignature) => {
-            "no authority that is trusted here certifies it".into()
-        }
-        Error::AlertReceived(alert) => explain_alert(&format!("{alert:?}")),
-        Error::NoCertificatesPresented => "no certificate was shown".into(),
-        Error::InvalidMessage(_) => "what it says is not TLS".into(),
-        other => other.to_string(),
+/// Why one side does not believe the other, in words for a person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}")]
+pub struct Doubt {
+    why: String,
+    /// What can be done about this very cause.
+    pub advice: &'static str,
+}
+
+impl Doubt {
+    /// For that reason, with what to do about it.
+    #[must_use]
+    pub fn new(why: impl Into<String>, advice: &'static str) -> Self {
+        Self { why: why.into(), advice }
     }
 }
 
-/// What the other side meant that ended a connection with the alert of this name (RFC 8446, 6.2).
-fn explain_alert(name: &str) -> String {
-    match name {
-        "CertificateRevoked" => "it says that our certificate is revoked".into(),
-        "CertificateExpired" => {
-            "it says that our certificate has expired, or is not valid yet".into()
+const STRANGERS: &str = "Have one authority certify both (`whimbrel pki`), or compare the keys \
+                         (`whimbrel pair`)";
+const SEE_LOG: &str = "The log of the agent there says more";
+
+/// What an error of a connection means to a person.
+#[must_use]
+pub fn explain(error: &Error) -> Doubt {
+    match error {
+        Error::InvalidCertificate(error) => explain_certificate(error),
+        Error::AlertReceived(alert) => explain_alert(&format!("{alert:?}")),
+        Error::NoCertificatesPresented => Doubt::new("no certificate was shown", STRANGERS),
+        Error::InvalidMessage(_) => {
+            let advice = "Check the port; an agent that asks for no identity is called without one";
+            Doubt::new("what it says is not TLS", advice)
+        }
+        other => Doubt::new(other.to_string(), SEE_LOG),
+    }
+}
+
+/// What is wrong with the other side's certificate.
+fn explain_certificate(error: &CertificateError) -> Doubt {
+    match error {
+        CertificateError::Revoked => Doubt::new(
+            "its certificate is revoked",
+            "Its key is not to be trusted any more: if the host is, bring it a new identity from \
+             `whimbrel pki issue`",
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => Doubt::new(
+            "its certificate has expired",
+            "Bring it a new one from `whimbrel pki issue`; an agent that has made its own renews \
+             it when it is started again",
+        ),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => Doubt::new(
+            "its certificate is not valid yet: is a clock wrong?",
+            "Compare the clocks of both hosts",
+        ),
+        CertificateError::NotValidForNameContext { expected, presented } => {
+            let (wanted, hosts) = (expected.to_str(), presented.join(", "));
+            let hosts = if hosts.is_empty() { "no host" } else { &hosts };
+            let why = format!("its certificate is for other hosts than {wanted}: it names {hosts}");
+            Doubt::new(why, OTHER_HOST)
+        }
+        CertificateError::NotValidForName => {
+            Doubt::new("its certificate is for another host", OTHER_HOST)
         }
         // The second is of an authority of the same name, but another one.
-        "CertificateUnknown" | "UnknownCA" | "DecryptError" => {
-            "it does not know our identity: nobody it trusts certifies it, and it is not paired"
-                .into()
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            Doubt::new("no authority that is trusted here certifies it", STRANGERS)
         }
-        other => format!("it ended the connection: {other}"),
+        CertificateError::Other(OtherError(why)) => {
+            let advice = if why.is::<Stranger>() { STRANGERS } else { "Mend that file" };
+            Doubt::new(why.to_string(), advice)
+        }
+        other => Doubt::new(other.to_string(), SEE_LOG),
+    }
+}
+
+const OTHER_HOST: &str = "Call it by a host of its certificate, or issue it one with --host for \
+                          this address; if it had one, another host answers here";
+
+/// What the other side meant that ended a connection with the alert of this name (RFC 8446, 6.2).
+fn explain_alert(name: &str) -> Doubt {
+    match name {
+        "CertificateRevoked" => Doubt::new(
+            "it says that our certificate is revoked",
+            "This identity counts no more there: show another one (--identity), or have a new one \
+             issued (`whimbrel pki issue`)",
+        ),
+        "CertificateExpired" => Doubt::new(
+            "it says that our certificate has expired, or is not valid yet",
+            "Have a new one issued for this identity (`whimbrel pki issue`); compare the clocks",
+        ),
+        // The second is of an authority of the same name, but another one.
+        "CertificateUnknown" | "UnknownCA" | "DecryptError" => Doubt::new(
+            "it does not know our identity: nobody it trusts certifies it, and it is not paired",
+            STRANGERS,
+        ),
+        other => Doubt::new(format!("it ended the connection: {other}"), SEE_LOG),
     }
 }
 
 /// The same where only the text of an error is left: HTTP/2 keeps no more of it.
 #[must_use]
-pub fn explain_text(text: &str) -> Option<String> {
+pub fn explain_text(text: &str) -> Option<Doubt> {
     if text.starts_with("peer closed connection without sending TLS close_notify") {
-        return Some("it hung up without a word; its log says why".into());
+        return Some(Doubt::new("it hung up without a word", SEE_LOG));
     }
     text.strip_prefix("received fatal alert: ").map(explain_alert)
 }
@@ -240,4 +300,34 @@ fn signature(
     dss: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
     verify_tls13_signature(message, cert, dss, &provider().signature_verification_algorithms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_of_doubt_has_an_advice_of_its_own() {
+        let wrong = |error: CertificateError| explain(&error.into());
+        let host = ServerName::try_from("host-a").unwrap();
+        let (expected, presented) = (host, vec!["host-b".to_owned()]);
+        let doubts = [
+            wrong(CertificateError::Revoked),
+            wrong(CertificateError::Expired),
+            wrong(CertificateError::NotValidYet),
+            wrong(CertificateError::NotValidForNameContext { expected, presented }),
+            wrong(CertificateError::UnknownIssuer),
+            explain_text("received fatal alert: CertificateRevoked").unwrap(),
+            explain_text("received fatal alert: CertificateExpired").unwrap(),
+        ];
+        for (at, doubt) in doubts.iter().enumerate() {
+            let same = doubts[..at].iter().find(|other| other.advice == doubt.advice);
+            assert_eq!(same, None, "{doubt}");
+        }
+        let told = doubts[3].to_string();
+        assert!(told.contains("host-a: it names host-b"), "{told}");
+        let unknown = explain_text("received fatal alert: UnknownCA").unwrap();
+        assert_eq!(unknown.advice, doubts[4].advice);
+        assert_eq!(explain_text("connection reset"), None);
+    }
 }

@@ -71,6 +71,8 @@ async fn what_does_not_go_together_is_refused_and_moves_nothing() {
         ),
         (&there.address, &["--transport", "quic", "--encrypt", "off"], "choose tcp"),
         (&there.address, &["--transport", "quic", "--dscp", "8"], "no DSCP"),
+        (&there.address, &["--transport", "quic", "--congestion", "vegas"], "not `vegas`"),
+        (&there.address, &["--transport", "unix", "--dscp", "AF11"], "leave out DSCP"),
         (&there.address, &["--transport", "unix", "--encrypt", "on"], "leave encryption unsaid"),
         (elsewhere, &["--transport", "unix"], "two agents of one host"),
     ] {

@@ -283,9 +283,13 @@ fn filled(words: &[String], there: &str) -> Option<String> {
     }
     let data = "/var/lib/whimbrel";
     let mut line = words.join(" ");
-    for (word, meant) in
-        [("GUEST", "store"), ("MIGRATION", "store"), ("AGENT", there), ("DATA", data), ("eth1", "lo")]
-    {
+    for (word, meant) in [
+        ("GUEST", "store"),
+        ("MIGRATION", "store"),
+        ("AGENT", there),
+        ("DATA", data),
+        ("eth1", "lo"),
+    ] {
         line = line.replace(word, meant);
     }
     let rest = line.strip_prefix(verb).filter(|rest| rest.starts_with(" --"));
@@ -353,7 +357,7 @@ async fn every_command_of_the_guide_does_what_it_says() {
     assert!(walk.of("curl").contains(moved), "{}", walk.of("curl"));
     assert!(walk.of("--json").contains("\"outcome\":\"completed\""), "{}", walk.of("--json"));
     let limits = walk.of("limit --host 8Gbit/s");
-    assert!(limits.contains("each path from lo: 119"), "{limits}");
+    assert!(limits.contains("each path from lo: 1 Gbit/s (119 MiB/s)"), "{limits}");
     assert!(walk.of("limit --host none").contains("the host: no limit"));
     let moved = walk.of("--ticket ticket");
     assert!(moved.contains("✔ Moved 16 MiB"), "{moved}");

@@ -1,7 +1,7 @@
 //! Two agents that were started by hand, and everything a person asks of them.
 
 use whimbrel_tests::os;
-use whimbrel_tests::program::{Agent, run};
+use whimbrel_tests::program::{Agent, How, run};
 
 use crate::watching::endless;
 
@@ -105,8 +105,23 @@ async fn a_limit_holds_a_migration_back_until_it_is_lifted() {
     assert!(lifted.ended(0).out.contains("web: no limit"));
     there.until("web", |guest| guest["state"] == "running").await;
     there.assert_runs("web").await;
-    let over = here.ask(&["limit", "web", "--rate", "1Gbit/s"]).await.ended(6);
-    assert!(over.err.contains("not leaving"), "{over:?}");
+    let idle = there.ask(&["limit", "web", "--rate", "1Gbit/s"]).await.ended(6);
+    assert!(idle.err.contains("`web` is not moving away from this host"), "{idle:?}");
+    // Whoever asks for it where it has left is told where it is.
+    let went = format!("web` does not run here any more: it has moved to {}", there.address);
+    for words in [
+        &["stop", "web"][..],
+        &["stop", "web", "--force"],
+        &["status", "web", "--check"],
+        &["limit", "web", "--rate", "1Gbit/s"],
+        &["migrate", "web", &there.address],
+    ] {
+        let said = here.ask(words).await.ended(6);
+        assert!(said.err.contains(&went), "{said:?}");
+    }
+    let over = here.ask(&["cancel", "web"]).await.ended(6);
+    assert!(over.err.contains(&format!("`web` has moved to {}", there.address)), "{over:?}");
+    there.assert_runs("web").await;
 }
 
 #[tokio::test]
@@ -121,4 +136,25 @@ async fn a_probe_measures_the_way_from_one_host_to_another() {
     assert_eq!(find("clocks")["verdict"], "ok", "{probed}");
     let plain = run(&["probe", &there.address, "--json"]).await.ended(0).json();
     assert!(plain["paths"].is_null(), "{plain}");
+}
+
+#[tokio::test]
+async fn a_peer_that_cannot_be_reached_and_a_network_that_is_not_there_are_findings() {
+    let options = ["--die-with-parent", "--network", "ehto9,preference=1,limit=2Gbit/s"];
+    let agent = Agent::start_as(&std::env::temp_dir(), How::with(&options)).await;
+    assert!(agent.logs().contains("ehto9"), "{}", agent.logs());
+    let nobody = "127.0.0.1:9";
+    let found = agent.ask(&["doctor", "--peer", nobody, "--json"]).await.ended(1).json();
+    let of = |subject: &str| {
+        let all = found.as_array().expect("findings");
+        all.iter().find(|finding| finding["subject"] == subject).expect(subject).clone()
+    };
+    assert!(of("tracker")["found"].is_string(), "this host is told of too: {found}");
+    assert_eq!(of("peer")["verdict"], "bad", "{found}");
+    let network = of("network");
+    assert_eq!(network["verdict"], "warn", "{network}");
+    let told = network["found"].as_str().expect("a sentence");
+    assert!(told.starts_with("ehto9, preference 1, limit 2 Gbit/s (238 MiB/s): "), "{told}");
+    let probed = run(&["probe", &agent.address]).await.ended(0);
+    assert!(probed.out.contains("no address of the host is in it"), "{probed:?}");
 }

@@ -101,7 +101,8 @@ async fn strangers_the_expired_and_the_revoked_are_refused() {
     assert!(said.err.contains("certifies"), "{said:?}");
     until_refused(&a, &late, &["list"], "expired").await;
     // Without an identity there is no talking, on this host either.
-    assert_ne!(run(&["list", "--agent", &a.address]).await.status, Some(0));
+    let said = run(&["list", "--agent", &a.address]).await.ended(6);
+    assert!(said.err.contains("prove who they are") && said.err.contains("--identity"), "{said:?}");
     // A plain agent shows nothing to one who asks for proof.
     let plain = Agent::start().await;
     let said = ask(&plain, &ops, &["list"]).await;
@@ -229,7 +230,8 @@ async fn a_policy_that_cannot_be_read_allows_nothing_and_says_so() {
             }
         }
     };
-    let said = timeout(WATCHDOG, broken).await.expect("it is read again");
+    // The agent has answered: it is there.
+    let said = timeout(WATCHDOG, broken).await.expect("it is read again").ended(6);
     assert!(said.err.contains("unknown field `mange`"), "{said:?}");
     let data = a.data().to_str().expect("UTF-8");
     let found = run(&["doctor", "--data", data, "--json"]).await;

@@ -48,7 +48,8 @@ impl Caller {
     /// Who it is now: a connection does not outlive the trust in whoever made it.
     pub(super) fn who(&self, trust: &Trust) -> Result<Authenticated, Status> {
         let Some(proof) = &self.proof else { return Ok(Authenticated(None)) };
-        let rules = trust.rules().map_err(|error| Status::unavailable(error.to_string()))?;
+        let rules =
+            trust.rules().map_err(|error| Status::failed_precondition(error.to_string()))?;
         let mut seen = proof.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&seen.0, &rules) || seen.1.until < SystemTime::now() {
             let who = rules.caller(&proof.chain, UnixTime::now()).map_err(|error| {

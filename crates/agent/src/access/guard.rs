@@ -80,7 +80,7 @@ impl Guard {
     }
 
     pub(super) fn rules(&self) -> Result<Arc<Rules>, Status> {
-        self.trust.rules().map_err(|error| Status::unavailable(error.to_string()))
+        self.trust.rules().map_err(|error| Status::failed_precondition(error.to_string()))
     }
 
     pub(super) fn spent(&self) -> &Spent {
@@ -94,7 +94,7 @@ impl Guard {
     /// Whether somebody may do something.
     pub(crate) fn may(&self, who: &Who, action: Action) -> Result<bool, Status> {
         let allowed = self.policy.allows(who, action);
-        allowed.map_err(|error| Status::unavailable(error.to_string()))
+        allowed.map_err(|error| Status::failed_precondition(error.to_string()))
     }
 
     /// Whether a caller may do something: on a host that speaks only with itself, everything.
@@ -116,7 +116,7 @@ impl Guard {
     /// nothing protects it, one on a link that is not trusted where it is signed only.
     pub(crate) fn carries(&self, carrier: api::Carrier, ip: IpAddr) -> Result<(), Status> {
         let trusted = self.policy.trusts(ip);
-        let trusted = || trusted.map_err(|error| Status::unavailable(error.to_string()));
+        let trusted = || trusted.map_err(|error| Status::failed_precondition(error.to_string()));
         carriers::carries(carrier, ip, trusted, || self.policy.distrust(ip))
     }
 

@@ -84,7 +84,11 @@ impl Worker {
         // Each path carries something only if it has a lane.
         options.source.lanes = options.source.lanes.max(path_count.min(LANES_MAX) as u16);
         let held = self.enter(|phase| match phase {
-            Phase::Here(held) => Ok((Phase::Moving, held)),
+            Phase::Here(held) if !self.was_given_up(&request.migration_id) => {
+                let (id, peer) = (&request.migration_id, &options.peer);
+                self.begin_status(id, api::Direction::Out, peer, carrier);
+                Ok((Phase::Moving, held))
+            }
             other => Err(not_movable(other)),
         })?;
         // Chosen here and not by the engine, so that it can be shown.
@@ -93,7 +97,6 @@ impl Worker {
         if let Ok(Some(record)) = held.journal.read() {
             options.term = record.term;
         }
-        self.begin_status(&request.migration_id, api::Direction::Out, &options.peer, carrier);
         if let Some(monitor) = self.monitor() {
             monitor.begin_move();
         }
@@ -369,6 +372,7 @@ fn not_movable(phase: Phase) -> (Phase, Status) {
         Phase::InDoubt(_) => "who owns it is in doubt; resolve that first",
         Phase::Hanging => "it hangs in a call of an earlier migration",
         Phase::Yielded(..) => "it is paused, as it runs elsewhere; resolve that first",
+        Phase::Here(_) => "its agent has given this migration up",
         _ => "it is not here",
     };
     let status = Status::failed_precondition(format!("the guest cannot be moved: {why}"));

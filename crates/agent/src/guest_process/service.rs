@@ -133,6 +133,14 @@ impl Process for ProcessService {
         worker.migrate(request.into_inner()).await.map(Response::new)
     }
 
+    async fn give_up(
+        &self,
+        request: Request<process::GiveUpRequest>,
+    ) -> Result<Response<process::GiveUpResponse>, Status> {
+        let begun = self.worker.give_up(request.into_inner().migration_id);
+        Ok(Response::new(process::GiveUpResponse { begun }))
+    }
+
     async fn watch(
         &self,
         _: Request<process::WatchRequest>,

@@ -87,6 +87,8 @@ pub(super) struct Worker {
     config: GuestFile,
     uuid: GuestUuid,
     phase: Mutex<Phase>,
+    /// The migration that its agent gave up before it had begun.
+    given_up: Mutex<String>,
     monitors: Mutex<Monitors>,
     cancel: Mutex<Option<Cancel>>,
     asked: Mutex<Option<Asked>>,
@@ -123,6 +125,7 @@ impl Worker {
             config,
             uuid,
             phase: Mutex::new(Phase::Empty),
+            given_up: Mutex::default(),
             monitors: Mutex::default(),
             cancel: Mutex::default(),
             asked: Mutex::default(),
@@ -206,6 +209,21 @@ impl Worker {
         };
         *phase = next;
         result
+    }
+
+    /// Has a migration never begin, unless it has: then true.
+    pub(super) fn give_up(&self, id: String) -> bool {
+        let _no_other = lock(&self.phase);
+        let begun = self.migration.borrow().migration_id == id;
+        if !begun {
+            *lock(&self.given_up) = id;
+        }
+        begun
+    }
+
+    /// Whether it was given up before it had begun.
+    pub(super) fn was_given_up(&self, id: &str) -> bool {
+        *lock(&self.given_up) == id
     }
 
     pub(super) fn set_phase(self: &Arc<Self>, phase: Phase) {

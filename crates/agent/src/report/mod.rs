@@ -9,7 +9,9 @@ use std::fmt::Write;
 use whimbrel_control::api::{Direction, MigrationReport, MigrationStatus, Outcome, Verify};
 use whimbrel_engine::page::PageCount;
 
+use crate::carriers;
 use crate::units::{bytes, count};
+pub use words::instant;
 use words::{escaped, micros};
 
 const STYLE: &str = include_str!("style.css");
@@ -59,7 +61,7 @@ fn head(status: &MigrationStatus, here: &str) -> String {
     };
     let _ = write!(head, "<p class=\"faint\">As the {side} tells it");
     if status.ended_at_ms > 0 {
-        let _ = write!(head, "; ended {}", words::instant(status.ended_at_ms));
+        let _ = write!(head, "; ended {}", instant(status.ended_at_ms));
     }
     let (id, uuid) = (escaped(&status.migration_id), escaped(&status.guest_uuid));
     let _ = writeln!(head, "; migration {id} of guest {uuid}</p>");
@@ -79,6 +81,7 @@ fn facts(status: &MigrationStatus, report: &MigrationReport) -> String {
         ("took", micros(report.total_ms * 1000)),
         ("guest memory", bytes(report.guest_ram_bytes)),
         ("on the wire", bytes(report.bytes_on_wire)),
+        ("memory travelled", travelled(status)),
         ("throughput", format!("{:.0} MiB/s", report.throughput_mib_s)),
         ("downtime", micros(report.downtime_us)),
         ("downtime forecast", known(report.downtime_estimate_us, micros)),
@@ -100,6 +103,17 @@ fn facts(status: &MigrationStatus, report: &MigrationReport) -> String {
         format!("<div><dt>{label}</dt><dd>{}</dd></div>\n", escaped(said))
     };
     format!("<h2>In numbers</h2>\n<dl>\n{}</dl>\n", told.map(row).collect::<String>())
+}
+
+/// What carried the memory, and over which paths.
+fn travelled(status: &MigrationStatus) -> String {
+    let names: Vec<_> = status.paths.iter().map(|path| path.name.as_str()).collect();
+    let by = match names.len() {
+        0 => String::new(),
+        1 => format!(", by {}", names[0]),
+        some => format!(", by {some} paths: {}", names.join("; ")),
+    };
+    carriers::in_words(status.carrier()).to_owned() + &by
 }
 
 /// What did not happen has no figure, and some have the source alone.
@@ -214,7 +228,9 @@ fn table(head: &[&str], texts: &[usize], rows: impl Iterator<Item = Vec<String>>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use whimbrel_control::api::{Decision, DowntimeParts, Event, Lane, Round, decision::Step};
+    use whimbrel_control::api::{
+        self, Decision, DowntimeParts, Event, Lane, Round, decision::Step,
+    };
 
     fn ended() -> MigrationStatus {
         let parts = DowntimeParts {
@@ -254,6 +270,10 @@ mod tests {
                 duration_us: 10,
                 ..Round::default()
             }],
+            carrier: api::Carrier::Tls.into(),
+            paths: ["a → b", "c → d"]
+                .map(|name| api::Path { name: name.into(), ..Default::default() })
+                .into(),
             lanes: vec![Lane { bytes: 77, ..Lane::default() }],
             events: vec![Event { elapsed_us: 3, sentence: "a lane & another".to_owned() }],
             decisions: vec![decision(Step::Round(1)), decision(Step::SwitchOver(true))],
@@ -274,6 +294,7 @@ mod tests {
             "pause the guest and hand it over",
             "A downtime of 300 ms was allowed",
             "900 MiB/s",
+            "over TCP, encrypted with TLS 1.3, by 2 paths: a → b; c → d",
             "a lane &amp; another",
         ] {
             assert!(page.contains(told), "{told} is missing in\n{page}");

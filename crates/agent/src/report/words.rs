@@ -28,7 +28,8 @@ pub(super) fn micros(micros: u64) -> String {
 }
 
 /// A time of day, as `2026-11-26 17:05:09 UTC`.
-pub(super) fn instant(unix_ms: u64) -> String {
+#[must_use]
+pub fn instant(unix_ms: u64) -> String {
     let (days, second) = (unix_ms / 86_400_000, unix_ms / 1000 % 86_400);
     let (year, month, day) = civil(days);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);

@@ -6,7 +6,7 @@ use clap::Args;
 use whimbrel_agent::{ByteRate, Heartbeats, Network};
 
 use super::Target;
-use crate::parse::{Limit, bandwidth, duration, heartbeats, limit, network, network_limit};
+use crate::parse::{Limit, bandwidth, dscp, duration, heartbeats, limit, network, network_limit};
 
 /// The networks of a host.
 #[derive(Args, Debug)]
@@ -42,10 +42,11 @@ pub(crate) struct TrafficArgs {
     /// The heartbeat of the guest's own cluster, as 5s: a pause that may be longer is warned of.
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) guest_heartbeat: Option<Duration>,
-    /// The class of service that the network is told, 0 to 63, as 10 for bulk data (AF11).
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=63))]
+    /// The class of service that the network is told: 0 to 63, or AF11 to AF43, CS0 to CS7, EF;
+    /// AF11 is for bulk data.
+    #[arg(long, value_name = "CLASS", value_parser = dscp)]
     pub(crate) dscp: Option<u32>,
-    /// The priority in the host's own queues, as SO_PRIORITY; beyond 6 it takes a privilege.
+    /// The priority in the host's own queues, as SO_PRIORITY: 0 to 6, or with CAP_NET_ADMIN 15.
     #[arg(long, value_name = "N")]
     pub(crate) priority: Option<u32>,
 }

@@ -8,7 +8,7 @@ use whimbrel_control::AgentAddress;
 use whimbrel_control::identity::Fingerprint;
 
 use crate::args::Encrypt;
-use crate::parse::{duration, identity_name};
+use crate::parse::{certified_host, duration, identity_name};
 
 /// Whose identity is shown.
 #[derive(Args, Clone, Debug, Default)]
@@ -101,7 +101,7 @@ pub(crate) struct IssueArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// A host name or address at which it answers; may be given more than once. None for a person.
-    #[arg(long = "host", value_name = "HOST")]
+    #[arg(long = "host", value_name = "HOST", value_parser = certified_host)]
     pub(crate) hosts: Vec<String>,
     /// How many days the certificate is valid.
     #[arg(long, default_value_t = 365, value_name = "N",

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use whimbrel_control::api;
+use whimbrel_control::{AgentAddress, api};
 
 use super::Finding;
+use crate::args::Target;
+use crate::exit::Stop;
 use crate::view::units;
 
 /// Clocks that are farther apart confuse logs and certificates.
@@ -16,29 +18,95 @@ const LOSSY: u64 = 500;
 /// A longer way with losses is nothing for a congestion control that takes them for a queue.
 const LONG_WAY: Duration = Duration::from_millis(20);
 
-/// What there is to say of the paths to an agent at `peer`.
+/// Has an agent measure the paths to the one at `peer`, and says which networks it has.
+///
+/// # Errors
+/// One of the two does not answer, or refuses.
+pub(super) async fn probe(
+    target: &Target,
+    peer: &AgentAddress,
+    here: &mut Vec<Finding>,
+) -> Result<api::ProbePathsResponse, Stop> {
+    let mut client = target.connect().await?;
+    here.extend(of_host(&client.host().networks));
+    let destination = peer.to_string();
+    Ok(client.probe_paths(api::ProbePathsRequest { destination, ..Default::default() }).await?)
+}
+
+/// Nothing could be measured.
+pub(super) fn unknown(why: &str) -> Finding {
+    Finding::bad("peer", why, "nothing between the two hosts was looked at; mend that first")
+}
+
+/// What there is to say of the paths to an agent at `peer`, those first that are used first.
 pub(crate) fn findings(probed: &api::ProbePathsResponse, peer: &str) -> Vec<Finding> {
-    let mut found = vec![number(probed), management(probed, peer)];
-    found.extend(probed.paths.iter().flat_map(of_path));
+    let mut paths: Vec<_> = probed.paths.iter().collect();
+    paths.sort_by_key(|path| path.preference);
+    let mut found = vec![number(&paths), management(probed, peer)];
+    found.extend(paths.into_iter().flat_map(of_path));
     found.extend([lanes(probed), clocks(probed.clock_offset_us)]);
     found
 }
 
-fn number(probed: &api::ProbePathsResponse) -> Finding {
-    let works = probed.paths.iter().filter(|path| path.error.is_empty()).count();
-    match works {
-        0 => Finding::bad(
+/// How many paths are used together, and how many stand by, as their preferences say.
+fn number(paths: &[&api::PathProbe]) -> Finding {
+    let works: Vec<_> = paths.iter().filter(|path| path.error.is_empty()).collect();
+    let first = works.first().map(|path| path.preference);
+    let together = works.iter().filter(|path| Some(path.preference) == first).count();
+    let plural = |n: usize| if n == 1 { "path is" } else { "paths are" };
+    match (together, works.len() - together) {
+        (0, _) => Finding::bad(
             "paths",
             "none works: no guest can move there",
             "look at the reasons below; both agents need a --network that they share",
         ),
-        1 => Finding::warn(
+        (1, 0) => Finding::warn(
             "paths",
             "one path only: its loss stops a migration, and its speed is all there is",
             "give both agents a second --network",
         ),
-        some => Finding::ok("paths", format!("{some} paths work at once")),
+        (some, 0) => Finding::ok("paths", format!("{some} paths work at once")),
+        (some, rest) => Finding::ok(
+            "paths",
+            format!("{some} {} used, {rest} more by preference once none works", plural(some)),
+        ),
     }
+}
+
+/// What there is to say of the networks that an agent was given.
+fn of_host(networks: &[api::HostNetwork]) -> Vec<Finding> {
+    networks.iter().map(of_network).collect()
+}
+
+fn of_network(network: &api::HostNetwork) -> Finding {
+    let told = described(network);
+    if network.addresses.is_empty() {
+        let found = format!("{told}: this host has no address in it, and nothing goes there");
+        let advice = "start the agent with it spelt as the system has it, or bring it up";
+        return Finding::warn("network", found, advice);
+    }
+    Finding::ok("network", format!("{told}: {}", network.addresses.join(", ")))
+}
+
+/// A network with what was said of it.
+pub(crate) fn described(network: &api::HostNetwork) -> String {
+    let api::HostNetwork { network, preference, speed_bytes_per_s, limit_bytes_per_s, .. } =
+        network;
+    let speed = speed_bytes_per_s.map(|rate| format!(", speed {}", units::bandwidth(rate)));
+    let limit = limit_bytes_per_s.map(limited).unwrap_or_default();
+    format!("{network}{}{}{limit}", preferred(*preference), speed.unwrap_or_default())
+}
+
+/// Nothing of the first ones.
+fn preferred(preference: u32) -> String {
+    match preference {
+        0 => String::new(),
+        some => format!(", preference {some}"),
+    }
+}
+
+fn limited(rate: u64) -> String {
+    format!(", limit {}", units::bandwidth(rate))
 }
 
 fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
@@ -61,7 +129,8 @@ fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
 }
 
 fn of_path(path: &api::PathProbe) -> Vec<Finding> {
-    let name = &path.name;
+    let limit = path.limit_bytes_per_s.map(limited).unwrap_or_default();
+    let name = format!("{}{}{limit}", path.name, preferred(path.preference));
     if !path.error.is_empty() {
         let advice = "look at cable, route and firewall between these addresses";
         return vec![Finding::bad("path", format!("{name}: {}", path.error), advice)];
@@ -231,6 +300,40 @@ mod tests {
         assert_eq!(over[..2], expected);
         assert!(all.iter().any(|finding| finding.found.contains("--lanes 4")), "{all:?}");
         assert!(all.iter().any(|finding| finding.found.contains("jumbo frames")), "{all:?}");
+    }
+
+    #[test]
+    fn paths_stand_in_the_order_of_preference_whatever_came_of_them() {
+        let path = |name: &str, preference, error: &str| api::PathProbe {
+            preference,
+            error: error.into(),
+            limit_bytes_per_s: (preference == 2).then_some(250_000_000),
+            ..path(name)
+        };
+        let paths = vec![path("c", 2, ""), path("a", 0, "no route"), path("b", 1, "")];
+        let probed = api::ProbePathsResponse { paths, ..good() };
+        let all = findings(&probed, "host-b");
+        assert_eq!(all[0].found, "1 path is used, 1 more by preference once none works");
+        let told = all.iter().filter(|finding| finding.subject == "path");
+        let told: Vec<_> = told.map(|finding| finding.found.as_str()).collect();
+        assert!(told[0].starts_with("a: no route"), "{told:?}");
+        assert!(told[1].starts_with("b, preference 1: same subnet"), "{told:?}");
+        let limited = "c, preference 2, limit 2 Gbit/s (238 MiB/s): same subnet";
+        assert!(told[2].starts_with(limited), "{told:?}");
+    }
+
+    #[test]
+    fn a_network_that_the_host_is_not_in_is_found() {
+        let network = |name: &str, addresses: &[&str]| api::HostNetwork {
+            network: name.into(),
+            preference: 1,
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
+        let found = of_host(&[network("eth1", &["10.1.0.7"]), network("ehto2", &[])]);
+        assert_eq!(found[0], Finding::ok("network", "eth1, preference 1: 10.1.0.7"));
+        assert_eq!(found[1].verdict, Verdict::Warn);
+        assert!(found[1].found.contains("ehto2, preference 1: this host has no"), "{found:?}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use whimbrel_agent::check_policy;
-use whimbrel_control::identity::{IdentityFolder, writable_by_others};
+use whimbrel_control::identity::{IdentityFolder, Trust, explain, writable_by_others};
 
 use super::Finding;
 use crate::trust::days_left;
@@ -51,11 +51,22 @@ fn certificate(folder: &IdentityFolder) -> Finding {
     let name = if own.self_made { "made by itself" } else { &own.name };
     match own.lasts(SystemTime::now()) {
         None => Finding::bad(subject, format!("{name}: it has expired"), advice),
+        Some(_) if let Err(why) = believed(folder) => {
+            let advice = "`whimbrel pki issue` a new identity, and bring it to DATA/identity";
+            Finding::bad(subject, format!("{name}: {why}"), advice)
+        }
         Some(_) if days_left(&own) < DAYS_WANTED => {
             Finding::warn(subject, format!("{name}: it ends in {} days", days_left(&own)), advice)
         }
         Some(_) => Finding::ok(subject, format!("{name}, good for {} days", days_left(&own))),
     }
+}
+
+/// Whether others believe this identity who have its authorities and what these have taken back.
+fn believed(folder: &IdentityFolder) -> Result<(), String> {
+    let trust = Trust::open(folder.clone()).map_err(|error| error.to_string())?;
+    let rules = trust.rules().map_err(|error| error.to_string())?;
+    rules.own_who().map(drop).map_err(|error| explain(&error).to_string())
 }
 
 fn policy(path: &Path) -> Finding {
@@ -96,6 +107,24 @@ mod tests {
         assert_eq!(verdicts(&found)[1], ("policy", Verdict::Bad));
         assert!(found[1].found.contains("sned"), "{found:?}");
     }
+
+    #[test]
+    fn a_certificate_that_was_taken_back_is_not_good() {
+        let temp = tempfile::tempdir().expect("a folder");
+        let authority = Authority::at(temp.path().join("pki"));
+        authority.init("tests", 400 * DAY).expect("an authority");
+        let folder = IdentityFolder::at(temp.path().join("identity"));
+        let wanted = Wanted { name: "host-a", hosts: &[], lifetime: 100 * DAY };
+        authority.issue(&wanted, &folder).expect("an identity");
+        authority.revoke("host-a").expect("it was issued");
+        // Nobody has brought the list yet.
+        assert_eq!(certificate(&folder).verdict, Verdict::Ok);
+        std::fs::copy(temp.path().join("pki/revoked.pem"), folder.revoked()).expect("a list");
+        let found = certificate(&folder);
+        assert_eq!(found.verdict, Verdict::Bad);
+        assert_eq!(found.found, "host-a: its certificate is revoked");
+    }
+
     #[test]
     fn a_certificate_that_is_about_to_end_is_warned_of() {
         let temp = tempfile::tempdir().expect("a folder");

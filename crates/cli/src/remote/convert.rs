@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use whimbrel_agent::travels_in_words;
 use whimbrel_control::api;
 
 use crate::view::state::{Account, Check, Cost, Downtime, Lane, Look, Outcome, Path, Round};
@@ -50,6 +51,7 @@ pub(crate) fn account(status: &api::MigrationStatus, context: &Context) -> Accou
         downtime_limit: context.downtime_limit.or(status.downtime_limit_us.map(us)),
         throttle_percent: status.throttle_percent,
         transport: transport(status.carrier()),
+        travelled: travelled(status.carrier()),
         rounds: status.rounds.iter().map(round).collect(),
         lanes: status.lanes.iter().map(lane).collect(),
         paths: status.paths.iter().map(path).collect(),
@@ -100,6 +102,10 @@ const fn transport(carrier: api::Carrier) -> Option<&'static str> {
         api::Carrier::Local => Some("unix"),
         api::Carrier::Quic => Some("quic"),
     }
+}
+
+fn travelled(carrier: api::Carrier) -> Option<&'static str> {
+    transport(carrier).map(|_| travels_in_words(carrier))
 }
 
 /// What the guest says of its own memory.

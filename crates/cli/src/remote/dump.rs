@@ -67,6 +67,10 @@ pub(crate) async fn dump(args: DumpArgs) -> Ending {
 fn reach(guest: &api::Guest, agent: &AgentAddress) -> Result<String, Stop> {
     let (name, service) = (&guest.name, &guest.service_address);
     let Ok(address) = service.parse::<SocketAddr>() else {
+        if guest.state() == api::GuestState::Gone {
+            let why = format!("{name} does not run here any more: {}", guest.state_reason);
+            return Err(Stop::new(Exit::Refused, why));
+        }
         let why = format!("{name} has no clients: only a key-value guest can be dumped");
         return Err(Stop::new(Exit::Refused, why));
     };
@@ -203,7 +207,11 @@ impl Store {
             (_, Frame::Error(why)) if why.starts_with("WRONGTYPE") => return Ok(None),
             (_, Frame::Null) => return Ok(Some(Vec::new())),
             (b"string", Frame::BulkString(value)) => {
-                commands.extend(setting(key, &value, if at_once { value.len() } else { BYTES_MAX }));
+                commands.extend(setting(
+                    key,
+                    &value,
+                    if at_once { value.len() } else { BYTES_MAX },
+                ));
             }
             (b"list", reply) => commands.extend(adding("RPUSH", key, &self.words(reply)?, 1)),
             (b"hash", reply) => commands.extend(adding("HSET", key, &self.words(reply)?, 2)),
@@ -349,10 +357,10 @@ mod tests {
         assert_eq!(adding("RPUSH", b"k", &large, 1).len(), 2);
         assert!(adding("RPUSH", b"k", &[], 1).is_empty());
         let commands = setting(b"k", &large[0], BYTES_MAX / 2 + 1);
-        assert_eq!(commands.iter().map(|words| words[0].as_slice()).collect::<Vec<_>>(), [
-            b"SET".as_slice(),
-            b"APPEND"
-        ]);
+        assert_eq!(
+            commands.iter().map(|words| words[0].as_slice()).collect::<Vec<_>>(),
+            [b"SET".as_slice(), b"APPEND"]
+        );
         assert_eq!(commands.iter().flat_map(|words| &words[2]).count(), BYTES_MAX);
         assert_eq!(setting(b"k", b"", 0).len(), 1);
         assert_eq!(command(&[b"GET", b"a\r\n".as_slice()]), b"*2\r\n$3\r\nGET\r\n$3\r\na\r\n\r\n");
@@ -369,5 +377,9 @@ mod tests {
         assert_eq!(at("127.0.0.1:6379", "127.0.0.1:7117"), Ok("127.0.0.1:6379".into()));
         assert_eq!(at("127.0.0.1:6379", "host-b:7117"), Err(Exit::Refused));
         assert_eq!(at("", "127.0.0.1:7117"), Err(Exit::Refused));
+        let (state, state_reason) = (api::GuestState::Gone.into(), "it went to b".into());
+        let gone = api::Guest { state, state_reason, ..Default::default() };
+        let why = reach(&gone, &"host-a".parse().expect("an address")).expect_err("gone").why;
+        assert!(why.contains("not run here any more: it went to b"), "{why}");
     }
 }

@@ -32,19 +32,19 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
 }
 
 fn lines(guest: Option<&str>, limits: &api::LimitsInForce) -> Vec<String> {
-    let rate = |rate: Option<u64>| rate.map_or("no limit".to_owned(), units::rate);
+    let rate = |rate: Option<u64>| rate.map_or("no limit".to_owned(), units::bandwidth);
     let mut lines = Vec::new();
     if let Some(guest) = guest {
         lines.push(format!("{guest}: {}", rate(limits.rate_bytes_per_s)));
         let last = limits.switchover_bytes_per_s.or(limits.rate_bytes_per_s);
         lines.push(format!("its last pages: {}", rate(last)));
-        let share = limits.share_bytes_per_s.map(units::rate);
+        let share = limits.share_bytes_per_s.map(units::bandwidth);
         let share = share.map_or(String::new(), |share| format!(", now {share} of the host's"));
         lines.push(format!("its weight: {}{share}", limits.weight.unwrap_or_default()));
     }
     lines.push(format!("the host: {}", rate(limits.host_bytes_per_s)));
     let network = |limit: &api::NetworkLimit| {
-        format!("each path from {}: {}", limit.network, units::rate(limit.bytes_per_s))
+        format!("each path from {}: {}", limit.network, units::bandwidth(limit.bytes_per_s))
     };
     lines.extend(limits.networks.iter().map(network));
     lines
@@ -88,10 +88,10 @@ mod tests {
     fn in_force() -> api::LimitsInForce {
         let network = "eth1".to_owned();
         api::LimitsInForce {
-            rate_bytes_per_s: Some(100 << 20),
+            rate_bytes_per_s: Some(250_000_000),
             weight: Some(300),
-            share_bytes_per_s: Some(75 << 20),
-            networks: vec![api::NetworkLimit { network, bytes_per_s: 50 << 20 }],
+            share_bytes_per_s: Some(200_000_000),
+            networks: vec![api::NetworkLimit { network, bytes_per_s: 50_000_000 }],
             ..Default::default()
         }
     }
@@ -100,11 +100,11 @@ mod tests {
     fn what_is_in_force_is_told() {
         let told = lines(Some("web"), &in_force());
         let expected = [
-            "web: 100 MiB/s",
-            "its last pages: 100 MiB/s",
-            "its weight: 300, now 75 MiB/s of the host's",
+            "web: 2 Gbit/s (238 MiB/s)",
+            "its last pages: 2 Gbit/s (238 MiB/s)",
+            "its weight: 300, now 1.6 Gbit/s (191 MiB/s) of the host's",
             "the host: no limit",
-            "each path from eth1: 50 MiB/s",
+            "each path from eth1: 400 Mbit/s (48 MiB/s)",
         ];
         assert_eq!(told, expected);
         assert_eq!(lines(None, &in_force()).len(), 2);
@@ -114,7 +114,7 @@ mod tests {
     fn and_as_an_object() {
         let value: serde_json::Value =
             serde_json::from_str(&json::line(&object(&in_force()))).expect("JSON");
-        assert_eq!(value["rate_bytes_per_s"], 100 << 20);
+        assert_eq!(value["rate_bytes_per_s"], 250_000_000);
         assert_eq!(value["host_bytes_per_s"], serde_json::Value::Null);
         assert_eq!(value["networks"][0]["network"], "eth1");
     }

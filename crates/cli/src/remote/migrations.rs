@@ -1,5 +1,6 @@
 //! `migrate`, `watch` and `cancel`.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval};
@@ -8,6 +9,7 @@ use whimbrel_control::{Client, api};
 
 use super::host::watch_host;
 use super::{Context, Viewer, account, connect_as};
+use crate::app::{ALL_GO_ON, MIGRATION_GOES_ON};
 use crate::args::{CancelArgs, Encrypt, MigrateArgs, WatchArgs};
 use crate::exit::{Ending, Exit, Stop};
 use crate::plan;
@@ -90,11 +92,16 @@ fn detached(begun: &api::MigrationStatus, json: bool) -> Ending {
 }
 
 /// Watches a host, or follows a migration that somebody else has started, or will start.
-pub(crate) async fn watch(args: WatchArgs) -> Ending {
-    let Some(guest) = args.guest else { return watch_host(&args.target).await };
+/// `goes_on` is what is told whoever interrupts that.
+pub(crate) async fn watch(args: WatchArgs, goes_on: &Cell<&'static str>) -> Ending {
+    let Some(guest) = args.guest else {
+        goes_on.set(ALL_GO_ON);
+        return watch_host(&args.target).await;
+    };
     let mut client = args.target.connect().await?;
     let mut viewer = Viewer::new(args.json);
     let migration = begun(&mut client, &guest, &mut viewer).await?;
+    goes_on.set(MIGRATION_GOES_ON);
     let context = Context { here: args.target.agent.to_string(), downtime_limit: None };
     conclude(&mut client, &migration, &context, &mut viewer).await
 }
@@ -127,8 +134,17 @@ async fn begun(client: &mut Client, asked: &str, viewer: &mut Viewer) -> Result<
     let mut ticks = interval(WAIT_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut guest = first.clone();
+    if guest.state() != api::GuestState::Migrating {
+        let gone = match guest.state() {
+            api::GuestState::Gone => format!(" ({})", guest.state_reason),
+            _ => String::new(),
+        };
+        viewer.announce(format!(
+            "{} does not move just now{gone}; waiting for its next migration to begin",
+            first.name
+        ));
+    }
     while guest.state() != api::GuestState::Migrating && guest.migration_id == first.migration_id {
-        viewer.hint(format!("waiting for a migration of {} to begin", first.name));
         ticks.tick().await;
         guest = client.get_guest(request()).await?;
     }

@@ -15,7 +15,7 @@ pub(crate) use dump::dump;
 pub(crate) use guests::{at_work, list, release, resolve, run, status, stop};
 pub(crate) use limits::limit;
 pub(crate) use migrations::{cancel, migrate, watch};
-pub(crate) use probe::{probe, probe_paths};
+pub(crate) use probe::probe;
 pub(crate) use report::report;
 pub(crate) use viewer::Viewer;
 
@@ -56,7 +56,7 @@ impl From<ClientError> for Stop {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Refused { code, .. } => refusal(*code),
-            ClientError::Unproven { .. } => Exit::Refused,
+            ClientError::Unproven { .. } | ClientError::AsksWho { .. } => Exit::Refused,
             _ => Exit::Unreachable,
         };
         Self::new(exit, error.to_string())

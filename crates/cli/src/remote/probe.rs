@@ -8,7 +8,8 @@ use whimbrel_control::{AgentAddress, Client, api};
 use super::connect_as;
 use crate::args::ProbeArgs;
 use crate::args::trust::IdentityArgs;
-use crate::doctor::{self, Finding, network};
+use crate::doctor::network::described;
+use crate::doctor::{self, Finding, network as paths};
 use crate::exit::{Ending, Exit, Stop};
 use crate::json;
 use crate::view::paint::{Line, Tone};
@@ -27,7 +28,7 @@ pub(crate) async fn probe(args: ProbeArgs) -> Ending {
         Some(from) => Some(probe_paths(from, &args.whose, &args.address, args.lanes).await?),
         None => None,
     };
-    let findings = probed.map(|it| network::findings(&it, args.address.host()));
+    let findings = probed.map(|it| paths::findings(&it, args.address.host()));
     if args.json {
         let object = Object { paths: findings, ..object(&address, &host, round_trip) };
         crate::out::line(json::line(&object));
@@ -43,7 +44,7 @@ pub(crate) async fn probe(args: ProbeArgs) -> Ending {
 ///
 /// # Errors
 /// It does not answer, or refuses.
-pub(crate) async fn probe_paths(
+async fn probe_paths(
     from: &AgentAddress,
     whose: &IdentityArgs,
     to: &AgentAddress,
@@ -89,7 +90,10 @@ fn lines(address: &str, host: &api::Host, round_trip: Duration) -> Vec<Line> {
     ];
     // An agent has room for guests; what it does not say is not for everybody.
     if host.guests_limit == 0 && host.memory_limit_bytes == 0 {
-        lines.push(entry("load", "only for those who may look, by its policy".to_owned()));
+        lines.push(entry(
+            "load",
+            "only for those who may look: `look = [\"NAME\"]` in its policy".to_owned(),
+        ));
         return lines;
     }
     lines.extend([
@@ -98,6 +102,13 @@ fn lines(address: &str, host: &api::Host, round_trip: Duration) -> Vec<Line> {
         entry("migrations", format!("{} out, {} in, {} each way", moving.0, moving.1, moving.2)),
         entry("trackers", trackers.join(", ")),
     ]);
+    lines.extend(host.networks.iter().map(|network| {
+        let addresses = match network.addresses.as_slice() {
+            [] => "no address of the host is in it".to_owned(),
+            some => some.join(", "),
+        };
+        entry("network", format!("{}: {addresses}", described(network)))
+    }));
     lines
 }
 
@@ -122,6 +133,7 @@ struct Object<'a> {
     migrations_in: u32,
     migrations_limit: u32,
     trackers: Vec<TrackerObject<'a>>,
+    networks: Vec<NetworkObject<'a>>,
     /// What was found of the paths, where somebody measured them.
     paths: Option<Vec<Finding>>,
 }
@@ -133,11 +145,27 @@ struct TrackerObject<'a> {
     why: &'a str,
 }
 
+#[derive(Serialize)]
+struct NetworkObject<'a> {
+    network: &'a str,
+    preference: u32,
+    speed_bytes_per_s: Option<u64>,
+    limit_bytes_per_s: Option<u64>,
+    addresses: &'a [String],
+}
+
 fn object<'a>(address: &'a str, host: &'a api::Host, round_trip: Duration) -> Object<'a> {
     let tracker = |tracker: &'a api::Tracker| TrackerObject {
         name: &tracker.name,
         usable: tracker.usable,
         why: &tracker.why,
+    };
+    let network = |network: &'a api::HostNetwork| NetworkObject {
+        network: &network.network,
+        preference: network.preference,
+        speed_bytes_per_s: network.speed_bytes_per_s,
+        limit_bytes_per_s: network.limit_bytes_per_s,
+        addresses: &network.addresses,
     };
     Object {
         address,
@@ -155,6 +183,7 @@ fn object<'a>(address: &'a str, host: &'a api::Host, round_trip: Duration) -> Ob
         migrations_in: host.migrations_in,
         migrations_limit: host.migrations_limit,
         trackers: host.trackers.iter().map(tracker).collect(),
+        networks: host.networks.iter().map(network).collect(),
         paths: None,
     }
 }
@@ -166,6 +195,11 @@ mod tests {
     fn host() -> api::Host {
         let tracker =
             |name: &str, usable| api::Tracker { name: name.into(), usable, why: "because".into() };
+        let network = |name: &str, addresses: &[&str]| api::HostNetwork {
+            network: name.into(),
+            addresses: addresses.iter().map(ToString::to_string).collect(),
+            ..Default::default()
+        };
         api::Host {
             version: "0.1.0".into(),
             protocol_version_min: 1,
@@ -178,6 +212,10 @@ mod tests {
             migrations_in: 1,
             migrations_limit: 2,
             trackers: vec![tracker("userfaultfd", false), tracker("mprotect", true)],
+            networks: vec![
+                network("10.1.0.0/24", &["10.1.0.7"]),
+                api::HostNetwork { preference: 1, ..network("ehto2", &[]) },
+            ],
             ..api::Host::default()
         }
     }
@@ -194,6 +232,8 @@ mod tests {
   guests        2 of 64
   migrations    0 out, 1 in, 2 each way
   trackers      mprotect
+  network       10.1.0.0/24: 10.1.0.7
+  network       ehto2, preference 1: no address of the host is in it
 ";
         assert_eq!(text, expected);
     }
@@ -203,7 +243,10 @@ mod tests {
         let host = api::Host { version: "0.1.0".into(), ..api::Host::default() };
         let lines = lines("host-b:7117", &host, Duration::from_micros(310));
         let last = lines.last().expect("lines").render(false);
-        assert_eq!(last, "  load          only for those who may look, by its policy");
+        assert_eq!(
+            last,
+            "  load          only for those who may look: `look = [\"NAME\"]` in its policy"
+        );
     }
 
     #[test]
@@ -213,5 +256,6 @@ mod tests {
         assert_eq!(value["round_trip_us"], 310);
         assert_eq!(value["memory_free_bytes"], 12u64 << 30);
         assert_eq!(value["trackers"][0]["usable"], false);
+        assert_eq!(value["networks"][1]["addresses"], serde_json::json!([]));
     }
 }

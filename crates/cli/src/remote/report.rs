@@ -1,8 +1,9 @@
 //! `report`: what a migration came to, as a file.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use whimbrel_agent::report_html;
+use whimbrel_agent::{instant, report_html};
 use whimbrel_control::{Client, api};
 
 use crate::args::ReportArgs;
@@ -50,13 +51,18 @@ async fn list(client: &mut Client) -> Ending {
 
 fn table(ended: &[api::MigrationStatus]) -> Vec<Line> {
     let widest = ended.iter().map(|ended| ended.guest_name.chars().count()).max().unwrap_or(0);
-    let guest = 39;
-    let columns = [guest, guest + widest.max(5) + 2, guest + widest.max(5) + 13];
-    let row = |[id, name, outcome, peer]: [&str; 4], tone| {
-        let line = Line::plain(id).to(columns[0]).put(Tone::Plain, name).to(columns[1]);
-        line.put(tone, outcome).to(columns[2]).put(Tone::Plain, peer)
+    let guest = 71;
+    let outcome = guest + widest.max(5) + 2;
+    let columns = [38, 59, guest, outcome, outcome + 11];
+    let row = |cells: [&str; 6], tone| {
+        let [id, rest @ ..] = cells;
+        let cells = rest.into_iter().zip(columns).enumerate();
+        cells.fold(Line::plain(id), |line, (at, (cell, column))| {
+            line.to(column).put(if at == 3 { tone } else { Tone::Plain }, cell)
+        })
     };
-    let mut lines = vec![row(["MIGRATION", "GUEST", "OUTCOME", "PEER AND DOWNTIME"], Tone::Faint)];
+    let head = ["MIGRATION", "BEGAN (UTC)", "TOOK", "GUEST", "OUTCOME", "PEER AND DOWNTIME"];
+    let mut lines = vec![row(head, Tone::Plain)];
     for ended in ended {
         let (word, tone) = match ended.outcome() {
             api::Outcome::Completed => ("completed", Tone::Good),
@@ -64,19 +70,38 @@ fn table(ended: &[api::MigrationStatus]) -> Vec<Line> {
             api::Outcome::InDoubt => ("in doubt", Tone::Bad),
             api::Outcome::Unspecified => ("unknown", Tone::Warn),
         };
-        let way = match ended.direction() {
-            api::Direction::In => "from",
-            api::Direction::Out | api::Direction::Unspecified => "to",
-        };
-        let mut peer = format!("{way} {}", ended.peer);
-        let downtime = ended.report.as_ref().map_or(0, |report| report.downtime_us);
-        if downtime > 0 {
-            let downtime = std::time::Duration::from_micros(downtime);
-            peer += &format!(", {}", units::time(downtime));
-        }
-        lines.push(row([&ended.migration_id, &ended.guest_name, word, &peer], tone));
+        let (began, took) = when(ended);
+        let id = &ended.migration_id;
+        lines.push(row([id, &began, &took, &ended.guest_name, word, &peer(ended)], tone));
     }
     lines
+}
+
+/// When a migration began, and how long it took; nothing of what is not known.
+fn when(ended: &api::MigrationStatus) -> (String, String) {
+    let report_ms = ended.report.as_ref().map(|report| report.total_ms);
+    let took_ms = report_ms.unwrap_or(ended.elapsed_us / 1000);
+    let began = match ended.ended_at_ms.saturating_sub(took_ms) {
+        0 => String::new(),
+        ms => instant(ms).trim_end_matches(" UTC").to_owned(),
+    };
+    let took = match took_ms {
+        0 => String::new(),
+        ms => units::time(Duration::from_millis(ms)),
+    };
+    (began, took)
+}
+
+fn peer(ended: &api::MigrationStatus) -> String {
+    let way = match ended.direction() {
+        api::Direction::In => "from",
+        api::Direction::Out | api::Direction::Unspecified => "to",
+    };
+    let downtime = ended.report.as_ref().map_or(0, |report| report.downtime_us);
+    match downtime {
+        0 => format!("{way} {}", ended.peer),
+        us => format!("{way} {}, {}", ended.peer, units::time(Duration::from_micros(us))),
+    }
 }
 
 #[cfg(test)]
@@ -90,20 +115,29 @@ mod tests {
             guest_name: "web".into(),
             peer: "b:7117".into(),
             outcome: api::Outcome::Completed.into(),
-            report: Some(api::MigrationReport { downtime_us: 4_000, ..Default::default() }),
+            ended_at_ms: 1_795_712_709_000,
+            report: Some(api::MigrationReport {
+                downtime_us: 4_000,
+                total_ms: 2_500,
+                ..Default::default()
+            }),
             ..Default::default()
         };
         let failed = api::MigrationStatus {
             outcome: api::Outcome::Aborted.into(),
             direction: api::Direction::In.into(),
             report: None,
+            ended_at_ms: 0,
             ..one.clone()
         };
         let text: String = table(&[one, failed]).iter().map(|l| l.render(false) + "\n").collect();
         let expected = "\
-MIGRATION                              GUEST  OUTCOME    PEER AND DOWNTIME
-0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11   web    completed  to b:7117, 4 ms
-0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11   web    aborted    from b:7117
+MIGRATION                             BEGAN (UTC)          TOOK        \
+GUEST  OUTCOME    PEER AND DOWNTIME
+0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11  2026-11-26 17:05:06  2.5 s       \
+web    completed  to b:7117, 4 ms
+0c5e9e4c-58ee-4c0b-9f1a-6a5d1f2b7c11                                   \
+web    aborted    from b:7117
 ";
         assert_eq!(text, expected);
     }

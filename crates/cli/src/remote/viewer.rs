@@ -37,6 +37,15 @@ impl Viewer {
         }
     }
 
+    /// What is waited for, which may take long: a log has it too, and so has whoever waits for the
+    /// object.
+    pub(crate) fn announce(&mut self, text: impl Into<String>) {
+        match &mut self.screen {
+            Some(screen) => screen.announce(Line::plain(text)),
+            None => eprintln!("whimbrel: {}", text.into()),
+        }
+    }
+
     /// A line to a person that stays.
     pub(crate) fn say(&mut self, text: impl Into<String>) {
         if let Some(screen) = &mut self.screen {

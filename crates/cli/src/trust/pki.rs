@@ -29,9 +29,16 @@ fn issue(args: IssueArgs) -> Ending {
     let made = Authority::at(&args.authority).issue(&wanted, &IdentityFolder::at(&args.out))?;
     let (path, print) = (args.out.display(), made.fingerprint);
     out::line(format!("{} is certified for {} days: {print}", args.name, args.days));
-    out::line(format!(
-        "bring {path} to its host, as DATA/identity of its agent, and remove it here"
-    ));
+    // An agent answers somewhere, a person does not.
+    out::line(match args.hosts.is_empty() {
+        true => format!(
+            "for a person: bring {path} to their desk, as ~/.config/whimbrel/identity or where \
+             --identity (WHIMBREL_IDENTITY) says, and remove it here; an agent needs --host"
+        ),
+        false => {
+            format!("bring {path} to its host, as DATA/identity of its agent, and remove it here")
+        }
+    });
     Ok(Exit::Done)
 }
 

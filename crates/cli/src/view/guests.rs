@@ -6,6 +6,7 @@ use whimbrel_control::api;
 use super::paint::{Line, Tone};
 use super::state::{Check, PAGE_BYTES};
 use super::units;
+use crate::json::said;
 
 /// One line a guest.
 pub(crate) fn table(guests: &[api::Guest]) -> Vec<Line> {
@@ -133,15 +134,15 @@ pub(crate) struct Object<'a> {
     name: &'a str,
     kind: &'a str,
     state: &'static str,
-    reason: &'a str,
+    reason: Option<&'a str>,
     memory_bytes: u64,
     rss_bytes: u64,
     term: u64,
-    standing: &'a str,
-    peer: &'a str,
-    migration: &'a str,
-    tracker: &'a str,
-    pid: u32,
+    standing: Option<&'a str>,
+    peer: Option<&'a str>,
+    migration: Option<&'a str>,
+    tracker: Option<&'a str>,
+    pid: Option<u32>,
     operations: Option<u64>,
     operations_per_s: Option<u64>,
     blackout_us: Option<u64>,
@@ -165,15 +166,15 @@ pub(crate) fn object<'a>(guest: &'a api::Guest, check: Option<&'a Check>) -> Obj
         name: &guest.name,
         kind: &guest.kind,
         state: state(guest.state()).0,
-        reason: &guest.state_reason,
+        reason: said(&guest.state_reason),
         memory_bytes: guest.memory_bytes,
         rss_bytes: guest.rss_bytes,
         term: guest.term_generation,
-        standing: &guest.standing,
-        peer: &guest.peer,
-        migration: &guest.migration_id,
-        tracker: &guest.tracker,
-        pid: guest.pid,
+        standing: said(&guest.standing),
+        peer: said(&guest.peer),
+        migration: said(&guest.migration_id),
+        tracker: said(&guest.tracker),
+        pid: (guest.pid != 0).then_some(guest.pid),
         operations: stress.map(|report| report.operations),
         operations_per_s: stress.map(|report| report.operations_per_s),
         blackout_us: gaps.map(|(blackout, _)| blackout),
@@ -181,7 +182,7 @@ pub(crate) fn object<'a>(guest: &'a api::Guest, check: Option<&'a Check>) -> Obj
         keys: kv.map(|report| report.keys),
         clients: kv.map(|report| report.clients),
         commands: kv.map(|report| report.commands),
-        service_address: relayed.then_some(guest.service_address.as_str()),
+        service_address: said(&guest.service_address),
         carried: relayed.then_some(guest.carried),
         check: check.map(crate::json::check),
     }

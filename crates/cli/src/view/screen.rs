@@ -86,6 +86,11 @@ impl<W: Write> Screen<W> {
         }
     }
 
+    /// The same, which stays on a log.
+    pub(crate) fn announce(&mut self, line: Line) {
+        if self.ability.redraw { self.hint(line) } else { self.say(&line) }
+    }
+
     /// Takes away what is redrawn.
     pub(crate) fn clear(&mut self) {
         let text = self.erase();

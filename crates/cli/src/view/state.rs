@@ -117,7 +117,9 @@ pub(crate) struct Account {
     pub(crate) at_source: Cost,
     pub(crate) at_destination: Cost,
     pub(crate) throttle_percent: u32,
-    /// What carried it: `tcp`, `tcp-signed`, `tls` or `unix`.
+    /// The same as `transport`, in words.
+    pub(crate) travelled: Option<&'static str>,
+    /// What carried it: `tcp`, `tcp-signed`, `tls`, `quic` or `unix`.
     pub(crate) transport: Option<&'static str>,
     pub(crate) rounds: Vec<Round>,
     pub(crate) lanes: Vec<Lane>,

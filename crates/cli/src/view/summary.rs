@@ -30,6 +30,7 @@ fn completed(account: &Account) -> Vec<Line> {
     let mut lines = vec![headline(tone, mark, &head), Line::default()];
     lines.extend(stood_still(account));
     lines.extend(sent(account));
+    lines.extend(account.travelled.map(|how| entry("", how)));
     lines.extend(paths(account));
     lines.extend(checked(account));
     lines.extend(cost(account));
@@ -242,6 +243,7 @@ mod tests {
             lanes: vec![Lane::default(); 2],
             check: Some(Check { sound: true, pages: 262_144, ..Check::default() }),
             source_let_go: Some(true),
+            travelled: Some("over TCP, encrypted with TLS 1.3"),
             ..Account::default()
         }
     }
@@ -258,6 +260,7 @@ mod tests {
                 verify 350 µs, hand over 190 µs
   guest saw     a gap of 2.4 ms at the longest; 31 ms of work time lost
   sent          1.2 GiB in 2 rounds over 2 lanes, 1.3 GiB/s
+                over TCP, encrypted with TLS 1.3
   checked       262,144 pages agreed on both sides before it ran there
                 262,144 pages read by the guest there: none lost, stale or torn
   one owner     127.0.0.1:41001 has let go: it ran in one place

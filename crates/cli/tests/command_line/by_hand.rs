@@ -90,11 +90,29 @@ fn a_guest_goes_there_and_back() {
     assert_eq!(out, format!("no guests at {}\n", a.address));
 }
 
+/// What somebody is told who watches `busy` until there is something to see, and then interrupts.
+fn bored_by(agent: &RealAgent, seen: &str) -> String {
+    let mut bored = command(&["watch", "busy", "--agent", &agent.address])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(bored.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+    assert!(first.contains(seen), "{first}");
+    signal(&bored, "INT");
+    let (_, err, status) = said(&bored.wait_with_output().unwrap());
+    assert_eq!(status, 130, "{first}{err}");
+    err
+}
+
 #[test]
 fn a_migration_is_watched_and_cancelled_from_elsewhere() {
     let (a, b) = (RealAgent::start(), RealAgent::start());
     let busy = ["run", "--name", "busy", "--memory", "64MiB", "--dirty-rate", "max"];
     assert_eq!(a.whimbrel(&busy).2, 0);
+    let waits = bored_by(&a, "waiting for its next migration to begin");
+    assert!(waits.contains("no migration had begun") && !waits.contains("goes on"), "{waits}");
     let endless = ["--downtime", "1ms", "--policy", "wait", "--limit", "200Mbit/s", "--detach"];
     let (out, err, status) = a.whimbrel(&[&["migrate", "busy", &b.address], &endless[..]].concat());
     assert_eq!(status, 0, "{err}");
@@ -104,17 +122,8 @@ fn a_migration_is_watched_and_cancelled_from_elsewhere() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut bored = command(&["watch", "busy", "--agent", &a.address])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut first = String::new();
-    BufReader::new(bored.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
-    signal(&bored, "INT");
-    let (_, err, status) = said(&bored.wait_with_output().unwrap());
-    assert_eq!(status, 130, "{first}{err}");
-    assert!(err.contains("a migration that has begun goes on"), "{err}");
+    let goes_on = bored_by(&a, "");
+    assert!(goes_on.contains("a migration that has begun goes on"), "{goes_on}");
     assert_eq!(a.json(&["status", "busy", "--json"])["state"], "migrating");
 
     let (out, err, status) = a.whimbrel(&["cancel", "busy"]);

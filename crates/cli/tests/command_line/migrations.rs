@@ -137,6 +137,7 @@ fn watch_waits_for_a_migration_to_begin() {
     let agent = StandIn::start(Script { guests, ..ended(api::Outcome::Completed, "", 1000) });
     let (out, err, status) = said(&agent.whimbrel(&["watch", "web", "--json"]));
     assert_eq!(status, 0, "{err}");
+    assert!(err.contains("web does not move just now; waiting for its next"), "{err}");
     let account: Value = serde_json::from_str(&out).expect("one JSON object");
     assert_eq!(account["outcome"], "completed");
 }

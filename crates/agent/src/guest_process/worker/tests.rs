@@ -434,3 +434,22 @@ async fn a_guest_that_hangs_is_neither_moved_nor_stopped_and_is_here_when_it_ans
     }
     assert!(world.runs());
 }
+
+/// Its agent lost the answer to the order, asks whether it was followed, and the order comes then.
+#[tokio::test]
+async fn a_migration_that_was_given_up_does_not_begin_any_more() {
+    let (world, held) = World::new(Standing::Owner);
+    world.worker.set_phase(Phase::Here(held));
+    let order = |id: &str| process::MigrateRequest {
+        migration_id: id.to_owned(),
+        address: "127.0.0.1:1".to_owned(),
+        token: vec![7; 16],
+        ..Default::default()
+    };
+    assert!(!world.worker.give_up("late".to_owned()));
+    let refused = Arc::clone(&world.worker).migrate(order("late")).await.unwrap_err();
+    assert!(refused.message().contains("given this migration up"), "{refused}");
+    assert_eq!(world.state(), GuestState::Running);
+    Arc::clone(&world.worker).migrate(order("begun")).await.unwrap();
+    assert!(world.worker.give_up("begun".to_owned()));
+}
