@@ -51,8 +51,7 @@ impl Leg {
         breaks: impl AsyncFnOnce(Held),
     ) -> Said {
         let held = self.way.expect(step);
-        let words =
-            ["migrate", "store", &self.address, "--lanes", "2", "--json", "--agent", from];
+        let words = ["migrate", "store", &self.address, "--lanes", "2", "--json", "--agent", from];
         let breaking = async {
             let held = timeout(os::PATIENCE, held).await.expect("the step comes");
             breaks(held.expect("the way is there")).await;

@@ -283,9 +283,13 @@ fn filled(words: &[String], there: &str) -> Option<String> {
     }
     let data = "/var/lib/whimbrel";
     let mut line = words.join(" ");
-    for (word, meant) in
-        [("GUEST", "store"), ("MIGRATION", "store"), ("AGENT", there), ("DATA", data), ("eth1", "lo")]
-    {
+    for (word, meant) in [
+        ("GUEST", "store"),
+        ("MIGRATION", "store"),
+        ("AGENT", there),
+        ("DATA", data),
+        ("eth1", "lo"),
+    ] {
         line = line.replace(word, meant);
     }
     let rest = line.strip_prefix(verb).filter(|rest| rest.starts_with(" --"));
