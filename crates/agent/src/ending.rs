@@ -75,13 +75,15 @@ impl Core {
         tracing::warn!(peer = %destination, "it may still expect the guest: {why}");
     }
 
-    /// Adds the destination's half to a report, as far as it can be had in time.
+    /// Adds the destination's half to a report, as far as it can be had in time. Without the
+    /// source's half, which has died with its process, there is none: its zeros would be told.
     pub(crate) async fn collect(
         &self,
         id: &str,
         destination: &AgentAddress,
         last: &mut MigrationStatus,
     ) {
+        let Some(report) = &mut last.report else { return };
         let deadline: Duration = self.options.deadlines.collect;
         let theirs = match timeout(deadline, self.ended_there(id, destination)).await {
             Ok(Ok(theirs)) => theirs.report.unwrap_or_default(),
@@ -95,7 +97,6 @@ impl Core {
                 return;
             }
         };
-        let report = last.report.get_or_insert_default();
         report.blackout_us = theirs.blackout_us;
         report.lost_us = theirs.lost_us;
         report.cpu_destination_ms = theirs.cpu_destination_ms;

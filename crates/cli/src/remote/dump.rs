@@ -207,11 +207,8 @@ impl Store {
             (_, Frame::Error(why)) if why.starts_with("WRONGTYPE") => return Ok(None),
             (_, Frame::Null) => return Ok(Some(Vec::new())),
             (b"string", Frame::BulkString(value)) => {
-                commands.extend(setting(
-                    key,
-                    &value,
-                    if at_once { value.len() } else { BYTES_MAX },
-                ));
+                let most = if at_once { value.len() } else { BYTES_MAX };
+                commands.extend(setting(key, &value, most));
             }
             (b"list", reply) => commands.extend(adding("RPUSH", key, &self.words(reply)?, 1)),
             (b"hash", reply) => commands.extend(adding("HSET", key, &self.words(reply)?, 2)),
@@ -357,10 +354,8 @@ mod tests {
         assert_eq!(adding("RPUSH", b"k", &large, 1).len(), 2);
         assert!(adding("RPUSH", b"k", &[], 1).is_empty());
         let commands = setting(b"k", &large[0], BYTES_MAX / 2 + 1);
-        assert_eq!(
-            commands.iter().map(|words| words[0].as_slice()).collect::<Vec<_>>(),
-            [b"SET".as_slice(), b"APPEND"]
-        );
+        let verbs: Vec<_> = commands.iter().map(|words| words[0].as_slice()).collect();
+        assert_eq!(verbs, [b"SET".as_slice(), b"APPEND"]);
         assert_eq!(commands.iter().flat_map(|words| &words[2]).count(), BYTES_MAX);
         assert_eq!(setting(b"k", b"", 0).len(), 1);
         assert_eq!(command(&[b"GET", b"a\r\n".as_slice()]), b"*2\r\n$3\r\nGET\r\n$3\r\na\r\n\r\n");

@@ -256,6 +256,7 @@ impl SourceLanes {
     }
 
     /// Pages of which it is known what the destination holds.
+    #[cfg(test)]
     pub(crate) fn pages_known(&self) -> PageCount {
         let state = self.shared.lock();
         self.shared.memory.layout().pages() - state.ledger.table().root().unknown

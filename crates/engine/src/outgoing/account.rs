@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use whimbrel_page::{ByteCount, PageCount, Run};
+use whimbrel_page::{Layout, PageCount, Run};
 use whimbrel_protocol::ledger::RoundTally;
 use whimbrel_protocol::{Answer, Message, Source, SourceAction, SourceEvent, Verify};
 
@@ -56,6 +56,8 @@ pub(super) struct Account {
     parked: Option<Instant>,
     verified: Option<Instant>,
     flushed: Option<Instant>,
+    /// Pages that the root says nothing of which the destination was to agree with.
+    unknown: PageCount,
     granted: Option<Instant>,
     /// How long the destination digested while the guest stood still.
     verified_there: Duration,
@@ -88,6 +90,7 @@ impl Account {
             parked: None,
             verified: None,
             flushed: None,
+            unknown: PageCount::ZERO,
             granted: None,
             verified_there: Duration::ZERO,
             downtime: DowntimeParts::default(),
@@ -206,7 +209,9 @@ impl Account {
             SourceEvent::Message(Message::Digested(_, took)) if self.flushed.is_some() => {
                 self.verified_there = *took;
             }
-            SourceEvent::Flushed { .. } => self.flushed = Some(Instant::now()),
+            SourceEvent::Flushed { root, .. } => {
+                (self.flushed, self.unknown) = (Some(Instant::now()), root.unknown);
+            }
             SourceEvent::Message(Message::Running(_)) | SourceEvent::Answered(Answer::Runs) => {
                 self.runs();
             }
@@ -262,20 +267,22 @@ impl Account {
         self.publish.send_replace(progress.clone());
     }
 
-    /// The account of the whole migration.
+    /// The account of the whole migration. Where it has completed, both sides have agreed on the
+    /// last root: a lane that is lost after that takes nothing back.
     pub(super) fn close(
         self,
         source: &Source,
-        verified: PageCount,
-        (verify, ram): (Verify, ByteCount),
+        completed: bool,
+        (verify, layout): (Verify, &Layout),
     ) -> Report {
+        let verified = if completed { layout.pages() - self.unknown } else { PageCount::ZERO };
         Report {
             verify,
             total: self.began.elapsed(),
             downtime: self.downtime,
             downtime_estimate: source.estimate(),
             pages_verified: verified,
-            guest_ram: ram,
+            guest_ram: layout.bytes(),
             progress: self.progress,
         }
     }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::watch;
-use whimbrel_page::PageCount;
 use whimbrel_protocol::batch::LaneHello;
 use whimbrel_protocol::ledger::Pass;
 use whimbrel_protocol::{
@@ -406,12 +405,9 @@ impl Driver {
         };
         let Self { source, hands, lanes, subject, journal, link, options, .. } = self;
         lanes.stop();
-        let verified = match outcome {
-            Outcome::Completed { .. } => lanes.pages_known(),
-            Outcome::Aborted(_) | Outcome::InDoubt { .. } => PageCount::ZERO,
-        };
-        let told = (options.source.verify, subject.layout.bytes());
-        let report = account.close(&source, verified, told);
+        let completed = matches!(outcome, Outcome::Completed { .. });
+        let told = (options.source.verify, &subject.layout);
+        let report = account.close(&source, completed, told);
         let mut returned = hands.finish(last);
         let back = tokio::time::timeout(options.return_timeout, &mut returned).await;
         if let Some(link) = link {
