@@ -174,12 +174,7 @@ impl Core {
         let status = link.get_status(process::GetStatusRequest {}).await?;
         let state = status.guest.unwrap_or_default();
         if state.state() != GuestState::Running {
-            let (name, mut why) = (&guest.config.name, state.state_reason);
-            if why.is_empty() {
-                why.push_str("it does not run yet; try again in a moment");
-            }
-            let why = format!("guest `{name}` cannot be moved now: {why}");
-            return Err(Status::failed_precondition(why));
+            return Err(not_now(&guest.config.name, &state.state_reason));
         }
         let mut peer = self.connect(destination).await?;
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
@@ -462,6 +457,11 @@ impl Core {
         }
         Ok(answer)
     }
+}
+
+fn not_now(name: &str, why: &str) -> Status {
+    let why = if why.is_empty() { "it does not run yet; try again in a moment" } else { why };
+    Status::failed_precondition(format!("guest `{name}` cannot be moved now: {why}"))
 }
 
 /// Adds how the guest is to travel, and the certificate of its process where it has one.
