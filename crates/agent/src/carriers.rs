@@ -22,8 +22,10 @@ pub(crate) fn is_here(agent: &AgentAddress) -> bool {
 
 /// The congestion controls that QUIC has.
 const OF_QUIC: [&str; 3] = ["cubic", "reno", "bbr"];
-/// The largest priority that the host's own queues tell apart.
+/// The largest priority that the host's own queues tell apart, and the first class of `tc`, which a
+/// priority may name instead.
 const PRIORITY_MAX: u32 = 15;
+const CLASS_MIN: u32 = 1 << 16;
 
 /// What does not go together, wherever the guest goes.
 ///
@@ -34,10 +36,10 @@ pub fn check_travel(asked: &api::MigrationOptions) -> Result<(), String> {
     let clear = asked.encrypt() == Encrypt::Off;
     let congestion = asked.congestion.as_deref();
     let foreign = congestion.filter(|name| !OF_QUIC.contains(name));
-    if let Some(priority) = asked.priority.filter(|priority| *priority > PRIORITY_MAX) {
+    if let Some(priority) = asked.priority.filter(|it| (PRIORITY_MAX + 1..CLASS_MIN).contains(it)) {
         return Err(format!(
-            "a priority of {priority} is none: it is 0 to 6, and up to {PRIORITY_MAX} where \
-             guests' processes have CAP_NET_ADMIN"
+            "a priority of {priority} is none: it is 0 to 6, and where guests' processes have \
+             CAP_NET_ADMIN up to {PRIORITY_MAX}, or a class of tc as one number"
         ));
     }
     let why = match (asked.transport(), foreign) {
@@ -248,7 +250,7 @@ mod tests {
             (T::Unix, |it| it.dscp = Some(0), "leave out DSCP"),
             (T::Unix, |it| it.priority = Some(1), "leave out DSCP"),
             (T::Unix, |it| it.congestion = Some("cubic".to_owned()), "congestion control"),
-            (T::Tcp, |it| it.priority = Some(99), "0 to 6, and up to 15"),
+            (T::Tcp, |it| it.priority = Some(99), "0 to 6, and where"),
         ];
         for (transport, change, why) in cases {
             let refused = asked(transport, change).unwrap_err();
@@ -257,6 +259,7 @@ mod tests {
         asked(T::Quic, |it| it.congestion = Some("bbr".to_owned())).unwrap();
         asked(T::Tcp, |it| it.congestion = Some("vegas".to_owned())).unwrap();
         asked(T::Tls, |it| it.priority = Some(15)).unwrap();
+        asked(T::Tls, |it| it.priority = Some(0x1_0010)).unwrap();
     }
 
     #[test]

@@ -198,6 +198,7 @@ impl Core {
             if request.force && !guest.is_dead() {
                 self.end_process(&guest).await;
                 self.process_ended(&guest).await;
+                return Ok(api::StopGuestResponse {});
             }
             return Err(moved);
         }

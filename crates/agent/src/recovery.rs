@@ -71,8 +71,11 @@ impl Core {
         };
         // Whoever is there was admitted once; limits are for newcomers.
         let guest = Guest::new(uuid, config, folder, life);
-        if let Some(id) = guest.folder.read_migration()? {
-            guest.set_before(&id);
+        match guest.folder.read_migration() {
+            Ok(id) => id.iter().for_each(|id| guest.set_before(id)),
+            Err(error) => {
+                tracing::warn!(guest = %guest.config.name, "its last migration is unread: {error}");
+            }
         }
         self.guests.admit(guest, |_, _| Ok(())).map_err(io::Error::other)
     }
@@ -103,8 +106,8 @@ impl Core {
         let Err(status) = self.try_to_take_up(guest).await else { return true };
         let why = status.message();
         tracing::warn!(guest = %guest.config.name, "its process is not understood: {why}");
-        let answered = matches!(status.code(), Code::FailedPrecondition | Code::Internal);
-        answered || matches!(guest.look(), Life::Dead)
+        // Another version of it is nothing that time changes.
+        status.code() == Code::FailedPrecondition || matches!(guest.look(), Life::Dead)
     }
 
     async fn try_to_take_up(self: &Arc<Self>, guest: &Arc<Guest>) -> Result<(), Status> {

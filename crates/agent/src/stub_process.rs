@@ -24,7 +24,7 @@ pub(crate) struct StubProcess {
     pub(crate) file: ProcessFile,
     /// Why it was told to yield, if it was.
     pub(crate) yielded: watch::Receiver<String>,
-    /// The migration that it has begun; it does not answer whether it has as long as that is nothing.
+    /// The migration that it has begun; as long as that is nothing it does not answer for one.
     pub(crate) begun: watch::Sender<Option<&'static str>>,
     /// How often that was asked.
     pub(crate) asked: watch::Receiver<u32>,

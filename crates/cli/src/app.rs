@@ -38,7 +38,7 @@ fn carry_out(command: Command) -> Ending {
         Command::List(args) => asked("", remote::list(args)),
         Command::Status(args) => asked("", remote::status(args)),
         Command::Watch(args) => {
-            let goes_on = Cell::new(NOTHING_MOVES);
+            let goes_on = Cell::new("");
             until_interrupted(&goes_on, remote::watch(args, &goes_on))
         }
         Command::Migrate(args) => asked(MIGRATION_GOES_ON, remote::migrate(args)),
@@ -62,9 +62,6 @@ fn carry_out(command: Command) -> Ending {
         Command::GuestProcess { .. } => Err(Stop::usage("an agent starts guest processes")),
     }
 }
-
-/// What somebody is told who does not wait any longer for a migration to begin.
-const NOTHING_MOVES: &str = "; no migration had begun";
 
 /// What somebody is told who stops following a migration.
 pub(crate) const MIGRATION_GOES_ON: &str =

@@ -102,6 +102,12 @@ pub fn explain(error: &Error) -> Doubt {
     }
 }
 
+/// The name in an entry as the verifier writes it: `DnsName("host-b")`, `IpAddress(10.0.0.2)`.
+fn bare(entry: &str) -> &str {
+    let within = entry.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')'));
+    within.unwrap_or(entry).trim_matches('"')
+}
+
 /// What is wrong with the other side's certificate.
 fn explain_certificate(error: &CertificateError) -> Doubt {
     match error {
@@ -120,7 +126,8 @@ fn explain_certificate(error: &CertificateError) -> Doubt {
             "Compare the clocks of both hosts",
         ),
         CertificateError::NotValidForNameContext { expected, presented } => {
-            let (wanted, hosts) = (expected.to_str(), presented.join(", "));
+            let hosts: Vec<&str> = presented.iter().map(|it| bare(it)).collect();
+            let (wanted, hosts) = (expected.to_str(), hosts.join(", "));
             let hosts = if hosts.is_empty() { "no host" } else { &hosts };
             let why = format!("its certificate is for other hosts than {wanted}: it names {hosts}");
             Doubt::new(why, OTHER_HOST)
@@ -310,7 +317,8 @@ mod tests {
     fn each_cause_of_doubt_has_an_advice_of_its_own() {
         let wrong = |error: CertificateError| explain(&error.into());
         let host = ServerName::try_from("host-a").unwrap();
-        let (expected, presented) = (host, vec!["host-b".to_owned()]);
+        let (expected, presented) = (host, [r#"DnsName("host-b")"#, "IpAddress(10.0.0.2)"]);
+        let presented = presented.map(str::to_owned).to_vec();
         let doubts = [
             wrong(CertificateError::Revoked),
             wrong(CertificateError::Expired),
@@ -325,7 +333,7 @@ mod tests {
             assert_eq!(same, None, "{doubt}");
         }
         let told = doubts[3].to_string();
-        assert!(told.contains("host-a: it names host-b"), "{told}");
+        assert!(told.contains("host-a: it names host-b, 10.0.0.2"), "{told}");
         let unknown = explain_text("received fatal alert: UnknownCA").unwrap();
         assert_eq!(unknown.advice, doubts[4].advice);
         assert_eq!(explain_text("connection reset"), None);

@@ -119,6 +119,7 @@ async fn a_limit_holds_a_migration_back_until_it_is_lifted() {
         let said = here.ask(words).await.ended(6);
         assert!(said.err.contains(&went), "{said:?}");
     }
+    here.until("web", |guest| guest["state"] == "gone").await;
     let over = here.ask(&["cancel", "web"]).await.ended(6);
     assert!(over.err.contains(&format!("`web` has moved to {}", there.address)), "{over:?}");
     there.assert_runs("web").await;

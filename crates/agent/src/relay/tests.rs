@@ -82,7 +82,8 @@ async fn a_guest_that_stays_leads_nowhere() {
 
 /// Longer than an agent that asks again and again lets pass, and than anything takes.
 const QUIET: Duration = Duration::from_secs(2);
-const WATCHDOG: Duration = Duration::from_secs(60);
+/// Less than the time in which nobody is asked.
+const WATCHDOG: Duration = Duration::from_secs(40);
 
 #[tokio::test]
 async fn nobody_is_asked_for_a_guest_that_nobody_waits_for() {

@@ -46,7 +46,8 @@ pub(crate) struct TrafficArgs {
     /// AF11 is for bulk data.
     #[arg(long, value_name = "CLASS", value_parser = dscp)]
     pub(crate) dscp: Option<u32>,
-    /// The priority in the host's own queues, as SO_PRIORITY: 0 to 6, or with CAP_NET_ADMIN 15.
+    /// The priority in the host's own queues, as SO_PRIORITY: 0 to 6, or with CAP_NET_ADMIN to 15,
+    /// or a class of tc as one number.
     #[arg(long, value_name = "N")]
     pub(crate) priority: Option<u32>,
 }

@@ -51,8 +51,7 @@ fn certificate(folder: &IdentityFolder) -> Finding {
     let name = if own.self_made { "made by itself" } else { &own.name };
     match own.lasts(SystemTime::now()) {
         None => Finding::bad(subject, format!("{name}: it has expired"), advice),
-        Some(_) if let Err(why) = believed(folder) => {
-            let advice = "`whimbrel pki issue` a new identity, and bring it to DATA/identity";
+        Some(_) if let Err((why, advice)) = believed(folder) => {
             Finding::bad(subject, format!("{name}: {why}"), advice)
         }
         Some(_) if days_left(&own) < DAYS_WANTED => {
@@ -62,11 +61,14 @@ fn certificate(folder: &IdentityFolder) -> Finding {
     }
 }
 
-/// Whether others believe this identity who have its authorities and what these have taken back.
-fn believed(folder: &IdentityFolder) -> Result<(), String> {
-    let trust = Trust::open(folder.clone()).map_err(|error| error.to_string())?;
-    let rules = trust.rules().map_err(|error| error.to_string())?;
-    rules.own_who().map(drop).map_err(|error| explain(&error).to_string())
+/// Whether others believe this identity who have its authorities and what these have taken back; if
+/// not, why, and what to do.
+fn believed(folder: &IdentityFolder) -> Result<(), (String, &'static str)> {
+    let unread = |why: String| (why, "mend that file, or bring it here again");
+    let trust = Trust::open(folder.clone()).map_err(|error| unread(error.to_string()))?;
+    let rules = trust.rules().map_err(|error| unread(error.to_string()))?;
+    let advice = "`whimbrel pki issue` a new identity, and bring it to DATA/identity";
+    rules.own_who().map(drop).map_err(|error| (explain(&error).to_string(), advice))
 }
 
 fn policy(path: &Path) -> Finding {
