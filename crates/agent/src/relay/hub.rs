@@ -126,6 +126,12 @@ impl Hub {
         }
     }
 
+    /// Of the migration that the guest is in, or was in last.
+    fn span(&self) -> tracing::Span {
+        let guest = self.core.guests.get(self.guest);
+        guest.map_or_else(tracing::Span::none, |guest| guest.span())
+    }
+
     /// Somebody is there whom the guest concerns.
     fn is_waited_for(&self) -> bool {
         self.letting_go || !self.clients.is_empty()
@@ -159,6 +165,7 @@ impl Hub {
             return;
         }
         let (clients, at) = (self.clients.len(), self.before.as_deref().unwrap_or("this host"));
+        let _within = self.span().entered();
         tracing::error!(
             guest = %self.guest, clients, at,
             "its clients are disconnected: it was not found for {within:?}; it was there last"
@@ -214,6 +221,7 @@ impl Hub {
         let told = std::mem::replace(&mut self.missed, missed);
         if self.missed && !told {
             let at = self.before.as_deref().unwrap_or("this host");
+            let _within = self.span().entered();
             tracing::warn!(guest = %self.guest, at, "its clients wait: it is not found");
         }
         owner
@@ -231,6 +239,7 @@ impl Hub {
                             (self.before, self.by_record) = (owner.agent.clone(), false);
                         }
                         if !self.hear(&frame) {
+                            let _within = self.span().entered();
                             tracing::error!(guest = %self.guest, "it does not say what follows");
                             return was_there;
                         }
