@@ -63,6 +63,9 @@ fn carry_out(command: Command) -> Ending {
     }
 }
 
+/// What somebody is told who does not wait any longer for a migration to begin.
+pub(crate) const NOTHING_MOVES: &str = "; no migration had begun";
+
 /// What somebody is told who stops following a migration.
 pub(crate) const MIGRATION_GOES_ON: &str =
     "; a migration that has begun goes on: `whimbrel watch` follows it, `whimbrel cancel` ends it";

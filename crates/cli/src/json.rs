@@ -124,7 +124,7 @@ pub(crate) fn object(account: &Account) -> String {
         cpu_destination_ms: account.at_destination.cpu.map(ms),
         peak_rss_source_bytes: account.at_source.peak_rss,
         peak_rss_destination_bytes: account.at_destination.peak_rss,
-        throughput_mib_s: account.throughput_mib_s.map(|rate| (rate * 10.0).round() / 10.0),
+        throughput_mib_s: account.throughput_mib_s.map(|rate| (rate * 1000.0).round() / 1000.0),
         throttle_percent: account.throttle_percent,
         transport: account.transport,
         rounds: account.rounds.iter().map(round).collect(),
@@ -294,7 +294,7 @@ mod tests {
         assert_eq!(value["downtime_us"], 1_234_567);
         assert_eq!(value["downtime_parts"]["grant_us"], 1_234_567);
         assert_eq!(value["blackout_us"], 1_234_567);
-        assert_eq!(value["throughput_mib_s"], 1234.6);
+        assert_eq!(value["throughput_mib_s"], 1234.568);
         assert_eq!(value["reason"], "because");
         let round = r#"{"bytes":6,"dirty_after":7,"duration_us":1234567,"pages":5,"round":3}"#;
         assert_eq!(value["rounds"][0], serde_json::from_str::<Value>(round).expect("JSON"));

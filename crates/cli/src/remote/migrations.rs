@@ -9,7 +9,7 @@ use whimbrel_control::{Client, api};
 
 use super::host::watch_host;
 use super::{Context, Viewer, account, connect_as};
-use crate::app::{ALL_GO_ON, MIGRATION_GOES_ON};
+use crate::app::{ALL_GO_ON, MIGRATION_GOES_ON, NOTHING_MOVES};
 use crate::args::{CancelArgs, Encrypt, MigrateArgs, WatchArgs};
 use crate::exit::{Ending, Exit, Stop};
 use crate::plan;
@@ -100,7 +100,8 @@ pub(crate) async fn watch(args: WatchArgs, goes_on: &Cell<&'static str>) -> Endi
     };
     let mut client = args.target.connect().await?;
     let mut viewer = Viewer::new(args.json);
-    let migration = begun(&mut client, &guest, &mut viewer).await?;
+    let idle = || goes_on.set(NOTHING_MOVES);
+    let migration = begun(&mut client, &guest, &mut viewer, idle).await?;
     goes_on.set(MIGRATION_GOES_ON);
     let context = Context { here: args.target.agent.to_string(), downtime_limit: None };
     conclude(&mut client, &migration, &context, &mut viewer).await
@@ -121,8 +122,14 @@ async fn conclude(
     Ok(account.exit())
 }
 
-/// The id of a migration: `asked` itself, or the running or next migration of that guest.
-async fn begun(client: &mut Client, asked: &str, viewer: &mut Viewer) -> Result<String, Stop> {
+/// The id of a migration: `asked` itself, or the running or next migration of that guest; where it
+/// has to be waited for, that is told to `idle`.
+async fn begun(
+    client: &mut Client,
+    asked: &str,
+    viewer: &mut Viewer,
+    idle: impl Fn(),
+) -> Result<String, Stop> {
     let request = || api::GetGuestRequest { guest: asked.to_owned() };
     let first = match client.get_guest(request()).await {
         Ok(guest) => guest,
@@ -139,6 +146,7 @@ async fn begun(client: &mut Client, asked: &str, viewer: &mut Viewer) -> Result<
             api::GuestState::Gone => format!(" ({})", guest.state_reason),
             _ => String::new(),
         };
+        idle();
         viewer.announce(format!(
             "{} does not move just now{gone}; waiting for its next migration to begin",
             first.name
