@@ -46,11 +46,18 @@ pub(crate) fn check(
     newcomer: &Guest,
     living: &[Arc<Guest>],
 ) -> Result<(), Status> {
-    if living.iter().any(|guest| guest.uuid == newcomer.uuid) {
-        let why = format!("a guest with the identity {} is here already", newcomer.uuid);
+    let name = &newcomer.config.name;
+    if let Some(there) = living.iter().find(|guest| guest.uuid == newcomer.uuid) {
+        let uuid = newcomer.uuid;
+        let why = match there.running_migration() {
+            Some(earlier) if earlier.direction == Direction::In => format!(
+                "an earlier attempt to bring `{name}` here is not over: it waits for a lost link, \
+                 and ends by itself or by `whimbrel cancel {name}` here; try again then"
+            ),
+            _ => format!("a guest with the identity {uuid} is here already"),
+        };
         return Err(Status::already_exists(why));
     }
-    let name = &newcomer.config.name;
     check_name(name)?;
     if living.iter().any(|guest| guest.config.name == *name) {
         let why = format!("a guest called `{name}` is here already; choose another name");
@@ -165,6 +172,17 @@ mod tests {
         for name in ["", "a b", "a\n", "../x", &"n".repeat(65)] {
             assert_eq!(refusal(&limits, &guest(3, name, 0), &[]).0, tonic::Code::InvalidArgument);
         }
+    }
+
+    #[test]
+    fn a_retry_before_the_earlier_attempt_is_over_is_told_to_wait() {
+        let there = Arc::new(guest(1, "a", 0));
+        let mut status = MigrationStatus::default();
+        status.set_direction(Direction::In);
+        there.set_migration(Migration::new(status));
+        let (code, why) = refusal(&Limits::default(), &guest(1, "a", 0), &[there]);
+        assert_eq!(code, tonic::Code::AlreadyExists);
+        assert!(why.contains("`whimbrel cancel a`") && why.contains("try again"), "{why}");
     }
 
     #[test]

@@ -146,7 +146,10 @@ fn server_name(address: &AgentAddress) -> Result<pki_types::ServerName<'static>,
 }
 
 fn in_words(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    // Which of them it is depends on what was on its way when the other side had enough.
+    let hung_up = [UnexpectedEof, ConnectionReset, ConnectionAborted, BrokenPipe];
+    if hung_up.contains(&error.kind()) {
         let why =
             "it hangs up instead of saying who it is: it asks for no identity, or has no room";
         let advice = "Leave --identity (WHIMBREL_IDENTITY) out where it asks for none";

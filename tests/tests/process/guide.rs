@@ -308,9 +308,10 @@ fn filled(words: &[String], there: &str) -> Option<String> {
 /// Commands that may come too early, and how they are refused then: the hosts know each other half
 /// a second after they were paired, and what is left of a guest that was here, or was to come and
 /// does not, is gone a moment later. A person is slower than that.
-const NOT_YET: [(&str, &str); 3] = [
+const NOT_YET: [(&str, &str); 4] = [
     ("whimbrel probe ", "it is not paired"),
     ("whimbrel migrate ", "is here already"),
+    ("whimbrel migrate ", "is not over"),
     ("whimbrel migrate ", "try again in a moment"),
 ];
 

@@ -338,7 +338,11 @@ impl Worker {
             Ok(Ok(status)) => status.outcome(),
             _ => api::Outcome::Unspecified,
         };
+        let comes = statuses.borrow().direction() == api::Direction::In;
         let (accepted, sentence) = match outcome {
+            api::Outcome::Aborted if comes => {
+                (true, "the migration is cancelled; the guest does not come here")
+            }
             api::Outcome::Aborted => (true, "the migration is cancelled; the guest stays here"),
             api::Outcome::Completed => (false, "too late: the guest has been handed over"),
             api::Outcome::InDoubt => (false, "too late: the guest was granted to the destination"),

@@ -221,8 +221,12 @@ fn losses(path: &api::PathProbe) -> Option<Finding> {
 }
 
 fn lanes(probed: &api::ProbePathsResponse) -> Finding {
-    let sum: u32 = probed.paths.iter().filter_map(|path| path.best_lanes).sum();
-    match sum {
+    // Lanes go over the paths that are preferred among those that work.
+    let works = |path: &&api::PathProbe| path.error.is_empty() && path.best_lanes.is_some();
+    let measured = || probed.paths.iter().filter(works);
+    let first = measured().map(|path| path.preference).min();
+    let used = measured().filter(|path| Some(path.preference) == first);
+    match used.filter_map(|path| path.best_lanes).sum::<u32>() {
         0 => Finding::ok("lanes", "nothing was measured"),
         sum => Finding::ok("lanes", format!("more than --lanes {sum} bring little here")),
     }
@@ -320,6 +324,7 @@ mod tests {
         assert!(told[1].starts_with("b, preference 1: same subnet"), "{told:?}");
         let limited = "c, preference 2, limit 2 Gbit/s (238 MiB/s): same subnet";
         assert!(told[2].starts_with(limited), "{told:?}");
+        assert!(all.iter().any(|finding| finding.found.contains("--lanes 2 bring")), "{all:?}");
     }
 
     #[test]

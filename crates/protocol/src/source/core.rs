@@ -324,7 +324,7 @@ impl Core {
             None | Some(Lane::Lost(_)) => return,
             Some(known) => *known = Lane::Lost(deadline),
         }
-        self.say(format!("lane {} failed: {why}", lane.0));
+        self.say(format!("lane {} ended: {why}", lane.0));
         if self.link {
             self.send(Message::LaneLost(lane));
         }
