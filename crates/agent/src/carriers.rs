@@ -12,6 +12,7 @@ use std::sync::Arc;
 use tonic::{Code, Status};
 use whimbrel_control::AgentAddress;
 use whimbrel_control::api::{self, Carrier, Encrypt, Transport};
+use whimbrel_engine::transport::CONGESTION_CONTROLS;
 use whimbrel_engine::{Carrier as Engines, Credentials, Fingerprint, Identity, Quic};
 
 /// Whether an agent at this address is one of this host.
@@ -20,8 +21,6 @@ pub(crate) fn is_here(agent: &AgentAddress) -> bool {
     agent.host() == "localhost" || ip.is_some_and(|ip| ip.is_loopback())
 }
 
-/// The congestion controls that QUIC has.
-const OF_QUIC: [&str; 3] = ["cubic", "reno", "bbr"];
 /// The largest priority that the host's own queues tell apart, and the first class of `tc`, which a
 /// priority may name instead.
 const PRIORITY_MAX: u32 = 15;
@@ -35,7 +34,7 @@ pub fn check_travel(asked: &api::MigrationOptions) -> Result<(), String> {
     let marked = asked.dscp.is_some() || asked.priority.is_some();
     let clear = asked.encrypt() == Encrypt::Off;
     let congestion = asked.congestion.as_deref();
-    let foreign = congestion.filter(|name| !OF_QUIC.contains(name));
+    let foreign = congestion.filter(|name| !CONGESTION_CONTROLS.contains(name));
     if let Some(priority) = asked.priority.filter(|it| (PRIORITY_MAX + 1..CLASS_MIN).contains(it)) {
         return Err(format!(
             "a priority of {priority} is none: it is 0 to 6, and where guests' processes have \
@@ -50,7 +49,7 @@ pub fn check_travel(asked: &api::MigrationOptions) -> Result<(), String> {
             "QUIC marks each packet by itself; choose tcp or tls, or no DSCP and priority"
         }
         (Transport::Quic, Some(name)) => {
-            let all = OF_QUIC.join(", ");
+            let all = CONGESTION_CONTROLS.join(", ");
             return Err(format!("QUIC has the congestion controls {all}, and not `{name}`"));
         }
         (Transport::Unix, _) if asked.encrypt() != Encrypt::Unspecified => {

@@ -42,22 +42,24 @@ impl Core {
             return Ok(convert::ask_response(Answer::Unknown));
         };
         self.check_asker(&guest, &who, question, term)?;
-        let silent = match guest.look() {
+        let asked = match guest.look() {
             Life::Alive(..) => match guest.link(self.options.deadlines).await {
-                Ok(mut link) => link.ask(request).await,
-                Err(status) => Err(status),
+                Ok(mut link) => Some(link.ask(request).await),
+                Err(status) => Some(Err(status)),
             },
-            Life::Starting | Life::Dead => Err(Status::unavailable("it is just starting")),
+            Life::Starting => Some(Err(Status::unavailable("it is just starting"))),
+            Life::Dead => None,
         };
-        let silent = match silent {
-            Ok(answer) => return Ok(answer),
-            Err(status) => status,
-        };
-        if !guest.is_dead() {
-            let _within = guest.span().entered();
-            let why = format!("the guest process cannot answer: {}", silent.message());
-            tracing::warn!(guest = %guest.config.name, "{why}");
-            return Err(Status::unavailable(why));
+        match asked {
+            Some(Ok(answer)) => return Ok(answer),
+            // Unless it has died over the question.
+            Some(Err(status)) if !guest.is_dead() => {
+                let _within = guest.span().entered();
+                let why = format!("the guest process cannot answer: {}", status.message());
+                tracing::warn!(guest = %guest.config.name, "{why}");
+                return Err(Status::unavailable(why));
+            }
+            Some(Err(_)) | None => {}
         }
         let answer = self.answer_for_dead(&guest, question, term)?;
         let _within = guest.span().entered();

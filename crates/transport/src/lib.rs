@@ -45,7 +45,7 @@ pub use pair::{PairLane, lane_pair};
 pub use probe::{
     Answerer, Answering, Measured, ProbeToken, Sinks, Throughput, measure, measure_over,
 };
-pub use quic::Quic;
+pub use quic::{CONGESTION_CONTROLS, Quic};
 pub use signed::{End, LaneSecret};
 pub use socket::SocketLane;
 pub use stream::Stream;

@@ -60,9 +60,10 @@ impl Leg {
     }
 }
 
-/// Something that takes a while to send.
-pub(crate) async fn fill(address: &str) {
-    let mut client = Connection::to(address).await;
+/// A store with something that takes a while to send: where it is entered.
+pub(crate) async fn filled_store(agent: &Agent) -> String {
+    let address = store(agent, "128MiB").await;
+    let mut client = Connection::to(&address).await;
     let value: Vec<u8> =
         (0..60_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     for n in 0..100 {
@@ -70,14 +71,20 @@ pub(crate) async fn fill(address: &str) {
         let reply = client.command(&[b"SET", key.as_bytes(), &value]).await;
         assert_eq!(reply, Reply::Line('+', "OK".into()));
     }
+    address
+}
+
+/// Kills the one process of a guest that an agent has.
+pub(crate) fn kill_guest(agent: &Agent) {
+    let processes = os::mentioning(&format!("{}/guests", agent.data().display()));
+    assert_eq!(processes.len(), 1, "{processes:?}");
+    processes.into_iter().for_each(os::kill);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_notice_that_lanes_and_links_are_lost() {
     let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
-    let address = store(&here, "128MiB").await;
-    fill(&address).await;
-    let checker = Checker::start(&address, 4).await;
+    let checker = Checker::start(&filled_store(&here).await, 4).await;
     let mut legs = Vec::new();
     let cuts = [Cut::OneLane, Cut::Control, Cut::HalfALane, Cut::Lanes];
     for (number, cut) in cuts.into_iter().enumerate() {
@@ -102,16 +109,12 @@ async fn clients_do_not_notice_that_lanes_and_links_are_lost() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_notice_that_the_destination_dies() {
     let (here, mut there) = (agent(&["--die-with-parent"]).await, agent(&[]).await);
-    let address = store(&here, "128MiB").await;
-    fill(&address).await;
-    let checker = Checker::start(&address, 4).await;
+    let checker = Checker::start(&filled_store(&here).await, 4).await;
     // Its guest process, and then its agent too.
     let guests = format!("{}/guests", there.data().display());
     let leg = Leg::between(&here, &there).await;
     let kill = async |held: Held| {
-        let processes = os::mentioning(&guests);
-        assert_eq!(processes.len(), 1, "{processes:?}");
-        processes.into_iter().for_each(os::kill);
+        kill_guest(&there);
         held.go(Fate::Lost).await;
     };
     let said = leg.moved(&here.address, Step::FirstRound, kill).await.ended(3).json();

@@ -331,16 +331,22 @@ async fn about_itself(connection: &mut Connection, line: &str) -> (char, Vec<(Re
     (kind, fields.into_iter().map(own).collect())
 }
 
+/// A store and a Redis, which end with what is returned first, and a connection to each.
+async fn both() -> Option<((Server, Agent), Connection, Connection)> {
+    let server = Server::start().await?;
+    let agent = Agent::start().await;
+    let ours = Connection::to(&store(&agent, "64MiB").await).await;
+    let theirs = Connection::to(&server.address).await;
+    Some(((server, agent), ours, theirs))
+}
+
 /// What clients look for in `CLIENT INFO` and `CLIENT LIST`.
 const OF_A_CLIENT: [&str; 11] =
     ["id", "name", "flags", "db", "sub", "psub", "ssub", "multi", "user", "redir", "resp"];
 
 #[tokio::test]
 async fn a_connection_is_told_of_itself_as_by_redis() {
-    let Some(server) = Server::start().await else { return };
-    let agent = Agent::start().await;
-    let mut ours = Connection::to(&store(&agent, "16MiB").await).await;
-    let mut theirs = Connection::to(&server.address).await;
+    let Some((_hosts, mut ours, mut theirs)) = both().await else { return };
     for line in ["HELLO", "HELLO 2", "HELLO 3 AUTH default pw SETNAME three", "HELLO"] {
         let same = (about_itself(&mut ours, line).await, about_itself(&mut theirs, line).await);
         assert_eq!(same.0, same.1, "{line}");
@@ -369,10 +375,7 @@ async fn differences(ours: &mut Connection, theirs: &mut Connection, said: &str)
 
 #[tokio::test]
 async fn every_command_is_answered_as_redis_answers_it() {
-    let Some(server) = Server::start().await else { return };
-    let agent = Agent::start().await;
-    let mut ours = Connection::to(&store(&agent, "64MiB").await).await;
-    let mut theirs = Connection::to(&server.address).await;
+    let Some((_hosts, mut ours, mut theirs)) = both().await else { return };
     let mut found = differences(&mut ours, &mut theirs, SAID).await;
     for connection in [&mut ours, &mut theirs] {
         let greeting = connection.command(&[b"HELLO", b"3", b"SETNAME", b"three"]).await;

@@ -7,16 +7,12 @@ use std::time::{Duration, Instant};
 
 use whimbrel_tests::faults::way::{Cut, Held};
 use whimbrel_tests::faults::{Fate, Step};
-use whimbrel_tests::os;
-use whimbrel_tests::program::Agent;
 use whimbrel_tests::redis::{Connection, Reply};
 
-use crate::breaking::{Leg, agent, fill};
+use crate::breaking::{Leg, agent, filled_store, kill_guest};
 use crate::load::{Checker, Pinger, Writers};
 use crate::moving::{is_sound, migrate};
 use crate::store;
-
-const MEMORY: &str = "128MiB";
 
 /// What breaks at which step, after what was said then has arrived, or with it.
 const CUTS: [(Step, Cut, Fate); 10] = [
@@ -31,13 +27,6 @@ const CUTS: [(Step, Cut, Fate); 10] = [
     (Step::Grant, Cut::Control, Fate::Delivered),
     (Step::Running, Cut::Control, Fate::Lost),
 ];
-
-/// Kills the one process of a guest that an agent has.
-fn kill_guest(agent: &Agent) {
-    let processes = os::mentioning(&format!("{}/guests", agent.data().display()));
-    assert_eq!(processes.len(), 1, "{processes:?}");
-    processes.into_iter().for_each(os::kill);
-}
 
 /// What a loaded machine may add to a gap.
 const MARGIN: Duration = Duration::from_secs(10);
@@ -72,9 +61,7 @@ async fn a_client_waits_as_long_as_the_reported_blackout() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_notice_that_a_link_is_lost_in_the_switchover() {
     let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
-    let address = store(&here, MEMORY).await;
-    fill(&address).await;
-    let checker = Checker::start(&address, 4).await;
+    let checker = Checker::start(&filled_store(&here).await, 4).await;
     let (mut legs, hits) = (Vec::new(), AtomicU32::new(0));
     for (number, (step, cut, fate)) in CUTS.into_iter().enumerate() {
         let (from, to) = if number % 2 == 0 { (&here, &there) } else { (&there, &here) };
@@ -99,9 +86,7 @@ async fn clients_do_not_notice_that_a_link_is_lost_in_the_switchover() {
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_notice_that_the_destination_dies_before_it_was_granted_anything() {
     let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
-    let address = store(&here, MEMORY).await;
-    fill(&address).await;
-    let checker = Checker::start(&address, 4).await;
+    let checker = Checker::start(&filled_store(&here).await, 4).await;
     for step in [Step::Announce, Step::Prepared] {
         let leg = Leg::between(&here, &there).await;
         let kill = async |held: Held| {
@@ -120,9 +105,7 @@ async fn clients_do_not_notice_that_the_destination_dies_before_it_was_granted_a
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_do_not_notice_that_the_source_dies_once_it_has_granted() {
     let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
-    let address = store(&here, MEMORY).await;
-    fill(&address).await;
-    let checker = Checker::start(&address, 4).await;
+    let checker = Checker::start(&filled_store(&here).await, 4).await;
     let mut legs = Vec::new();
     // The grant arrives, or only the record of the dead tells that it was given.
     for (from, to, fate) in [(&here, &there, Fate::Delivered), (&there, &here, Fate::Lost)] {
@@ -145,8 +128,7 @@ async fn clients_do_not_notice_that_the_source_dies_once_it_has_granted() {
 async fn a_relaying_agent_that_is_killed_in_the_switchover_loses_no_acknowledged_write() {
     for step in [Step::Prepare, Step::Grant] {
         let (mut here, there) = (agent(&[]).await, agent(&["--die-with-parent"]).await);
-        let address = store(&here, MEMORY).await;
-        fill(&address).await;
+        let address = filled_store(&here).await;
         let writers = Writers::start(&address, 4).await;
         let leg = Leg::between(&here, &there).await;
         let from = here.address.clone();

@@ -154,6 +154,9 @@ fn beat(tuning: &Tuning) -> Duration {
     tuning.keepalive_every.min(tuning.unacknowledged_max / 3).max(Duration::from_millis(1))
 }
 
+/// The congestion controls that QUIC has.
+pub const CONGESTION_CONTROLS: [&str; 3] = ["cubic", "reno", "bbr"];
+
 /// Where the system chooses, a connection may begin with some bytes under way that nothing else
 /// competes with.
 fn congestion(
@@ -166,7 +169,8 @@ fn congestion(
             "reno" => Arc::new(NewRenoConfig::default()),
             "bbr" => Arc::new(BbrConfig::default()),
             other => {
-                let why = format!("QUIC has congestion control cubic, reno and bbr, not `{other}`");
+                let all = CONGESTION_CONTROLS.join(", ");
+                let why = format!("QUIC has the congestion controls {all}, and not `{other}`");
                 return Err(io::Error::new(io::ErrorKind::Unsupported, why));
             }
         },

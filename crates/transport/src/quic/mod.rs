@@ -18,6 +18,8 @@ mod lane;
 mod listener;
 mod stream;
 
+pub use config::CONGESTION_CONTROLS;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
