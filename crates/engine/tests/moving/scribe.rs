@@ -27,6 +27,8 @@ struct Desk {
     fails_to_load: AtomicBool,
     /// Whether the guest has stopped writing, for good.
     calm: AtomicBool,
+    /// How many words it writes before it stands still when it is told to.
+    last_words: AtomicU64,
 }
 
 pub(crate) struct Scribe {
@@ -48,6 +50,11 @@ fn write(memory: &GuestMemory, n: u64, pages: u64) {
 fn work(memory: &GuestMemory, desk: &Desk, busy_pages: u64) {
     loop {
         let mut wanted = desk.wanted.lock().expect("no panics");
+        if wanted.0 && !wanted.1 {
+            for _ in 0..desk.last_words.load(Ordering::Relaxed) {
+                write(memory, desk.written.fetch_add(1, Ordering::SeqCst), busy_pages);
+            }
+        }
         while wanted.0 && !wanted.2 {
             wanted.1 = true;
             desk.changed.notify_all();
@@ -115,6 +122,12 @@ impl Scribe {
         let mut guest = Self::new(memory, busy_pages);
         guest.resume().expect("resume");
         guest
+    }
+
+    /// It writes so many words before each pause, however little of a processor it gets.
+    pub(crate) fn with_last_words(self, words: u64) -> Self {
+        self.desk.last_words.store(words, Ordering::Relaxed);
+        self
     }
 
     /// What tells, also when the guest is elsewhere, every throttle it was given.

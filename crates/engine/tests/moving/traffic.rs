@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use whimbrel_engine::page::ByteRate;
+use whimbrel_engine::page::{ByteRate, PAGE_SIZE};
 use whimbrel_engine::transport::Path;
 use whimbrel_engine::{
     DestinationAddress, Ended, Incoming, IncomingOptions, Limits, Outcome, OutgoingOptions,
@@ -84,19 +84,25 @@ async fn the_last_pages_keep_to_a_limit_of_their_own() {
     let rate = ByteRate(4 << 20);
     let mut wanted = options(Duration::from_millis(1500));
     wanted.source.pause_budget = Duration::from_secs(60);
-    let limits = Limits { switchover: Some(rate), ..Limits::default() };
-    wanted.lanes.traffic.set_limits(limits);
+    // Rounds slow enough for the guest to write in.
+    let rounds = Some(ByteRate(40 << 20));
+    wanted.lanes.traffic.set_limits(Limits { rounds, switchover: Some(rate), ..Limits::default() });
     let factory = ScribeFactory { busy_pages: 512, ..ScribeFactory::default() };
-    let (source, _) = migrate(Scribe::filled(PAGES, 512), factory, wanted).await;
+    let guest = Scribe::filled(PAGES, 512).with_last_words(2048);
+    let (source, _) = migrate(guest, factory, wanted).await;
     assert!(matches!(source.outcome, Outcome::Completed { .. }), "{source:?}");
     let report = &source.report;
-    let last = report.progress.rounds.last().expect("rounds");
-    assert!(last.pages.0 > 128, "the guest writes all the time: {last:?}");
+    let rounds = &report.progress.rounds;
+    let [.., before, last] = rounds.as_slice() else { panic!("one round: {rounds:?}") };
+    assert!(last.pages.0 > 256, "what it wrote before it stood still: {last:?}");
     // What a bucket holds, and a quantum of each lane, may go before it is waited for.
     let at_once = Duration::from_millis(25 + 8 * 4);
     let at_least = Duration::from_secs_f64(last.bytes.0 as f64 / rate.0 as f64) - at_once;
     assert!(last.duration >= at_least, "{last:?} at {rate}");
-    assert!(report.downtime_estimate > Some(at_least / 2), "{report:?}");
+    // Of what it writes before a pause only what was known before it can be expected.
+    let known = before.dirty_after.0 * PAGE_SIZE as u64;
+    let expected = Duration::from_secs_f64(known as f64 / rate.0 as f64);
+    assert!(report.downtime_estimate > Some(expected / 2), "{report:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
