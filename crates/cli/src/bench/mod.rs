@@ -74,14 +74,8 @@ async fn measure(args: &BenchArgs, bytes: u64) -> Result<Report, Stop> {
             (content, plain) = plainly(content, lanes).await?;
             row.plain.push(plain);
             let moved;
-            (guest, moved) = by_engine(guest, lanes).await?;
+            (guest, moved) = by_engine(guest, bytes, lanes).await?;
             row.engine.push(moved);
-            // Two processes want fresh memory, and what was free for a while may have gone back.
-            blocking(move || {
-                memory::warm(2 * bytes as usize);
-                Ok(())
-            })
-            .await?;
             row.product.push(by_product(bytes, lanes).await?);
         }
         rows.push(row);
@@ -98,15 +92,25 @@ async fn blocking<T: Send + 'static>(
 }
 
 async fn plainly(content: Vec<u8>, lanes: u16) -> Result<(Vec<u8>, Sample), Stop> {
-    blocking(move || plain::run(&content, lanes.into()).map(|moved| (content, moved))).await
+    blocking(move || {
+        // As the product's is: what was free for a while may have gone back to the host beneath.
+        memory::warm(content.len());
+        plain::run(&content, lanes.into()).map(|moved| (content, moved))
+    })
+    .await
 }
 
 async fn by_engine(
     guest: GuestMemory,
+    bytes: u64,
     lanes: u16,
 ) -> Result<(GuestMemory, moving::Migrated), Stop> {
     let way = Way { lanes, ..Way::default() };
-    blocking(move || moving::migrate(&guest, way).map(|moved| (guest, moved))).await
+    blocking(move || {
+        memory::warm(bytes as usize);
+        moving::migrate(&guest, way).map(|moved| (guest, moved))
+    })
+    .await
 }
 
 /// One idle guest of random pages, as the demo moves it.

@@ -11,6 +11,7 @@ mod nest;
 use std::time::{Duration, Instant};
 
 use tokio::time::interval;
+use whimbrel_agent::bench::memory;
 use whimbrel_control::{Client, api};
 
 use crate::args::DemoArgs;
@@ -35,6 +36,9 @@ struct Plan {
     guest: api::GuestConfig,
     options: api::MigrationOptions,
     downtime_limit: Duration,
+    /// What the destination needs is touched just before the order: on a virtual machine memory
+    /// that was free for a while may have gone back to the host beneath.
+    warmed: bool,
 }
 
 /// Runs the demo.
@@ -43,6 +47,7 @@ pub(crate) async fn demo(args: DemoArgs) -> Ending {
         guest: plan::guest(&args.guest)?,
         options: plan::migration(&args.movement)?,
         downtime_limit: args.movement.downtime,
+        warmed: false,
     };
     let mut viewer = Viewer::new(args.json);
     let mut nest = Nest::new()?;
@@ -59,13 +64,13 @@ pub(crate) async fn demo(args: DemoArgs) -> Ending {
     Ok(account.exit())
 }
 
-/// Moves one guest as the demo does, shown to nobody; what came of it, and how long it took from
-/// the order to the end.
+/// Moves one guest as the demo does, shown to nobody, to memory that was just touched; what came of
+/// it, and how long it took from the order to the end.
 pub(crate) async fn moved(
     guest: api::GuestConfig,
     options: api::MigrationOptions,
 ) -> Result<(Account, Duration), Stop> {
-    let plan = Plan { guest, options, downtime_limit: Duration::ZERO };
+    let plan = Plan { guest, options, downtime_limit: Duration::ZERO, warmed: true };
     let mut nest = Nest::new()?;
     let shown = show(&plan, &mut nest, &mut Viewer::new(true)).await;
     let shown = shown.map_err(|stop| nest.obituary().unwrap_or(stop));
@@ -91,6 +96,11 @@ async fn show(
         options: Some(plan.options.clone()),
         ticket: Vec::new(),
     };
+    if plan.warmed {
+        let bytes = plan.guest.memory_bytes as usize;
+        let warmed = tokio::task::spawn_blocking(move || memory::warm(bytes)).await;
+        warmed.map_err(|why| Stop::failed(why.to_string()))?;
+    }
     let client = &mut nest.agent(0).client;
     let ordered = Instant::now();
     let begun = client.migrate(request).await?;
@@ -219,6 +229,7 @@ mod tests {
             guest: api::GuestConfig { memory_bytes: mib << 20, kind: None },
             options: api::MigrationOptions::default(),
             downtime_limit: Duration::ZERO,
+            warmed: false,
         }
     }
 
