@@ -32,8 +32,8 @@ impl Refusal {
             Self::NotAnInteger => "ERR value is not an integer or out of range",
             Self::Full => "OOM command not allowed when used memory > 'maxmemory'.",
             Self::Reply => {
-                "OOM no room in memory for the whole reply: read it in pieces, with GETRANGE, \
-                 LRANGE, HSCAN or SSCAN, or delete something first"
+                "OOM no room in memory for the whole reply: ask for less of it at once (GETRANGE, \
+                 LRANGE, HSCAN, SSCAN, a smaller count), or delete something first"
             }
             Self::Words(words) => words,
         }

@@ -11,8 +11,8 @@ use crate::common::{Relay, finish, guest};
 
 const OOM: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
-const NO_REPLY: &[u8] = b"-OOM no room in memory for the whole reply: read it in pieces, with \
-    GETRANGE, LRANGE, HSCAN or SSCAN, or delete something first\r\n";
+const NO_REPLY: &[u8] = b"-OOM no room in memory for the whole reply: ask for less of it at \
+    once (GETRANGE, LRANGE, HSCAN, SSCAN, a smaller count), or delete something first\r\n";
 
 /// A command as an array.
 fn command(words: &[&[u8]]) -> Vec<u8> {
