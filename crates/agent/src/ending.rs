@@ -38,6 +38,14 @@ impl Core {
         self.conclude(migration, last).await;
     }
 
+    /// Ends an attempt that the other side refused or never heard of: whoever watches it hears why.
+    /// It is no migration that comes into a report.
+    pub(crate) fn call_off(&self, migration: &Migration, failure: &Failure) {
+        tracing::warn!("the migration does not begin: {}", failure.why);
+        self.counters.call_off(migration);
+        migration.publish(|status| set_aborted(status, failure));
+    }
+
     /// Waits until a migration has ended here and, as far as that is heard in time, there: whoever
     /// cancels one finds neither side busy with it.
     pub(crate) async fn await_clearance(&self, migration: &Migration) {

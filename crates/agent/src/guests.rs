@@ -8,6 +8,7 @@
 //! they are and which migration it watches.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio::sync::{Notify, watch};
@@ -42,6 +43,8 @@ pub(crate) struct Migration {
     span: tracing::Span,
     /// What opens the destination's process: who has it may take the announcement back.
     token: OnceLock<Vec<u8>>,
+    /// Whether a destination that has given no token may expect the guest all the same.
+    may_be_expected: AtomicBool,
     /// Where the destination's process listens, and where in each of its migration networks.
     ways: Mutex<(String, Vec<api::Endpoint>)>,
     /// How it travels, once that is known.
@@ -65,6 +68,7 @@ impl Migration {
             span,
             token: OnceLock::new(),
             begun_by: OnceLock::new(),
+            may_be_expected: AtomicBool::new(false),
             ways: Mutex::default(),
             carrier: OnceLock::new(),
             pace: Pace::default(),
@@ -94,6 +98,16 @@ impl Migration {
     /// The token, unless another agent than this one has begun it.
     pub(crate) fn token(&self) -> Option<Vec<u8>> {
         self.token.get().cloned()
+    }
+
+    /// The destination's agent was asked, and its answer was not heard.
+    pub(crate) fn set_may_be_expected(&self) {
+        self.may_be_expected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a destination's process may wait for the guest.
+    pub(crate) fn may_be_expected(&self) -> bool {
+        self.token.get().is_some() || self.may_be_expected.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_carrier(&self, carrier: api::Carrier) {
@@ -284,8 +298,14 @@ impl Guest {
         self.before.get_or_init(|| migration_span(id));
     }
 
-    pub(crate) fn set_migration(&self, migration: Arc<Migration>) {
-        lock(&self.state).migration = Some(migration);
+    /// Sets what it is in now, and gives what it was in last.
+    pub(crate) fn set_migration(&self, migration: Arc<Migration>) -> Option<Arc<Migration>> {
+        lock(&self.state).migration.replace(migration)
+    }
+
+    /// What it was about to be in never began.
+    pub(crate) fn restore_migration(&self, before: Option<Arc<Migration>>) {
+        lock(&self.state).migration = before;
     }
 
     /// Takes the work on its ownership; false if somebody has it already.

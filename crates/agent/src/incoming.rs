@@ -25,6 +25,7 @@ use crate::ownership::dead_since;
 use crate::process_api::{self as process, GuestFile};
 use crate::process_link::overlap;
 use crate::secret::same;
+use crate::trusting::Other;
 
 impl Core {
     /// Has a guest process wait for a guest that another agent announces.
@@ -101,7 +102,7 @@ impl Core {
             Ok(listening) => listening,
             Err(status) => {
                 let failure = Failure::new(Fault::Capacity, status.message());
-                self.conclude_failed(&migration, &failure).await;
+                self.call_off(&migration, &failure);
                 self.end_process(&guest).await;
                 self.process_ended(&guest).await;
                 return Err(status);
@@ -111,6 +112,10 @@ impl Core {
         migration.set_token(&token);
         migration.set_ways(&address, &endpoints);
         tracing::info!(guest = %guest.config.name, peer, address, "a guest is expected");
+        let (source, core) = (Other::Source(caller), Arc::clone(&self));
+        let trusted =
+            core.keep_trusted(guest.clone(), migration.clone(), source, warrant.is_some());
+        drop(tokio::spawn(trusted.in_current_span()));
         drop(tokio::spawn(self.clone().see_in(guest, migration).in_current_span()));
         Ok(api::PrepareIncomingResponse {
             address,
@@ -121,8 +126,8 @@ impl Core {
         })
     }
 
-    /// Refuses a source that may not send guests here, unless a ticket allows it this one, which is
-    /// still to be spent.
+    /// Refuses a source that may not send guests here, unless a ticket allows it this one. One that
+    /// is shown and good is still to be spent, needed or not: nobody finds it good later.
     fn may_send(
         &self,
         who: &Authenticated,
@@ -131,10 +136,15 @@ impl Core {
     ) -> Result<Option<Warrant>, Status> {
         let (guard, ticket) = (&self.guard, &request.ticket);
         match &who.0 {
-            Some(source) if !ticket.is_empty() && !guard.may(source, Action::Send)? => {
-                let warrant = guard.warrant(ticket)?;
-                guard.check_incoming(&warrant, uuid, source, request.carrier())?;
-                Ok(Some(warrant))
+            Some(source) if !ticket.is_empty() => {
+                let fits = |warrant: Warrant| {
+                    guard.check_incoming(&warrant, uuid, source, request.carrier())?;
+                    Ok(warrant)
+                };
+                match guard.warrant(ticket).and_then(fits) {
+                    Err(_) if guard.may(source, Action::Send)? => Ok(None),
+                    warrant => warrant.map(Some),
+                }
             }
             _ => guard.require(who, Action::Send).map(|()| None),
         }

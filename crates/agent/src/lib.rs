@@ -52,11 +52,12 @@ mod service;
 mod stress;
 #[cfg(test)]
 mod stub_process;
+mod trusting;
 pub mod units;
 mod watching;
 mod web;
 
-pub use access::{PolicyError, check_policy};
+pub use access::{PolicyError, named_in_policy};
 pub use agent::{Agent, AgentError};
 pub use carriers::{check_travel, in_words as travels_in_words};
 pub use deadlines::{Deadlines, MigrationDeadlines};

@@ -46,6 +46,8 @@ impl Core {
             migrations_limit: limits.migrations,
             trackers: self.trackers.clone(),
             networks: self.networks(),
+            // Each caller is told by itself what its policy lets it know.
+            policy_error: String::new(),
         })
     }
 

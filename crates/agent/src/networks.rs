@@ -59,7 +59,7 @@ pub(crate) fn paths(
     if paths.is_empty() {
         let all = |endpoints: &[Endpoint]| {
             let ips: Vec<_> = endpoints.iter().map(|it| it.address.ip().to_string()).collect();
-            ips.join(", ")
+            if ips.is_empty() { "no address".to_owned() } else { ips.join(", ") }
         };
         return Err(Status::failed_precondition(format!(
             "there is no path: this host's migration networks have {}, the destination's {}; give \

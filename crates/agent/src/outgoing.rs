@@ -16,12 +16,13 @@ use whimbrel_engine::protocol::PROTOCOL_VERSIONS;
 use whimbrel_engine::transport::{Endpoint, Path, comes_from};
 use whimbrel_engine::{Failure, Fault};
 
-use crate::access::{Action, Authenticated, Warrant};
+use crate::access::{Action, Authenticated, Warrant, within_a_ticket};
 use crate::agent::Core;
 use crate::convert;
 use crate::deadlines::MigrationDeadlines;
 use crate::guests::{Guest, Life, Migration};
 use crate::process_link::ProcessLink;
+use crate::trusting::Other;
 use crate::{
     admission, carriers, heartbeats, kinds, limits, networks, probing, process_api as process,
 };
@@ -41,12 +42,12 @@ impl Core {
         request: api::MigrateRequest,
         who: Authenticated,
     ) -> Result<MigrationStatus, Status> {
-        let order = self.order(&who, request.ticket)?;
+        let options = request.options.unwrap_or_default();
+        let order = self.order(&who, request.ticket, &options)?;
         let destination: AgentAddress = request
             .destination
             .parse()
             .map_err(|error| Status::invalid_argument(format!("the destination {error}")))?;
-        let options = request.options.unwrap_or_default();
         convert::source_options(&options, &self.options.deadlines.migration)?;
         convert::scrub(&options)?;
         convert::dscp(&options)?;
@@ -57,32 +58,42 @@ impl Core {
             warrant.check_guest(guest.uuid)?;
         }
         // A ticket for a move is none to look where the guest has gone.
-        if order.warrant.is_none() {
+        if self.guard.allows(&who, Action::Look)? {
             self.check_here(&guest)?;
         }
-        let migration = self.begin_outgoing(&guest, &destination)?;
+        let (migration, before) = self.begin_outgoing(&guest, &destination)?;
         migration.pace.ask(asked);
         migration.set_begun_by(&who);
         let span = migration.span();
-        self.set_out(guest, migration, destination, options, order).instrument(span).await
+        self.set_out(guest, (migration, before), destination, options, order).instrument(span).await
     }
 
     async fn set_out(
         self: Arc<Self>,
         guest: Arc<Guest>,
-        migration: Arc<Migration>,
+        (migration, before): (Arc<Migration>, Option<Arc<Migration>>),
         destination: AgentAddress,
         options: api::MigrationOptions,
         order: Order,
     ) -> Result<MigrationStatus, Status> {
-        let handed = self.hand_out(&guest, &migration, &destination, options, &order);
-        if let Err(status) = handed.await {
-            tracing::warn!(peer = %destination, "the guest stays: {}", status.message());
-            let failure = Failure::new(Fault::Capacity, status.message());
-            self.conclude_failed(&migration, &failure).await;
-            return Err(status);
-        }
+        let handed = self.hand_out(&guest, &migration, &destination, options, &order).await;
+        let (other, by_ticket) = match handed {
+            Ok(handed) => handed,
+            Err(status) => {
+                let failure = Failure::new(Fault::Capacity, status.message());
+                if migration.may_be_expected() {
+                    self.conclude_failed(&migration, &failure).await;
+                } else {
+                    guest.restore_migration(before);
+                    self.call_off(&migration, &failure);
+                }
+                return Err(status);
+            }
+        };
         let status = migration.status();
+        let trusted =
+            Arc::clone(&self).keep_trusted(guest.clone(), migration.clone(), other, by_ticket);
+        drop(tokio::spawn(trusted.in_current_span()));
         let routed =
             Arc::clone(&self).keep_routed(guest.clone(), migration.clone(), destination.clone());
         drop(tokio::spawn(routed.in_current_span()));
@@ -92,14 +103,26 @@ impl Core {
         Ok(status)
     }
 
-    /// Refuses whoever may not order moves, unless a ticket allows this one.
-    fn order(&self, who: &Authenticated, ticket: Vec<u8>) -> Result<Order, Status> {
-        let standing = ticket.is_empty() || self.guard.allows(who, Action::Order)?;
-        let warrant = match standing {
-            true => self.guard.require(who, Action::Order).map(|()| None)?,
-            false => Some(self.guard.warrant(&ticket)?),
-        };
-        Ok(Order { ticket, warrant })
+    /// Refuses whoever may not order moves, unless a ticket allows this one. One that is shown and
+    /// good is spent, needed or not: nobody finds it good later.
+    fn order(
+        &self,
+        who: &Authenticated,
+        ticket: Vec<u8>,
+        options: &api::MigrationOptions,
+    ) -> Result<Order, Status> {
+        if ticket.is_empty() {
+            self.guard.require(who, Action::Order)?;
+            return Ok(Order { ticket, warrant: None });
+        }
+        let standing = self.guard.allows(who, Action::Order)?;
+        if !standing {
+            within_a_ticket(options)?;
+        }
+        match self.guard.warrant(&ticket) {
+            Err(_) if standing => Ok(Order { ticket, warrant: None }),
+            warrant => warrant.map(|warrant| Order { ticket, warrant: Some(warrant) }),
+        }
     }
 
     /// Whether the guest may go to whoever answers there: a ticket says so, which is still to be
@@ -110,34 +133,31 @@ impl Core {
         order: &Order,
         peer: &Client,
         carrier: api::Carrier,
-    ) -> Result<Option<Warrant>, Status> {
+    ) -> Result<(), Status> {
         let Some(destination) = peer.who() else {
             let why = "a ticket is for hosts that prove who they are; use --tls on both";
             let refuse = || Status::failed_precondition(why);
-            return order.warrant.is_none().then_some(None).ok_or_else(refuse);
+            return order.warrant.is_none().then_some(()).ok_or_else(refuse);
         };
-        let allowed = self.guard.may(destination, Action::Receive)?;
-        let warrant = match &order.warrant {
-            Some(warrant) => Some(warrant.clone()),
-            None if allowed => None,
-            None if order.ticket.is_empty() => {
+        match &order.warrant {
+            Some(warrant) => {
+                self.guard.check_outgoing(warrant, guest.uuid, destination, carrier)?;
+            }
+            None if self.guard.may(destination, Action::Receive)? => {}
+            None => {
                 let why = self.guard.refusal(destination, Action::Receive);
                 return Err(Status::permission_denied(why));
             }
-            None => Some(self.guard.warrant(&order.ticket)?),
-        };
-        if let Some(warrant) = &warrant {
-            self.guard.check_outgoing(warrant, guest.uuid, destination, carrier)?;
         }
-        guest.add_party(destination, &[]).map(|()| warrant)
+        guest.add_party(destination, &[])
     }
 
-    /// Marks the guest as moving while nobody else can.
+    /// Marks the guest as moving while nobody else can; also gives what it was in before.
     fn begin_outgoing(
         &self,
         guest: &Arc<Guest>,
         destination: &AgentAddress,
-    ) -> Result<Arc<Migration>, Status> {
+    ) -> Result<(Arc<Migration>, Option<Arc<Migration>>), Status> {
         self.guests.decide(|all| {
             let name = &guest.config.name;
             let refuse = |why: String| Err(Status::failed_precondition(why));
@@ -158,8 +178,8 @@ impl Core {
                 phase: "preparing".to_owned(),
                 ..Default::default()
             });
-            guest.set_migration(Arc::clone(&migration));
-            Ok(migration)
+            let before = guest.set_migration(Arc::clone(&migration));
+            Ok((migration, before))
         })
     }
 
@@ -186,7 +206,7 @@ impl Core {
         destination: &AgentAddress,
         options: api::MigrationOptions,
         order: &Order,
-    ) -> Result<(), Status> {
+    ) -> Result<(Other, bool), Status> {
         let mut link = self.of_running(guest).await?;
         let mut peer = self.connect(destination).await?;
         if peer.host().host_id == format!("{:016x}", self.folder.host()) {
@@ -197,22 +217,24 @@ impl Core {
         }
         let (carrier, ours) = self.leaves_by(&options, destination)?;
         migration.set_carrier(carrier);
-        let warrant = self.may_receive(guest, order, &peer, carrier)?;
+        self.may_receive(guest, order, &peer, carrier)?;
         let announcement = self.announcement(guest, migration, order)?;
         let announcement = carried_by(carrier, &mut link, announcement).await?;
-        let expected = peer.prepare_incoming(announcement).await;
-        let expected = expected.map_err(|error| of_peer(destination, &error))?;
-        migration.set_token(&expected.token);
-        migration.set_ways(&expected.address, &expected.endpoints);
+        let expected = announce(&mut peer, migration, announcement).await?;
         let paths = networks::paths(&ours, &expected)
             .and_then(|paths| self.goes_by(carrier, &expected.address, paths));
-        let spend = |paths| warrant.iter().try_for_each(|it| self.guard.spend(it)).map(|()| paths);
+        let spend =
+            |paths| order.warrant.iter().try_for_each(|it| self.guard.spend(it)).map(|()| paths);
         let paths = match paths.and_then(spend) {
             Ok(paths) => paths,
             Err(status) => {
                 self.take_back(migration, destination).await;
                 return Err(status);
             }
+        };
+        let ways = match paths.as_slice() {
+            [] => expected.address.parse().map(Path::to).into_iter().collect(),
+            some => some.to_vec(),
         };
         self.relays.set_way(guest.uuid, &peer);
         guest.keep_migration(&migration.id).await;
@@ -243,7 +265,7 @@ impl Core {
         }
         self.others_look(Some(migration));
         tracing::info!(guest = %guest.config.name, peer = %destination, "the guest is on its way");
-        Ok(())
+        Ok((Other::Destination(peer, ways), order.warrant.is_some()))
     }
 
     /// What carries a guest there, and this host's addresses in its migration networks, from which
@@ -414,6 +436,24 @@ impl Core {
     }
 }
 
+/// Has the guest expected.
+async fn announce(
+    peer: &mut Client,
+    migration: &Migration,
+    announcement: api::PrepareIncomingRequest,
+) -> Result<api::PrepareIncomingResponse, Status> {
+    let expected = peer.prepare_incoming(announcement).await.map_err(|error| {
+        // The answer may be what was lost.
+        if error.refusal().is_none() {
+            migration.set_may_be_expected();
+        }
+        of_peer(peer.address(), &error)
+    })?;
+    migration.set_token(&expected.token);
+    migration.set_ways(&expected.address, &expected.endpoints);
+    Ok(expected)
+}
+
 /// Adds how the guest is to travel, and the certificate of its process where it has one.
 async fn carried_by(
     carrier: api::Carrier,
@@ -437,13 +477,17 @@ pub(crate) fn of_peer(peer: &AgentAddress, error: &ClientError) -> Status {
         ClientError::Refused { code, why } => {
             Status::new(*code, format!("the agent at {peer} refuses: {why}"))
         }
-        ClientError::NotThere { .. } | ClientError::Lost { .. } | ClientError::Late { .. } => {
-            Status::unavailable(error.to_string())
+        ClientError::NotThere { .. }
+        | ClientError::NotWhimbrel { .. }
+        | ClientError::Lost { .. }
+        | ClientError::Late { .. } => Status::unavailable(error.to_string()),
+        ClientError::AsksWho { .. } => {
+            let why =
+                "speaks TLS only: start this agent with --tls, and have both trust each other";
+            Status::failed_precondition(format!("the agent at {peer} {why}"))
         }
-        ClientError::NotWhimbrel { .. }
-        | ClientError::Version { .. }
+        ClientError::Version { .. }
         | ClientError::NoIdentity { .. }
-        | ClientError::AsksWho { .. }
         | ClientError::Unproven { .. } => Status::failed_precondition(error.to_string()),
     }
 }

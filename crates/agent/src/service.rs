@@ -83,9 +83,16 @@ impl Agent for AgentService {
 
     async fn get_host(&self, request: Request<api::GetHostRequest>) -> Answer<api::Host> {
         let host = self.core.host()?;
-        // Who may not look, or nobody while the policy is broken, learns only who this is.
-        let looks = self.core.guard.allows(&who(&request)?, Action::Look).unwrap_or(false);
-        Ok(Response::new(if looks { host } else { convert::only_who_it_is(host) }))
+        // Who may not look learns only who this is, and everybody why nobody may do anything.
+        let told = match self.core.guard.allows(&who(&request)?, Action::Look) {
+            Ok(true) => host,
+            Ok(false) => convert::only_who_it_is(host),
+            Err(broken) => {
+                let policy_error = broken.message().to_owned();
+                api::Host { policy_error, ..convert::only_who_it_is(host) }
+            }
+        };
+        Ok(Response::new(told))
     }
 
     async fn start_guest(&self, request: Request<api::StartGuestRequest>) -> Answer<api::Guest> {

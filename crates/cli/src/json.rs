@@ -10,6 +10,7 @@ use crate::view::state::{Account, Check, Lane, Outcome, Path, Round};
 struct Object<'a> {
     outcome: &'static str,
     reason: Option<&'a str>,
+    migration: Option<&'a str>,
     guest: Option<&'a str>,
     source: Option<&'a str>,
     destination: Option<&'a str>,
@@ -30,7 +31,7 @@ struct Object<'a> {
     peak_rss_source_bytes: Option<u64>,
     peak_rss_destination_bytes: Option<u64>,
     throughput_mib_s: Option<f64>,
-    throttle_percent: u32,
+    throttle_percent: Option<u32>,
     transport: Option<&'static str>,
     rounds: Vec<RoundObject>,
     lanes: Vec<LaneObject>,
@@ -105,6 +106,7 @@ pub(crate) fn object(account: &Account) -> String {
     let object = Object {
         outcome: word(account.outcome),
         reason: account.reason.as_deref(),
+        migration: said(&account.migration),
         guest: said(&account.guest),
         source: said(&account.source),
         destination: said(&account.destination),

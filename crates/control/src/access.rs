@@ -53,7 +53,7 @@ impl Access {
         })?;
         let connector = TlsConnector::from(Arc::new(client_config(&trust)));
         let address = address.clone();
-        Ok(Some(Secure { address, name, trust, connector, who: OnceLock::new() }))
+        Ok(Some(Secure { address, name, trust, connector, proven: OnceLock::new() }))
     }
 }
 
@@ -67,7 +67,8 @@ pub(crate) struct Secure {
     name: pki_types::ServerName<'static>,
     trust: Arc<Trust>,
     connector: TlsConnector,
-    who: OnceLock<Who>,
+    /// Who answered first, and the certificates that proved it.
+    proven: OnceLock<(Who, Vec<pki_types::CertificateDer<'static>>)>,
 }
 
 impl std::fmt::Debug for Secure {
@@ -78,7 +79,16 @@ impl std::fmt::Debug for Secure {
 
 impl Secure {
     pub(crate) fn who(&self) -> Option<&Who> {
-        self.who.get()
+        self.proven.get().map(|(who, _)| who)
+    }
+
+    /// Whether the certificates of whoever answered are still good here.
+    pub(crate) fn still_proven(&self) -> Result<(), Doubt> {
+        let Some((_, chain)) = self.proven.get() else { return Ok(()) };
+        // Rules that cannot be read are no reason to doubt somebody.
+        let Ok(rules) = self.trust.rules() else { return Ok(()) };
+        let now = pki_types::UnixTime::now();
+        rules.server(chain, &self.name, now).map(drop).map_err(|error| explain(&error))
     }
 
     async fn dial(self: Arc<Self>) -> io::Result<Stream> {
@@ -88,7 +98,8 @@ impl Secure {
         let rules = self.trust.rules().map_err(io::Error::other)?;
         let who = rules.server(chain, &self.name, pki_types::UnixTime::now());
         let who = who.map_err(|error| io::Error::other(explain(&error)))?;
-        let first = self.who.get_or_init(|| who.clone());
+        let known = || (who.clone(), chain.iter().map(|one| one.clone().into_owned()).collect());
+        let (first, _) = self.proven.get_or_init(known);
         if first.fingerprint != who.fingerprint {
             let why = format!("{who} answers where {first} did before");
             let advice = "Another host may have taken its place; somebody may stand in between";

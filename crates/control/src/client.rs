@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use whimbrel_identity::{Doubt, Who};
+use whimbrel_identity::{Doubt, Who, explain_end};
 
 use crate::access::{self, Access, Secure};
 use crate::api::agent_client::AgentClient;
@@ -98,6 +98,14 @@ impl Client {
     #[must_use]
     pub fn who(&self) -> Option<&Who> {
         self.secure.as_ref()?.who()
+    }
+
+    /// Whether whoever answered is still trusted here: certificates run out and are taken back.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn still_trusted(&self) -> Result<(), Doubt> {
+        self.secure.as_ref().map_or(Ok(()), |secure| secure.still_proven())
     }
 
     /// Where this agent was found.
@@ -259,7 +267,7 @@ fn doubt(secure: Option<&Secure>, error: &(dyn Error + 'static)) -> Option<Doubt
             format!("it hung up on this identity ({why}): it does not trust it, or has no room");
         Some(Doubt::new(why, "The log of the agent there says which"))
     };
-    access::doubt(error).or_else(hung_up)
+    access::doubt(error).or_else(|| explain_end(&deepest(error))).or_else(hung_up)
 }
 
 async fn greet(

@@ -4,7 +4,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use crate::{API_VERSION, AgentAddress};
-use whimbrel_identity::Doubt;
+use whimbrel_identity::{Doubt, explain_end};
 
 /// Why an agent did not do what it was asked, by guilt.
 #[derive(Debug, thiserror::Error)]
@@ -112,11 +112,16 @@ impl ClientError {
         if status.source().is_some() {
             return match is_timeout(status) {
                 true => Self::Late { address, deadline },
-                false => Self::Lost { address, why: deepest(status) },
+                false => Self::Lost { address, why: lost(&deepest(status)) },
             };
         }
         Self::Refused { code: status.code(), why: status.message().to_owned() }
     }
+}
+
+/// What the network said, where TLS would have it said by a link to its manual.
+fn lost(why: &str) -> String {
+    explain_end(why).map_or_else(|| why.to_owned(), |_| "it ended the connection".to_owned())
 }
 
 fn is_timeout(status: &Status) -> bool {

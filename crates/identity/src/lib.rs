@@ -30,5 +30,7 @@ pub use os::{Exposure, sync_name, writable_by_others, write_secret};
 pub use paired::{Paired, PairedFile, is_name};
 pub use rules::{Rules, Signed, Who};
 pub use rustls;
-pub use tls::{Doubt, client_config, explain, explain_text, observing_config, server_config};
+pub use tls::{
+    Doubt, client_config, explain, explain_end, explain_text, observing_config, server_config,
+};
 pub use trust::Trust;

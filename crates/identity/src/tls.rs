@@ -84,7 +84,8 @@ impl Doubt {
 }
 
 const STRANGERS: &str = "Have one authority certify both (`whimbrel pki`), or compare the keys \
-                         (`whimbrel pair`)";
+                         (`whimbrel pair`); on an agent's own host --identity DATA/identity shows \
+                         its own, which may do everything";
 const SEE_LOG: &str = "The log of the agent there says more";
 
 /// What an error of a connection means to a person.
@@ -174,10 +175,15 @@ fn explain_alert(name: &str) -> Doubt {
 /// The same where only the text of an error is left: HTTP/2 keeps no more of it.
 #[must_use]
 pub fn explain_text(text: &str) -> Option<Doubt> {
-    if text.starts_with("peer closed connection without sending TLS close_notify") {
-        return Some(Doubt::new("it hung up without a word", SEE_LOG));
-    }
     text.strip_prefix("received fatal alert: ").map(explain_alert)
+}
+
+/// The same of a connection that ended where nothing had been said yet. Later the other side is
+/// only gone.
+#[must_use]
+pub fn explain_end(text: &str) -> Option<Doubt> {
+    let ended = text.starts_with("peer closed connection without sending TLS close_notify");
+    ended.then(|| Doubt::new("it hung up without a word", SEE_LOG))
 }
 
 /// Signatures of handshakes are those of TLS 1.3, by the provider.

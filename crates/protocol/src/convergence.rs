@@ -389,25 +389,30 @@ impl Forecast {
         let told = PARTS.iter().zip(parts).filter(|(_, time)| *time >= NEGLIGIBLE);
         let told: Vec<_> =
             told.map(|(what, time)| format!("{} ms for {what}", time.as_millis())).collect();
-        let mib = |rate: Option<f64>| rate.unwrap_or_default() / (1 << 20) as f64;
         let throttled = match self.throttle {
             0 => String::new(),
             percent => format!(" although it was throttled by {percent} %"),
         };
         format!(
-            "the guest dirties {:.0} MiB/s (each page counted once a round){throttled}, the lanes \
-             carry {:.0} MiB/s, {} MiB stay dirty and {} KiB of state go with them: the downtime \
-             would be {} ms ({}), and {} ms are allowed; allow more downtime, use more lanes, or \
-             have it switch over anyway",
-            mib(self.dirty_rate),
-            mib(self.bandwidth),
-            dirty.bytes().0 >> 20,
-            self.state.0 >> 10,
+            "the guest dirties {}/s (each page counted once a round){throttled}, the lanes carry \
+             {}/s, {} stay dirty and {} of state go with them: the downtime would be {} ms ({}), \
+             and {} ms are allowed; allow more downtime, lift a limit or use more lanes, or have \
+             it switch over anyway",
+            amount(self.dirty_rate.unwrap_or_default()),
+            amount(self.bandwidth.unwrap_or_default()),
+            amount(dirty.bytes().0 as f64),
+            amount(self.state.0 as f64),
             offer.as_millis(),
             told.join(", "),
             self.settings.downtime_max.as_millis()
         )
     }
+}
+
+/// So many bytes, for a person: slow lanes do not carry 0 MiB a second.
+fn amount(bytes: f64) -> String {
+    let mib = bytes / (1 << 20) as f64;
+    if mib < 10.0 { format!("{:.0} KiB", mib * 1024.0) } else { format!("{mib:.0} MiB") }
 }
 
 /// The quickest of what was measured; what is slower for good is believed step by step.

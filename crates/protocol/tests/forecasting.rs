@@ -161,7 +161,7 @@ fn a_state_that_turns_out_too_large_ends_it_with_the_first_pause() {
         world.go_on(quiet());
         world.pause(0, 16 << 20);
         let why = world.gave_up().unwrap_or_else(|| panic!("{policy:?}: {:?}", world.acts));
-        assert!(why.contains("16384 KiB of state"), "{why}");
+        assert!(why.contains("16 MiB of state"), "{why}");
         assert_eq!(world.count(&SourceAction::Resume), 1, "{policy:?}");
     }
 }

@@ -362,7 +362,7 @@ async fn every_command_of_the_guide_does_what_it_says() {
     assert!(walk.of("limit --host none").contains("the host: no limit"));
     let moved = walk.of("--ticket ticket");
     assert!(moved.contains("✔ Moved 16 MiB"), "{moved}");
-    assert!(walk.of("pki revoke").starts_with("1 certificates of scheduler"));
+    assert!(walk.of("pki revoke").starts_with("taken back of scheduler: 1 certificate"));
 }
 
 /// Lines of blocks that are not run, and look like commands.

@@ -237,3 +237,48 @@ async fn a_policy_that_cannot_be_read_allows_nothing_and_says_so() {
     let found = run(&["doctor", "--data", data, "--json"]).await;
     assert!(found.out.contains("unknown field `mange`"), "{found:?}");
 }
+
+/// The policy of either host changes, or a host's certificate is taken back, while memory flows.
+#[tokio::test]
+async fn trust_that_is_withdrawn_ends_a_move_that_is_under_way() {
+    let authority = Authority::new().await;
+    let ops = authority.person("ops", "30").await;
+    let manage = "manage = ['ops']\n";
+    let (receive, send) = ("receive = ['host-b']\n", "send = ['host-a']\n");
+    let a = authority.agent("host-a", 2, &format!("{manage}{receive}"), &[]).await;
+    let b = authority.agent("host-b", 3, &format!("{manage}{send}"), &[]).await;
+    guest(&a, &ops, "web").await;
+    // Whoever has `order` on both would sign a ticket, and a move by ticket rests on no policy.
+    let itself = own(&a).to_str().expect("UTF-8").to_owned();
+    for (agent, right, line) in [(&b, "send", send), (&a, "receive", receive)] {
+        let policy = agent.data().join("policy.toml");
+        let id = sets_out(&a, &itself, &b).await;
+        fs::write(&policy, manage).expect("a file");
+        ends_for(&a, &ops, &id, right).await;
+        fs::write(&policy, format!("{manage}{line}")).expect("a file");
+    }
+    let id = sets_out(&a, &itself, &b).await;
+    authority.revoke("host-b", &[&a]).await;
+    ends_for(&a, &ops, &id, "revoked").await;
+}
+
+/// A move that takes longer than anybody needs to change their mind; its id.
+async fn sets_out(from: &Agent, identity: &str, to: &Agent) -> String {
+    let asking = async {
+        loop {
+            let words =
+                ["migrate", "web", &to.address, "--detach", "--json", "--limit", "256KiB/s"];
+            let said = ask(from, identity, &words).await;
+            if said.status != Some(6) {
+                return said.ended(0).json()["migration"].as_str().expect("an id").to_owned();
+            }
+        }
+    };
+    timeout(WATCHDOG, asking).await.expect("it begins")
+}
+
+async fn ends_for(at: &Agent, identity: &str, migration: &str, why: &str) {
+    let ended = ask(at, identity, &["watch", migration, "--json"]).await.ended(3).json();
+    let reason = ended["reason"].as_str().expect("a reason");
+    assert!(reason.contains("trust was withdrawn") && reason.contains(why), "{why}: {reason}");
+}

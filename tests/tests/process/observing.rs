@@ -182,9 +182,10 @@ fn is_all_of(agent: &Agent, id: &str) {
 async fn a_report_survives_its_agent_also_of_what_failed() {
     let (mut here, there) = (observed(&[]).await, Agent::start().await);
     here.guest("web", &SMALL).await;
-    // Nobody is there: it fails before it begins.
-    let _ = here.ask(&["migrate", "web", "127.0.0.1:1", "--json"]).await.ended(5);
-    let failed = here.status("web").await["migration"].as_str().expect("an id").to_owned();
+    let (failed, end) = begun(&here, &there.address, "web", &["--limit", "1MiB/s"]).await;
+    let _ = here.ask(&["cancel", &failed]).await.ended(0);
+    let _ = end.await.ended(3);
+    here.until("web", |guest| guest["state"] == "running").await;
     let moved = here.ask(&["migrate", "web", &there.address, "--json"]).await.ended(0).json();
     let id = here.status("web").await["migration"].as_str().expect("an id").to_owned();
     here.kill().await;
@@ -205,10 +206,39 @@ async fn a_report_survives_its_agent_also_of_what_failed() {
     assert!(moved["rounds"].as_array().is_some_and(|rounds| !rounds.is_empty()));
 
     let page = here.ask(&["report", &failed, "--output", "-"]).await.ended(0).out;
-    assert!(page.contains("aborted") && page.contains("127.0.0.1:1"), "{page}");
+    assert!(page.contains("aborted") && page.contains(&there.address), "{page}");
     let served = http::get(here.http.as_deref().expect("HTTP"), &format!("/report/{id}")).await;
     assert_eq!(served.status, 200, "{served:?}");
     let _ = here.ask(&["report", "nobody"]).await.ended(6);
+}
+
+/// Nobody is there, or it is no agent, or it refuses: the guest's last migration stays the last.
+#[tokio::test]
+async fn an_attempt_that_never_begins_is_no_migration() {
+    let (here, there) = (observed(&[]).await, observed(&["--guests", "1"]).await);
+    here.guest("web", &SMALL).await;
+    let (id, end) = begun(&here, &there.address, "web", &["--limit", "1MiB/s"]).await;
+    let _ = here.ask(&["cancel", &id]).await.ended(0);
+    let _ = end.await.ended(3);
+    there.guest("other", &SMALL).await;
+    let stranger = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let stranger = stranger.local_addr().expect("an address").to_string();
+    let attempts = [("127.0.0.1:1", 5), (stranger.as_str(), 5), (there.address.as_str(), 6)];
+    for (to, exit) in attempts {
+        let failed = here.ask(&["migrate", "web", to, "--json"]).await.ended(exit).json();
+        assert_eq!(failed["migration"], Value::Null, "{failed}");
+        assert_eq!(failed["throttle_percent"], Value::Null, "{failed}");
+    }
+    assert_eq!(here.status("web").await["migration"], Value::from(id));
+    let after = metrics(&here).await;
+    assert_eq!(after["whimbrel_migration_refusals_total{direction=\"out\"}"], 3.0);
+    assert_eq!(after["whimbrel_migrations_total{direction=\"out\",outcome=\"aborted\"}"], 1.0);
+    let listed = here.ask(&["report"]).await.ended(0).out;
+    assert_eq!(listed.matches("web").count(), 1, "{listed}");
+    // What was refused here was not admitted: nothing was called off.
+    let after = metrics(&there).await;
+    assert_eq!(after["whimbrel_migration_refusals_total{direction=\"in\"}"], 0.0);
+    here.until("web", |guest| guest["state"] == "running").await;
 }
 
 #[tokio::test]

@@ -90,6 +90,13 @@ async fn a_ticket_moves_its_guest_once_and_nobody_needs_a_standing_right() {
     let ticket = world.ticket(&world.ops, &uuid, ["host-a", "host-b"], "600s").await;
     let kept = world.authority.path("kept");
     fs::copy(&ticket, &kept).unwrap();
+    // What is at the cost of others is not in it, and costs it nothing to be asked for.
+    for more in [["--weight", "200"], ["--policy", "switch"], ["--downtime", "301ms"]] {
+        let words = ["migrate", "web", &world.b.address, "--json", "--ticket", &ticket];
+        let words = [&words[..], &more].concat();
+        let refused = ask(&world.a, &world.scheduler, &words).await.ended(6);
+        assert!(refused.out.contains(more[0]), "{refused:?}");
+    }
     // The scheduler follows what it began, though it may not look at anything else.
     let moved = world.spend("web", &ticket).await.ended(0).json();
     assert_eq!(moved["outcome"], "completed", "{moved}");

@@ -21,5 +21,5 @@ pub(crate) use entrance::entrance;
 pub(crate) use gate::Gate;
 pub(crate) use guard::Guard;
 pub(crate) use policy::Action;
-pub use policy::{PolicyError, check_policy};
-pub(crate) use warrant::Warrant;
+pub use policy::{PolicyError, named_in_policy};
+pub(crate) use warrant::{Warrant, within_a_ticket};

@@ -12,6 +12,7 @@
 //! An identity is written as the name that an authority certifies, the name by which it was
 //! paired, or the fingerprint of its key. Who is not in the file may do nothing.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::net::IpAddr;
@@ -162,12 +163,14 @@ impl Policy {
     }
 }
 
-/// Reads a policy file only to see whether it can be used; one that is not there can.
+/// The identities that a policy file names and does not give the keys of; none if it is not there.
 ///
 /// # Errors
-/// What is wrong with it.
-pub fn check_policy(path: &Path) -> Result<(), PolicyError> {
-    read(path).map(drop)
+/// Why it cannot be used.
+pub fn named_in_policy(path: &Path) -> Result<BTreeSet<String>, PolicyError> {
+    let policy = read(path)?;
+    let entries = Action::ALL.iter().flat_map(|action| policy.of(*action));
+    Ok(entries.filter(|entry| !Fingerprint::is_meant(entry)).cloned().collect())
 }
 
 /// The policy as its file says now.

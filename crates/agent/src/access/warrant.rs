@@ -11,6 +11,11 @@ use super::guard::Guard;
 use super::spent::Nonce;
 use crate::convert::since_1970;
 
+/// What `whimbrel migrate` allows a guest to stand still unless more is asked for, and with a full
+/// verification.
+const DOWNTIME_US: u64 = 300_000;
+const DOWNTIME_FULL_US: u64 = 5_000_000;
+
 /// One move that somebody who may order moves here has allowed.
 #[derive(Clone, Debug)]
 pub(crate) struct Warrant {
@@ -109,6 +114,29 @@ fn check(
     let fits = warrant.ticket.check_move(&guest.to_string(), source, destination);
     let signed = carrier == api::Carrier::Signed;
     fits.and_then(|()| warrant.ticket.check_protection(signed)).map_err(refused)
+}
+
+/// Refuses what a ticket does not say: what is at the cost of others, and a longer pause.
+pub(crate) fn within_a_ticket(options: &api::MigrationOptions) -> Result<(), Status> {
+    let usual = match options.verify() {
+        api::Verify::Full => DOWNTIME_FULL_US,
+        api::Verify::Unspecified | api::Verify::Digest => DOWNTIME_US,
+    };
+    let asked = [
+        ("--weight", options.weight.is_some()),
+        ("--dscp", options.dscp.is_some()),
+        ("--priority", options.priority.is_some()),
+        ("--congestion", options.congestion.is_some()),
+        ("--policy switch", options.policy() == api::Policy::Switch),
+        ("--downtime", options.downtime_limit_us.is_some_and(|us| us > usual)),
+    ];
+    match asked.iter().find(|(_, asked)| *asked) {
+        None => Ok(()),
+        Some((option, _)) => Err(Status::permission_denied(format!(
+            "a ticket moves a guest as every guest is moved: {option} is for those who may order \
+             moves here; leave it out"
+        ))),
+    }
 }
 
 /// The time of day.

@@ -12,6 +12,8 @@ use crate::guests::Migration;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Way {
     pub(super) ended: BTreeMap<&'static str, u64>,
+    /// Attempts that never came to a migration.
+    pub(super) called_off: u64,
     /// Bytes that lanes have carried for migrations that have ended.
     pub(super) bytes: u64,
     /// Pages that a tracker did not see change.
@@ -28,6 +30,15 @@ pub(super) struct Counts {
     pub(super) into: Way,
 }
 
+impl Counts {
+    const fn way(&mut self, migration: &Migration) -> &mut Way {
+        match migration.direction {
+            Direction::In => &mut self.into,
+            Direction::Out | Direction::Unspecified => &mut self.out,
+        }
+    }
+}
+
 /// Counts what migrations come to.
 #[derive(Debug, Default)]
 pub(crate) struct Counters(Mutex<Counts>);
@@ -37,13 +48,15 @@ impl Counters {
     /// as those of a running one or of one that has ended, and never as neither.
     pub(crate) fn conclude(&self, migration: &Migration, last: MigrationStatus) {
         let mut counts = self.lock();
-        let way = match migration.direction {
-            Direction::In => &mut counts.into,
-            Direction::Out | Direction::Unspecified => &mut counts.out,
-        };
+        let way = counts.way(migration);
         let was_running = migration.is_running();
         way.count(&last, was_running);
         migration.publish(|newest| *newest = last);
+    }
+
+    /// Counts an attempt that never came to a migration.
+    pub(crate) fn call_off(&self, migration: &Migration) {
+        self.lock().way(migration).called_off += 1;
     }
 
     /// The counts, with the bytes of migrations that are under way.
@@ -51,10 +64,7 @@ impl Counters {
         let held = self.lock();
         let mut counts = held.clone();
         for migration in running().iter().filter(|migration| migration.is_running()) {
-            let way = match migration.direction {
-                Direction::In => &mut counts.into,
-                Direction::Out | Direction::Unspecified => &mut counts.out,
-            };
+            let way = counts.way(migration);
             way.bytes += migration.status().bytes_on_wire;
         }
         counts

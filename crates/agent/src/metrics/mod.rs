@@ -128,6 +128,12 @@ fn of_ended(page: &mut Exposition, counts: &Counts) {
     };
     counter(
         page,
+        "whimbrel_migration_refusals_total",
+        "Attempts that ended before the destination expected the guest; they are no migrations.",
+        |way| way.called_off,
+    );
+    counter(
+        page,
         "whimbrel_migration_bytes_total",
         "Bytes that lanes of migrations have carried.",
         |way| way.bytes,

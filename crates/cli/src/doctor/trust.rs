@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::SystemTime;
 
-use whimbrel_agent::check_policy;
-use whimbrel_control::identity::{IdentityFolder, Trust, explain, writable_by_others};
+use whimbrel_agent::named_in_policy;
+use whimbrel_control::identity::{IdentityFolder, PairedFile, Trust, explain, writable_by_others};
 
 use super::Finding;
 use crate::trust::days_left;
@@ -15,7 +15,7 @@ const DAYS_WANTED: u64 = 30;
 /// Looks at the files of an agent.
 pub(super) fn files(data: &Path) -> Vec<Finding> {
     let folder = IdentityFolder::at(data.join("identity"));
-    let mut found = vec![certificate(&folder), policy(&data.join("policy.toml"))];
+    let mut found = vec![certificate(&folder), policy(&data.join("policy.toml"), &folder)];
     let mut open = folder.exposed();
     for path in [data.to_owned(), data.join("policy.toml"), data.join("tickets")] {
         if let Ok(Some(exposure)) = writable_by_others(&path) {
@@ -71,12 +71,29 @@ fn believed(folder: &IdentityFolder) -> Result<(), (String, &'static str)> {
     rules.own_who().map(drop).map_err(|error| (explain(&error).to_string(), advice))
 }
 
-fn policy(path: &Path) -> Finding {
+fn policy(path: &Path, folder: &IdentityFolder) -> Finding {
     let subject = "policy";
-    match check_policy(path) {
-        Err(error) => Finding::bad(subject, error.to_string(), "mend that line"),
-        Ok(()) if path.exists() => Finding::ok(subject, format!("{} is good", path.display())),
-        Ok(()) => Finding::ok(subject, "none: beyond this host nobody may do anything"),
+    let named = match named_in_policy(path) {
+        Err(error) => return Finding::bad(subject, error.to_string(), "mend that line"),
+        Ok(_) if !path.exists() => {
+            return Finding::ok(subject, "none: beyond this host nobody may do anything");
+        }
+        Ok(named) => named,
+    };
+    // An authority may certify any name.
+    let paired = match folder.authority().exists() {
+        true => None,
+        false => PairedFile::read(folder).ok(),
+    };
+    let is_known = |name: &String| {
+        paired.as_ref().is_none_or(|file| file.all.iter().any(|paired| paired.name == *name))
+    };
+    match named.iter().find(|name| !is_known(name)) {
+        Some(name) => {
+            let found = format!("{} names `{name}`, and nobody is paired as that", path.display());
+            Finding::warn(subject, found, "correct the name, or `whimbrel pair` that host")
+        }
+        None => Finding::ok(subject, format!("{} is good", path.display())),
     }
 }
 
@@ -104,6 +121,10 @@ mod tests {
         IdentityFolder::at(data.join("identity")).ensure().expect("an identity");
         let good = ["certificate", "policy", "permissions"].map(|what| (what, Verdict::Ok));
         assert_eq!(verdicts(&files(data)), good);
+        std::fs::write(data.join("policy.toml"), "send = ['hostb']").expect("a file");
+        let found = files(data);
+        assert_eq!(verdicts(&found)[1], ("policy", Verdict::Warn));
+        assert!(found[1].found.contains("`hostb`"), "{found:?}");
         std::fs::write(data.join("policy.toml"), "sned = []").expect("a file");
         let found = files(data);
         assert_eq!(verdicts(&found)[1], ("policy", Verdict::Bad));

@@ -45,11 +45,12 @@ pub(crate) fn account(status: &api::MigrationStatus, context: &Context) -> Accou
     let known = Account {
         outcome: outcome(status.outcome()),
         reason: Some(status.reason.clone()).filter(|reason| !reason.is_empty()),
+        migration: status.migration_id.clone(),
         guest: status.guest_name.clone(),
         source,
         destination,
         downtime_limit: context.downtime_limit.or(status.downtime_limit_us.map(us)),
-        throttle_percent: status.throttle_percent,
+        throttle_percent: Some(status.throttle_percent),
         transport: transport(status.carrier()),
         travelled: travelled(status.carrier()),
         rounds: status.rounds.iter().map(round).collect(),

@@ -26,12 +26,16 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
     let in_force = args.target.connect().await?.set_limits(request).await?;
     match args.json {
         true => out::line(json::line(&object(&in_force))),
-        false => lines(args.guest.as_deref(), &in_force).into_iter().for_each(out::line),
+        false => {
+            let asked: Vec<_> = args.networks.iter().map(|(network, _)| network.as_str()).collect();
+            lines(args.guest.as_deref(), &asked, &in_force).into_iter().for_each(out::line);
+        }
     }
     Ok(Exit::Done)
 }
 
-fn lines(guest: Option<&str>, limits: &api::LimitsInForce) -> Vec<String> {
+/// Of networks those with a limit, and those that were asked about.
+fn lines(guest: Option<&str>, asked: &[&str], limits: &api::LimitsInForce) -> Vec<String> {
     let rate = |rate: Option<u64>| rate.map_or("no limit".to_owned(), units::bandwidth);
     let mut lines = Vec::new();
     if let Some(guest) = guest {
@@ -43,10 +47,11 @@ fn lines(guest: Option<&str>, limits: &api::LimitsInForce) -> Vec<String> {
         lines.push(format!("its weight: {}{share}", limits.weight.unwrap_or_default()));
     }
     lines.push(format!("the host: {}", rate(limits.host_bytes_per_s)));
-    let network = |limit: &api::NetworkLimit| {
-        format!("each path from {}: {}", limit.network, units::bandwidth(limit.bytes_per_s))
-    };
-    lines.extend(limits.networks.iter().map(network));
+    let of = |network: &str, limit| format!("each path from {network}: {}", rate(limit));
+    let limited = limits.networks.iter();
+    lines.extend(limited.clone().map(|limit| of(&limit.network, Some(limit.bytes_per_s))));
+    let free = |asked: &&&str| limited.clone().all(|limit| limit.network != **asked);
+    lines.extend(asked.iter().filter(free).map(|network| of(network, None)));
     lines
 }
 
@@ -98,16 +103,17 @@ mod tests {
 
     #[test]
     fn what_is_in_force_is_told() {
-        let told = lines(Some("web"), &in_force());
+        let told = lines(Some("web"), &["eth1", "eth2"], &in_force());
         let expected = [
             "web: 2 Gbit/s (238 MiB/s)",
             "its last pages: 2 Gbit/s (238 MiB/s)",
             "its weight: 300, now 1.6 Gbit/s (191 MiB/s) of the host's",
             "the host: no limit",
             "each path from eth1: 400 Mbit/s (48 MiB/s)",
+            "each path from eth2: no limit",
         ];
         assert_eq!(told, expected);
-        assert_eq!(lines(None, &in_force()).len(), 2);
+        assert_eq!(lines(None, &[], &in_force()).len(), 2);
     }
 
     #[test]

@@ -56,8 +56,14 @@ impl From<ClientError> for Stop {
     fn from(error: ClientError) -> Self {
         let exit = match &error {
             ClientError::Refused { code, .. } => refusal(*code),
-            ClientError::Unproven { .. } | ClientError::AsksWho { .. } => Exit::Refused,
-            _ => Exit::Unreachable,
+            ClientError::NoIdentity { .. } => Exit::Failed,
+            ClientError::Unproven { .. }
+            | ClientError::AsksWho { .. }
+            | ClientError::Version { .. } => Exit::Refused,
+            ClientError::NotThere { .. }
+            | ClientError::NotWhimbrel { .. }
+            | ClientError::Lost { .. }
+            | ClientError::Late { .. } => Exit::Unreachable,
         };
         Self::new(exit, error.to_string())
     }

@@ -88,6 +88,11 @@ fn lines(address: &str, host: &api::Host, round_trip: Duration) -> Vec<Line> {
         entry("round trip", format!("{} at best of {ROUND_TRIPS}", units::time(round_trip))),
         entry("protocol", range(versions.0, versions.1)),
     ];
+    if !host.policy_error.is_empty() {
+        let broken = Line::default().put(Tone::Bad, "✘ ").put(Tone::Strong, "policy").to(16);
+        lines.push(broken.put(Tone::Plain, &host.policy_error));
+        return lines;
+    }
     // An agent has room for guests; what it does not say is not for everybody.
     if host.guests_limit == 0 && host.memory_limit_bytes == 0 {
         lines.push(entry(
@@ -134,6 +139,7 @@ struct Object<'a> {
     migrations_limit: u32,
     trackers: Vec<TrackerObject<'a>>,
     networks: Vec<NetworkObject<'a>>,
+    policy_error: Option<&'a str>,
     /// What was found of the paths, where somebody measured them.
     paths: Option<Vec<Finding>>,
 }
@@ -184,6 +190,7 @@ fn object<'a>(address: &'a str, host: &'a api::Host, round_trip: Duration) -> Ob
         migrations_limit: host.migrations_limit,
         trackers: host.trackers.iter().map(tracker).collect(),
         networks: host.networks.iter().map(network).collect(),
+        policy_error: json::said(&host.policy_error),
         paths: None,
     }
 }
@@ -247,6 +254,15 @@ mod tests {
             last,
             "  load          only for those who may look: `look = [\"NAME\"]` in its policy"
         );
+    }
+
+    #[test]
+    fn a_policy_that_allows_nobody_anything_is_told() {
+        let policy_error = "the policy p.toml cannot be used: line 1".to_owned();
+        let host = api::Host { version: "0.1.0".into(), policy_error, ..api::Host::default() };
+        let lines = lines("host-b:7117", &host, Duration::from_micros(310));
+        let last = lines.last().expect("lines").render(false);
+        assert_eq!(last, "✘ policy        the policy p.toml cannot be used: line 1");
     }
 
     #[test]

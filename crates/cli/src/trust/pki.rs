@@ -7,6 +7,7 @@ use whimbrel_control::identity::{Authority, IdentityFolder, Wanted};
 use crate::args::trust::{InitArgs, IssueArgs, Pki, RevokeArgs};
 use crate::exit::{Ending, Exit};
 use crate::out;
+use crate::view::units;
 
 /// Works on the files of an authority.
 pub(crate) fn pki(command: Pki) -> Ending {
@@ -45,7 +46,8 @@ fn issue(args: IssueArgs) -> Ending {
 fn revoke(args: RevokeArgs) -> Ending {
     let count = Authority::at(&args.authority).revoke(&args.which)?;
     let list = args.authority.join("revoked.pem");
-    out::line(format!("{count} certificates of {} are taken back", args.which));
+    let taken = units::counted(count as u64, "certificate");
+    out::line(format!("taken back of {}: {taken}", args.which));
     out::line(format!("bring {} to DATA/identity of every agent", list.display()));
     Ok(Exit::Done)
 }

@@ -58,7 +58,10 @@ pub(crate) fn status(guest: &api::Guest) -> Vec<Line> {
     if guest.pid != 0 {
         facts.push(("process", guest.pid.to_string()));
     }
-    facts.extend(guest.stress.iter().flat_map(work));
+    // What is on its way here has done no work, and is filled by its source.
+    let starting = guest.state() == api::GuestState::Starting;
+    let worked = guest.stress.iter().filter(|report| report.filled || starting);
+    facts.extend(worked.flat_map(work));
     facts.extend(guest.kv.iter().flat_map(service));
     if !guest.service_address.is_empty() {
         facts.push(("clients at", guest.service_address.clone()));

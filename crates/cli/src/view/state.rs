@@ -92,6 +92,8 @@ pub(crate) struct Account {
     pub(crate) outcome: Outcome,
     /// Why it did not complete.
     pub(crate) reason: Option<String>,
+    /// Its id.
+    pub(crate) migration: String,
     pub(crate) guest: String,
     pub(crate) source: String,
     pub(crate) destination: String,
@@ -116,7 +118,7 @@ pub(crate) struct Account {
     pub(crate) pages_scrubbed: Option<u64>,
     pub(crate) at_source: Cost,
     pub(crate) at_destination: Cost,
-    pub(crate) throttle_percent: u32,
+    pub(crate) throttle_percent: Option<u32>,
     /// The same as `transport`, in words.
     pub(crate) travelled: Option<&'static str>,
     /// What carried it: `tcp`, `tcp-signed`, `tls`, `quic` or `unix`.

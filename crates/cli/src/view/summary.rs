@@ -143,8 +143,8 @@ fn sent(account: &Account) -> Option<Line> {
     if let Some(mib_s) = account.throughput_mib_s {
         said += &format!(", {}", units::rate((mib_s * 1048576.0) as u64));
     }
-    if account.throttle_percent > 0 {
-        said += &format!("; the guest was throttled by {} %", account.throttle_percent);
+    if let Some(percent) = account.throttle_percent.filter(|percent| *percent > 0) {
+        said += &format!("; the guest was throttled by {percent} %");
     }
     Some(entry("sent", said))
 }

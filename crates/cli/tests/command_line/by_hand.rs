@@ -150,7 +150,7 @@ fn what_cannot_be_done_is_refused_and_the_guest_runs_on() {
         (&["run", "--name", "web", "--memory", "16MiB"], 6, "web"),
         (&["run", "--memory", "1000TiB"], 6, "memory"),
         (&["stop", "nobody"], 6, "nobody"),
-        (&["cancel", "web"], 6, "has ended already"),
+        (&["cancel", "web"], 6, "has not been migrated"),
         (&["migrate", "web", &b.address, "--tracker", "magic"], 6, "magic"),
         (&["migrate", "web", &a.address], 6, "is this host itself"),
     ];

@@ -106,11 +106,11 @@ fn an_idle_guest_with_too_large_a_state_is_not_paused() {
         assert_eq!(first, Decision::Another, "{policy:?}");
         let Decision::GiveUp(why) = rounds.round(0, 0) else { panic!("{policy:?}") };
         for part in [
-            "16384 KiB of state",
+            "16 MiB of state",
             "carry 16 MiB/s",
             "would be 1001 ms (1000 ms for the state, 1 ms for the last harvest",
             "300 ms are allowed",
-            "allow more downtime, use more lanes, or have it switch over anyway",
+            "allow more downtime, lift a limit or use more lanes, or have it switch over anyway",
         ] {
             assert!(why.contains(part), "{part:?} in {why:?}");
         }

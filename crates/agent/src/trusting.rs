@@ -1,0 +1,81 @@
+//! Trust that is withdrawn while a guest moves ends the migration, as long as it can be ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use whimbrel_control::Client;
+use whimbrel_engine::transport::Path;
+
+use crate::access::{Action, Caller};
+use crate::agent::Core;
+use crate::guests::{Guest, Migration};
+use crate::process_api as process;
+
+/// How often each side looks whether it still trusts the other one.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Who is at the other end of a migration, and why they may be.
+pub(crate) enum Other {
+    /// The agent to which a guest goes, over these ways.
+    Destination(Client, Vec<Path>),
+    /// The agent from which a guest comes.
+    Source(Caller),
+}
+
+impl Core {
+    /// Looks now and then until the migration has ended. A move that a ticket allowed goes on when
+    /// the policy changes: it never rested on that.
+    pub(crate) async fn keep_trusted(
+        self: Arc<Self>,
+        guest: Arc<Guest>,
+        migration: Arc<Migration>,
+        other: Other,
+        by_ticket: bool,
+    ) {
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if !migration.is_running() {
+                return;
+            }
+            let Err(status) = self.trusts(&migration, &other, by_ticket) else { continue };
+            // A file that cannot be read says nothing of anybody.
+            if !matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
+                continue;
+            }
+            let reason = format!("trust was withdrawn: {}", status.message());
+            tracing::warn!("{reason}");
+            let cancelled = async {
+                let mut link = guest.link(self.options.deadlines).await?;
+                link.cancel(process::CancelRequest { reason }).await
+            };
+            match cancelled.await {
+                Ok(answer) => return tracing::info!("{}", answer.sentence),
+                Err(status) => tracing::warn!("not cancelled: {}", status.message()),
+            }
+        }
+    }
+
+    fn trusts(&self, migration: &Migration, other: &Other, by_ticket: bool) -> Result<(), Status> {
+        let (peer, paths) = match other {
+            Other::Destination(peer, paths) => (peer, paths),
+            Other::Source(caller) => {
+                let who = self.guard.who(caller)?;
+                return if by_ticket { Ok(()) } else { self.guard.require(&who, Action::Send) };
+            }
+        };
+        let Some(who) = peer.who() else { return Ok(()) };
+        peer.still_trusted().map_err(|doubt| {
+            Status::unauthenticated(format!("{who} at {}: {doubt}", peer.address()))
+        })?;
+        if !self.guard.may(who, Action::Receive)? && !by_ticket {
+            return Err(Status::permission_denied(self.guard.refusal(who, Action::Receive)));
+        }
+        // Lanes leave a link that is trusted no more where there is another one.
+        let ways = paths.iter().map(|path| self.may_go(migration.carrier(), path));
+        match ways.reduce(Result::or) {
+            Some(Err(status)) => Err(Status::permission_denied(status.message())),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+}
