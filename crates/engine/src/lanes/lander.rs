@@ -28,9 +28,9 @@ pub(super) enum LandError {
     Sealed,
 }
 
-/// Batches that are landed without an acknowledgement while more have arrived: often enough for a
-/// small window to stay open, seldom enough to cost nothing.
-const ACK_EVERY: u64 = 4;
+/// Batches that are landed without an acknowledgement while more have arrived: half of the smallest
+/// window, so that the source goes on while the other half lands; seldom enough to cost nothing.
+const ACK_EVERY: u64 = 2;
 const _: () = assert!(ACK_EVERY <= ACK_EVERY_MAX as u64);
 
 pub(super) struct Lander {

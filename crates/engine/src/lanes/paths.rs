@@ -145,9 +145,13 @@ impl Paths {
         self.known.len() < 2
     }
 
-    /// The addresses that paths come from.
+    /// The addresses that lanes may go out from now, each once: its paths have one limit together.
     pub(super) fn sources(&self) -> Vec<Option<IpAddr>> {
-        self.known.iter().filter(|known| !known.gone).map(|known| known.path.local).collect()
+        let used = self.ids().filter(|id| self.in_use(*id));
+        let mut sources: Vec<_> = used.map(|id| self.path(id).local).collect();
+        sources.sort_unstable();
+        sources.dedup();
+        sources
     }
 
     fn ids(&self) -> impl Iterator<Item = PathId> + use<> {

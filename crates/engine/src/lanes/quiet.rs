@@ -19,7 +19,7 @@ impl SourceLanes {
         state.ledger.end_round();
         state.ledger.await_drained(PageCount::ZERO);
         self.shared.announce(&mut state);
-        state.wake_idle();
+        state.wake_idle(usize::MAX);
     }
 }
 

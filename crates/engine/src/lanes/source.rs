@@ -264,12 +264,20 @@ impl SourceLanes {
 
     /// Begins a round: the lanes take what is pending, and tell when all of it was sent.
     pub(crate) fn start_round(&self, number: u32, pass: Pass) {
-        self.command(|State { ledger, ahead, last, drained, .. }| {
-            *drained = false;
-            *last = pass == Pass::UntilEmpty;
-            let pages = ledger.start_round(RoundNumber(number), pass);
-            if *last { ahead.end() } else { ahead.begin(pages) }
-        });
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
+        state.drained = false;
+        state.last = pass == Pass::UntilEmpty;
+        let pages = state.ledger.start_round(RoundNumber(number), pass);
+        if state.last {
+            state.ahead.end()
+        } else {
+            state.ahead.begin(pages)
+        }
+        self.shared.announce(state);
+        // Lanes that would find nothing keep others from a processor while the guest stands still.
+        let batches = pages.0.div_ceil(self.shared.options.batch_pages().0) as usize;
+        state.wake_idle(if state.last { batches } else { usize::MAX });
     }
 
     /// The root of the destination once everything that was sent has landed, and the last batch
@@ -277,13 +285,6 @@ impl SourceLanes {
     pub(crate) fn flushed(&self) -> (Root, BTreeMap<LaneId, BatchSeq>) {
         let state = self.shared.lock();
         (state.ledger.root_when_landed(), state.ledger.lanes().collect())
-    }
-
-    fn command(&self, change: impl FnOnce(&mut State)) {
-        let mut state = self.shared.lock();
-        change(&mut state);
-        self.shared.announce(&mut state);
-        state.wake_idle();
     }
 
     /// Starts the thread of a lane. It finds its account when it first takes the lock.
@@ -392,7 +393,7 @@ impl Shared {
         entry.stage = Stage::Closed;
         state.ledger.lane_lost(mark.lane, Some(mark));
         self.announce(state);
-        state.wake_idle();
+        state.wake_idle(usize::MAX);
     }
 }
 
@@ -453,9 +454,11 @@ impl State {
         self.lanes.get(&lane).map(|entry| entry.stage)
     }
 
-    pub(super) fn wake_idle(&self) {
+    /// Wakes so many lanes that wait, at most.
+    pub(super) fn wake_idle(&self, most: usize) {
         let idle = self.lanes.values().filter(|entry| entry.idle);
-        idle.filter_map(|entry| entry.handle.as_ref()).for_each(LaneHandle::wake);
+        let handles = idle.filter_map(|entry| entry.handle.as_ref());
+        handles.take(most).for_each(LaneHandle::wake);
     }
 }
 

@@ -119,12 +119,17 @@ impl Shared {
         if let Some(limits) = limits {
             state.pace.set(&limits, self.at(Instant::now()));
             // They wait by what held before.
-            state.wake_idle();
+            state.wake_idle(usize::MAX);
         }
         if news {
-            let (rounds, last) = state.pace.limits().least(&state.paths.sources());
-            self.tell(LaneEvent::Limited { rounds, last });
+            self.tell_limits(state);
         }
+    }
+
+    /// What a forecast may count on: paths come and go, and with them their limits.
+    fn tell_limits(&self, state: &State) {
+        let (rounds, last) = state.pace.limits().least(&state.paths.sources());
+        self.tell(LaneEvent::Limited { rounds, last });
     }
 
     /// The path for a lane that is about to be opened.
@@ -184,6 +189,7 @@ impl Shared {
         if news && !state.paths.is_single() {
             let path = state.paths.path(id);
             self.tell(LaneEvent::Path(format!("path {path} is out of use: {why}")));
+            self.tell_limits(state);
         }
     }
 
@@ -191,6 +197,7 @@ impl Shared {
         if state.paths.works(id, Instant::now()) && !state.paths.is_single() {
             let path = state.paths.path(id);
             self.tell(LaneEvent::Path(format!("path {path} works again")));
+            self.tell_limits(state);
         }
     }
 }

@@ -56,6 +56,24 @@ fn a_speed_that_was_said_counts_until_it_is_measured() {
     assert_eq!(paths.choose(&lanes, &[]), Some(PathId(1)), "it was more than was said");
 }
 
+/// A limit of a path that lanes are not on is no help to those that carry, and two paths from one
+/// address share its limit.
+#[test]
+fn a_forecast_counts_on_the_addresses_that_lanes_go_out_from() {
+    let mut paths = Paths::default();
+    let beside = Path { remote: SocketAddr::new(IpAddr::from([10, 0, 0, 3]), 7), ..path(0, 0) };
+    paths.replace(vec![path(0, 0), beside, path(1, 0), path(2, 1)]);
+    let source = |number| path(number, 0).local;
+    assert_eq!(paths.sources(), [source(0), source(1)]);
+    let now = Instant::now();
+    assert!(paths.failed(PathId(2), now));
+    assert_eq!(paths.sources(), [source(0)]);
+    assert!(paths.failed(PathId(0), now) && paths.failed(PathId(1), now));
+    assert_eq!(paths.sources(), [source(2)], "the one that was left for this");
+    assert!(paths.works(PathId(2), now));
+    assert_eq!(paths.sources(), [source(1)]);
+}
+
 #[test]
 fn equal_paths_keep_their_lanes() {
     let mut paths = paths(&[0, 0]);
