@@ -175,7 +175,15 @@ impl Agent for AgentService {
         let who = who(&request)?;
         let migration = self.core.guests.find_migration(&request.get_ref().migration);
         let migration = self.may_follow(&who, migration)?;
-        Ok(Response::new(watching::stream(migration.watch(), self.trusted(&request)?)))
+        let looks = self.core.guard.allows(&who, Action::Look)?;
+        let (core, caller) = (Arc::clone(&self.core), caller(&request)?);
+        // Whoever watches because they may look watches no longer than they may. A policy that
+        // cannot be read says nothing of anybody.
+        let may = move || {
+            let still = |who| !looks || core.guard.allows(&who, Action::Look).unwrap_or(true);
+            core.guard.who(&caller).is_ok_and(still)
+        };
+        Ok(Response::new(watching::stream(migration.watch(), may)))
     }
 
     async fn cancel_migration(

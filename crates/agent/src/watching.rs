@@ -8,14 +8,14 @@ use whimbrel_control::api;
 /// What a call that watches answers with.
 pub(crate) type StatusStream = ReceiverStream<Result<api::MigrationStatus, Status>>;
 
-/// The stream of what `statuses` holds, which ends after a status with an outcome, or where whoever
-/// watches is not `trusted` any more.
+/// The stream of what `statuses` holds, which ends after a status with an outcome, or when whoever
+/// watches `may` no more.
 pub(crate) fn stream(
     statuses: watch::Receiver<api::MigrationStatus>,
-    trusted: impl Fn() -> bool + Send + 'static,
+    may: impl Fn() -> bool + Send + 'static,
 ) -> StatusStream {
     let (sender, receiver) = mpsc::channel(1);
-    tokio::spawn(forward(statuses, sender, trusted));
+    tokio::spawn(forward(statuses, sender, may));
     ReceiverStream::new(receiver)
 }
 
@@ -27,13 +27,17 @@ pub(crate) fn is_last(status: &api::MigrationStatus) -> bool {
 async fn forward(
     mut statuses: watch::Receiver<api::MigrationStatus>,
     sender: mpsc::Sender<Result<api::MigrationStatus, Status>>,
-    trusted: impl Fn() -> bool,
+    may: impl Fn() -> bool,
 ) {
     loop {
         let status = statuses.borrow_and_update().clone();
         let last = is_last(&status);
-        if !trusted() {
-            let _ = sender.send(Err(Status::unauthenticated("not trusted any more"))).await;
+        if !may() {
+            let _ = sender
+                .send(Err(Status::unauthenticated(
+                    "not trusted any more, or no longer allowed to look",
+                )))
+                .await;
             return;
         }
         if sender.send(Ok(status)).await.is_err() || last {

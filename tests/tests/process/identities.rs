@@ -258,8 +258,12 @@ async fn trust_that_is_withdrawn_ends_a_move_that_is_under_way() {
         fs::write(&policy, format!("{manage}{line}")).expect("a file");
     }
     let id = sets_out(&a, &itself, &b).await;
+    // Who may look no more hears no more; who may not order it cannot end it.
+    fs::write(a.data().join("policy.toml"), receive).expect("a file");
+    let watched = ask(&a, &ops, &["watch", &id, "--json"]).await;
+    assert_eq!(watched.status, Some(6), "{watched:?}");
     authority.revoke("host-b", &[&a]).await;
-    ends_for(&a, &ops, &id, "revoked").await;
+    ends_for(&a, &itself, &id, "revoked").await;
 }
 
 /// A move that takes longer than anybody needs to change their mind; its id.

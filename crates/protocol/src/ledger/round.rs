@@ -3,10 +3,9 @@
 use core::fmt;
 use core::ops::Range;
 
-use whimbrel_page::{ByteCount, Disposition, Layout, PAGE_SIZE, PageCount, PageSet, RegionId, Run};
+use whimbrel_page::{ByteCount, Disposition, Layout, PageCount, PageSet, RegionId, Run};
 
 use super::Take;
-use crate::limits::BATCH_PAYLOAD_DEFAULT;
 
 /// The number of a round; 0 is everything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -79,16 +78,11 @@ pub enum LedgerEvent {
 /// Stretches of a region, in the order in which the first round takes them: one that is far from
 /// the last each time, by the golden section. Wherever the guest works, most of what it writes is
 /// then known to be written before the round comes to it.
-///
-/// A stretch is woven from blocks of 2 MiB, the pages of one page table: what lanes take one after
-/// the other is in different blocks, so that the destination's threads, which populate it at the
-/// same time, do not wait for each other's locks.
 #[derive(Clone, Copy, Debug)]
 struct Stretches {
     pages: u64,
     each: u64,
     step: u64,
-    woven: bool,
 }
 
 impl Stretches {
@@ -97,60 +91,26 @@ impl Stretches {
     const SHORTEST: u64 = 8192;
 
     fn of(pages: u64, scattered: bool) -> Self {
-        let each = match scattered {
-            true => pages.div_ceil(Self::MOST).next_multiple_of(Self::SHORTEST),
-            false => pages,
-        };
+        let each = if scattered { pages.div_ceil(Self::MOST).max(Self::SHORTEST) } else { pages };
         let count = pages.div_ceil(each);
         let mut step = count * 618 / 1000;
         while gcd(step, count) > 1 {
             step += 1;
         }
-        Self { pages, each, step, woven: scattered }
+        Self { pages, each, step }
     }
 
-    /// Pages that are woven together, and the blocks and threads of that.
-    const WEAVE: u64 = Self::SHORTEST;
-    const BLOCK: u64 = 512;
-    const THREAD: u64 = BATCH_PAYLOAD_DEFAULT.0 / PAGE_SIZE as u64;
-
-    /// The pages that are reached at `position` in that order, and follow one another in memory.
+    /// The rest of the stretch that is reached at `position` in that order.
     fn rest(self, position: u64) -> Option<Range<u64>> {
         let (turn, passed) = (position / self.each, position % self.each);
         let count = self.pages.div_ceil(self.each);
         let stretch = (turn < count).then(|| turn * self.step % count * self.each)?;
-        let end = self.pages.min(stretch + self.each);
-        if !self.woven {
-            return Some(stretch + passed..end);
-        }
-        let weave = stretch + passed / Self::WEAVE * Self::WEAVE;
-        let (within, end) = (passed % Self::WEAVE, end.min(weave + Self::WEAVE));
-        let blocks = end.saturating_sub(weave) / Self::BLOCK;
-        // What is left over at the end of memory is no block.
-        if within >= blocks * Self::BLOCK {
-            return Some((weave + within).min(end)..end);
-        }
-        let (thread, into) = (within / Self::THREAD, within % Self::THREAD);
-        let first = weave + thread % blocks * Self::BLOCK + thread / blocks * Self::THREAD;
-        Some(first + into..first + Self::THREAD)
+        Some(stretch + passed..self.pages.min(stretch + self.each))
     }
 
-    /// Where the next pages are reached, when there is nothing at `position`, nor before `next`.
-    fn after(self, position: u64, next: Option<u64>) -> u64 {
-        let stretch = (position / self.each + 1) * self.each;
-        if !self.woven {
-            return stretch;
-        }
-        let weave = (position / Self::WEAVE + 1) * Self::WEAVE;
-        let begins = position.is_multiple_of(Self::WEAVE);
-        let empty = begins
-            && self
-                .rest(position)
-                .is_none_or(|here| next.is_none_or(|next| next >= here.start + Self::WEAVE));
-        match empty {
-            true => stretch.min(weave),
-            false => stretch.min((position / Self::THREAD + 1) * Self::THREAD),
-        }
+    /// Where the next stretch is reached.
+    const fn after(self, position: u64) -> u64 {
+        (position / self.each + 1) * self.each
     }
 }
 
@@ -278,7 +238,7 @@ impl Sweep {
                     self.at.1 += page - rest.start;
                     return Some((region.id, page..rest.end));
                 }
-                None => self.at.1 = stretches.after(self.at.1, next),
+                None => self.at.1 = stretches.after(self.at.1),
             }
         }
         None
@@ -299,65 +259,5 @@ impl Pages<'_> {
     fn passed_over(&self, place: usize, page: u64) -> bool {
         let within = |set: &PageSet| set.bitmap_at(place).contains(page);
         within(self.in_flight) || within(self.left)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use alloc::vec::Vec;
-
-    use whimbrel_page::PageIndex;
-
-    use super::*;
-
-    /// The pages of a region in the order in which a round comes to those that are pending.
-    fn order(pages: u64, scattered: bool, pending: impl Fn(u64) -> bool) -> Vec<u64> {
-        let layout = Layout::single(PageCount(pages).bytes()).expect("valid");
-        let (mut all, none) = (PageSet::new(&layout), PageSet::new(&layout));
-        let each = (0..pages).filter(|page| pending(*page));
-        each.for_each(|page| {
-            all.insert(Run::new(RegionId(0), page, 1));
-        });
-        let mut sweep = Sweep::default();
-        sweep.start(RoundNumber(0), Pass::Once, scattered);
-        let mut order = Vec::new();
-        loop {
-            let pages = Pages { layout: &layout, pending: &all, in_flight: &none, left: &none };
-            let Some(run) = sweep.next_run(&pages, Stretches::THREAD, None) else { return order };
-            all.remove(run);
-            order.extend(run.pages().map(|PageIndex(page)| page));
-        }
-    }
-
-    const WEAVE: u64 = Stretches::WEAVE;
-
-    #[test]
-    fn every_pending_page_is_come_to_once_in_whatever_order() {
-        for pages in [1, 511, 512, 513, 600, WEAVE - 1, WEAVE, WEAVE + 65, 5 * WEAVE + 700] {
-            for every in [1, 7, 1000] {
-                let pending = |page: u64| page % every == every / 2;
-                for scattered in [false, true] {
-                    let mut found = order(pages, scattered, pending);
-                    assert!(scattered || found.is_sorted());
-                    found.sort_unstable();
-                    let expected: Vec<_> = (0..pages).filter(|page| pending(*page)).collect();
-                    assert_eq!(found, expected, "every {every} of {pages}, {scattered}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_taken_one_after_the_other_is_in_different_blocks_of_one_weave() {
-        let found = order(3 * WEAVE, true, |_| true);
-        let (some, _) = found.as_chunks::<{ Stretches::THREAD as usize }>();
-        let blocks = (WEAVE / Stretches::BLOCK) as usize;
-        for beside in some.chunks(blocks) {
-            assert!(beside.iter().all(|batch| batch.is_sorted()));
-            let place = |batch: &[u64]| batch[0] / Stretches::BLOCK;
-            let weave = beside[0][0] / WEAVE;
-            assert!(beside.iter().all(|batch| batch[0] / WEAVE == weave));
-            assert!(beside.windows(2).all(|two| place(&two[0]) + 1 == place(&two[1])));
-        }
     }
 }
