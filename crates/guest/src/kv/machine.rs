@@ -1,15 +1,20 @@
 //! The guest's one processor: it takes what relays say, carries commands out, and says what came
 //! of them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::arena::Arena;
 use super::connections::{Record, RelayRecord};
 use super::head::{self, NoStore};
+use super::heap::Full;
 use super::port::{
     Attach, ConnectionId, FromGuest, Outlet, Overrun, Position, RelayId, Said, ToGuest,
 };
+use super::reply::Refusal;
 use super::session::{Rest, Session};
 use super::store::Store;
 
@@ -23,6 +28,8 @@ const CLIENTS_MAX: u64 = 10_000;
 const GATHERED_MAX: usize = 1000;
 /// Bytes of replies after which the next ones go into another message to a relay.
 const SAID_MAX: usize = 512 << 10;
+/// The share of all memory that is a good part of it.
+const GIVEN_BACK: u64 = 64;
 /// How long a host's connections are kept with no relay of it: its clients wait for the guest as
 /// long as their host looks for it, and a host that is gone for good sends nobody to say so.
 const ABSENT_MAX: Duration = Duration::from_secs(600);
@@ -47,8 +54,26 @@ struct Attachment {
     outlet: Box<dyn Outlet>,
     /// Connections about which the relay is to hear.
     news: BTreeSet<ConnectionId>,
+    /// The last one of which it has heard: those after it have their turn first.
+    told: ConnectionId,
     /// What it is to hear about connections that are not there.
     notes: Vec<FromGuest>,
+}
+
+impl Attachment {
+    fn new(run: u64, outlet: Box<dyn Outlet>) -> Self {
+        let (news, told) = (BTreeSet::new(), ConnectionId(0));
+        Self { run, outlet, news, told, notes: Vec::new() }
+    }
+
+    /// The next connection whose turn it is.
+    fn next(&mut self) -> Option<ConnectionId> {
+        let after = self.news.range(ConnectionId(self.told.0 + 1)..).next();
+        let next = after.or_else(|| self.news.first()).copied()?;
+        self.news.remove(&next);
+        self.told = next;
+        Some(next)
+    }
 }
 
 /// The store and the connections to it.
@@ -58,6 +83,11 @@ pub(crate) struct Machine {
     attached: BTreeMap<u64, Attachment>,
     /// Connections with commands that are all there.
     ready: BTreeSet<Key>,
+    /// The last one of them that went on: those after it have their turn first.
+    ran: Key,
+    /// Those whose commands wait for room for what they reply, and how much memory was in use.
+    stalled: BTreeSet<Key>,
+    stalled_at: u64,
     /// Since when there was no relay of a host that has connections, and when this was looked at.
     absent: BTreeMap<u64, Instant>,
     looked: Instant,
@@ -80,6 +110,9 @@ impl Machine {
             sessions,
             attached: BTreeMap::new(),
             ready,
+            ran: (0, ConnectionId(0)),
+            stalled: BTreeSet::new(),
+            stalled_at: 0,
             absent: BTreeMap::new(),
             looked: Instant::now(),
             was_empty: true,
@@ -119,9 +152,7 @@ impl Machine {
         if !outlet.give(Vec::new()) {
             return;
         }
-        let attachment =
-            Attachment { run: relay.run, outlet, news: BTreeSet::new(), notes: Vec::new() };
-        self.attached.insert(relay.host, attachment);
+        self.attached.insert(relay.host, Attachment::new(relay.run, outlet));
         // Connections of an older run, and those the relay has forgotten, have no client any more.
         let delivered: BTreeMap<_, _> = held.iter().copied().collect();
         for key in self.connections_of(relay.host) {
@@ -202,16 +233,17 @@ impl Machine {
         if let Ok(counted) = counted {
             counted.set_highest(arena, id);
         }
-        let room = arena.load(head::CONNECTION_COUNT) < CLIENTS_MAX;
-        let added =
-            if room { counted.and_then(|_| Record::add(heap, relay, id)).ok() } else { None };
-        match added {
-            Some(record) => {
+        if arena.load(head::CONNECTION_COUNT) >= CLIENTS_MAX {
+            self.note(relay.host, turned_away(id, "ERR max number of clients reached"));
+            return;
+        }
+        match counted.and_then(|_| Record::add(heap, relay, id)) {
+            Ok(record) => {
                 let key = (relay.host, id);
                 self.sessions.insert(key, Session::open(arena, record));
                 self.tell(key);
             }
-            None => self.note(relay.host, turned_away(id)),
+            Err(Full) => self.note(relay.host, turned_away(id, Refusal::Full.words())),
         }
     }
 
@@ -223,6 +255,12 @@ impl Machine {
             Rest::Commands => self.ready.insert(key),
             Rest::Nothing => self.ready.remove(&key),
         };
+        if session.is_stalled() {
+            self.stalled.insert(key);
+            self.stalled_at = self.stalled_at.max(self.store.heap.used());
+        } else {
+            self.stalled.remove(&key);
+        }
         self.tell(key);
     }
 
@@ -244,6 +282,7 @@ impl Machine {
             session.record.remove(&self.store.heap);
         }
         self.ready.remove(&key);
+        self.stalled.remove(&key);
         if let Some(attachment) = self.attached.get_mut(&key.0) {
             attachment.news.remove(&key.1);
         }
@@ -263,8 +302,12 @@ impl Machine {
 
     /// Goes on with what was left lying.
     pub(crate) fn go_on(&mut self, open: &dyn Fn() -> bool) {
-        for key in std::mem::take(&mut self.ready) {
+        let mut before = std::mem::take(&mut self.ready);
+        let (host, ConnectionId(id)) = self.ran;
+        let after = before.split_off(&(host, ConnectionId(id + 1)));
+        for key in after.into_iter().chain(before) {
             if open() {
+                self.ran = key;
                 self.run(key, open);
             } else {
                 self.ready.insert(key);
@@ -272,8 +315,19 @@ impl Machine {
         }
     }
 
+    /// Those who wait for room go on when others have given a good part of it back; what they have
+    /// given back themselves they go on with at once.
+    fn wake_stalled(&mut self) {
+        let heap = &self.store.heap;
+        if heap.used() + heap.capacity() / GIVEN_BACK <= self.stalled_at {
+            self.stalled_at = heap.used();
+            self.ready.append(&mut self.stalled);
+        }
+    }
+
     /// The end of a turn: what is left is gone on with, and relays hear the news.
     pub(crate) fn turn(&mut self, open: &dyn Fn() -> bool) {
+        self.wake_stalled();
         self.go_on(open);
         self.store.now_ms = now_ms();
         self.store.dig(DIG_STEPS);
@@ -338,7 +392,7 @@ impl Machine {
     }
 
     fn speak(&mut self) {
-        let (arena, sessions) = (self.store.arena(), &mut self.sessions);
+        let (heap, sessions) = (&self.store.heap, &mut self.sessions);
         self.attached.retain(|host, attachment| {
             if attachment.news.is_empty() && attachment.notes.is_empty() {
                 return true;
@@ -350,10 +404,10 @@ impl Machine {
             let mut said = std::mem::take(&mut attachment.notes);
             let (mut size, mut unfinished) = (0, Vec::new());
             while size < SAID_MAX
-                && let Some(id) = attachment.news.pop_first()
+                && let Some(id) = attachment.next()
             {
                 let Some(session) = sessions.get_mut(&(*host, id)) else { continue };
-                let (news, more) = session.said(arena, id);
+                let (news, more) = session.said(heap, id);
                 size += if let FromGuest::Said(said) = &news { said.bytes.len() } else { 0 };
                 said.push(news);
                 if more {
@@ -366,13 +420,13 @@ impl Machine {
     }
 }
 
-fn turned_away(connection: ConnectionId) -> FromGuest {
+fn turned_away(connection: ConnectionId, why: &str) -> FromGuest {
     FromGuest::Said(Said {
         connection,
         taken: Position(0),
         credit: Position(0),
         from: Position(0),
-        bytes: b"-ERR max number of clients reached\r\n".as_slice().into(),
+        bytes: format!("-{why}\r\n").into_bytes().into(),
         last: true,
     })
 }
@@ -384,58 +438,4 @@ fn now_us() -> u64 {
 
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1000
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use whimbrel_memory::page::ByteCount;
-
-    use super::super::store::tests::store;
-    use super::*;
-
-    /// A relay that is there until it is told otherwise.
-    struct Relay(Arc<AtomicBool>);
-
-    impl Outlet for Relay {
-        fn has_room(&self) -> bool {
-            true
-        }
-
-        fn is_there(&self) -> bool {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn give(&mut self, _: Vec<FromGuest>) -> bool {
-            self.is_there()
-        }
-
-        fn cut(&mut self, _: Overrun) {}
-    }
-
-    #[test]
-    fn connections_of_a_host_that_is_gone_for_good_are_ended_and_no_others() {
-        let mut machine = Machine::open(store(ByteCount::mib(4)).arena().clone()).expect("a store");
-        let here = [Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true))];
-        for (host, there) in here.iter().enumerate() {
-            let relay = RelayId { host: host as u64, run: 1 };
-            let attach = Attach { relay, last: ConnectionId(0), held: Vec::new() };
-            machine.handle(Event::Attach(attach, Box::new(Relay(Arc::clone(there)))), &|| true);
-            for id in [1, 2] {
-                let open = ToGuest::Open(ConnectionId(id));
-                machine.handle(Event::FromRelay(relay, open), &|| true);
-            }
-        }
-        here[1].store(false, Ordering::Relaxed);
-        let began = machine.looked;
-        // It is missed at the first look, and has its time from then on.
-        for (waited, left) in [(LOOK_EVERY, 4), (ABSENT_MAX, 4), (LOOK_EVERY + ABSENT_MAX, 2)] {
-            machine.end_absent(began + waited);
-            assert_eq!(machine.sessions.len(), left, "after {waited:?}");
-        }
-        assert!(machine.sessions.keys().all(|(host, _)| *host == 0));
-        assert_eq!(machine.store.arena().load(head::CONNECTION_COUNT), 2);
-    }
 }

@@ -16,6 +16,7 @@
 
 mod arena;
 mod buffer;
+mod chain;
 mod check;
 mod commands;
 mod connections;

@@ -3,13 +3,15 @@
 use super::arena::Arena;
 use super::commands::{self, Client};
 use super::connections::Record;
-use super::heap::Full;
+use super::heap::{Full, Heap};
 use super::port::{ConnectionId, FromGuest, Overrun, Position, Said, WINDOW};
 use super::reply::{Refusal, Reply};
 use super::request::{Arguments, Reader, Request};
 use super::store::Store;
 
-/// Replies that may wait for delivery before the client's commands do.
+/// Replies that may wait for delivery before the client's commands do. If memory has more room than
+/// that, then as many as are left free beside them: a client may say a lot before it reads at all,
+/// and the more of them do, the less there is for each, but never nothing for others.
 const OUTBOX_MAX: u64 = 1 << 20;
 /// Replies that may be on their way to the relay.
 const SENT_MAX: u64 = 1 << 20;
@@ -104,10 +106,15 @@ impl Session {
         self.total = Some(total.0);
     }
 
+    /// Whether commands wait for room for what they reply.
+    pub(crate) const fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
     /// Carries out commands while `open` says so, and puts everything into guest memory.
     pub(crate) fn run(&mut self, store: &mut Store, open: &dyn Fn() -> bool) -> Rest {
         let before = self.client.clone();
-        let mut reply = Reply { bytes: Vec::new(), third: self.client.third };
+        let mut reply = Reply::default();
         let (mut consumed, mut partial) = (0, false);
         self.stalled = false;
         let rest = loop {
@@ -119,7 +126,8 @@ impl Session {
                 self.say(store, &mut reply);
             }
             let waiting = self.record.outbox().len(store.arena()) + reply.bytes.len() as u64;
-            if waiting > OUTBOX_MAX || !self.has_room(store, &reply) {
+            let most = OUTBOX_MAX.max(store.heap.unused());
+            if waiting > most || !self.has_room(store, &reply) {
                 if waiting > 0 {
                     self.stalled = true;
                     break Rest::Nothing;
@@ -231,14 +239,14 @@ impl Session {
     }
 
     /// What the relay has not heard yet, and whether there is more.
-    pub(crate) fn said(&mut self, arena: &Arena, connection: ConnectionId) -> (FromGuest, bool) {
-        let outbox = self.record.outbox();
+    pub(crate) fn said(&mut self, heap: &Heap, connection: ConnectionId) -> (FromGuest, bool) {
+        let (arena, outbox) = (heap.arena(), self.record.outbox());
         let (delivered, held) = (self.record.delivered(arena), outbox.len(arena));
         let end = delivered + held;
         let until = end.min(delivered + SENT_MAX).min(self.sent + SAID_MAX).max(self.sent);
         let mut bytes = Vec::new();
         if until > self.sent {
-            outbox.read_onto(arena, self.sent - delivered, until - self.sent, &mut bytes);
+            outbox.read_onto(heap, self.sent - delivered, until - self.sent, &mut bytes);
         }
         let from = std::mem::replace(&mut self.sent, until);
         let stalled = self.stalled || self.client.leaving;

@@ -7,28 +7,12 @@ use whimbrel_engine::guest::{Guest, Throttle};
 use whimbrel_guest::kv::{KvMonitor, Position, ToGuest, WINDOW};
 use whimbrel_memory::page::ByteCount;
 
-use crate::common::{Relay, finish, guest};
+use crate::common::{Relay, bulk, command, finish, guest};
 
 const OOM: &[u8] = b"-OOM command not allowed when used memory > 'maxmemory'.\r\n";
 
 const NO_REPLY: &[u8] = b"-OOM no room in memory for the whole reply: read it in pieces, with \
     GETRANGE, LRANGE, HSCAN or SSCAN, or delete something first\r\n";
-
-/// A command as an array.
-fn command(words: &[&[u8]]) -> Vec<u8> {
-    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
-    for word in words {
-        bytes.extend(format!("${}\r\n", word.len()).bytes());
-        bytes.extend(*word);
-        bytes.extend(b"\r\n");
-    }
-    bytes
-}
-
-/// A reply of bytes.
-fn bulk(bytes: &[u8]) -> Vec<u8> {
-    [format!("${}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
-}
 
 #[test]
 fn relays_that_keep_to_their_credit_wait_for_room_and_are_served() {
@@ -117,7 +101,7 @@ fn fill(monitor: &KvMonitor) -> Vec<Relay> {
         let mut relay = Relay::new(monitor, host, 1);
         relay.say(b"GET k0\r\n");
         relay.listen(|relay| relay.heard.ends_with(b"\r\n"));
-        let full = relay.heard == NO_REPLY;
+        let full = relay.heard == NO_REPLY || relay.last;
         holding.push(relay);
         if full {
             break;

@@ -135,10 +135,10 @@ pub(super) fn client(call: &mut Call<'_>) -> Outcome {
     let what = call.arguments[1].to_ascii_lowercase();
     match (what.as_slice(), &call.arguments[2..]) {
         (b"id", []) => call.reply.count(call.client.id),
-        (b"getname", []) => {
-            let name = Some(call.client.name.as_slice()).filter(|name| !name.is_empty());
-            call.reply.bulk_or_null(name);
-        }
+        (b"getname", []) => match call.client.name.as_slice() {
+            [] => call.reply.null(),
+            name => call.reply.bulk(name),
+        },
         (b"setname", [name]) => {
             call.client.name = checked_name(name)?.to_vec();
             call.reply.ok();
@@ -147,11 +147,12 @@ pub(super) fn client(call: &mut Call<'_>) -> Outcome {
         (b"setinfo", [_, _]) => call.reply.ok(),
         (b"info", []) => {
             let line = connections::describe(call.client);
-            call.reply.text(&line);
+            call.reply.text(|reply| reply.words(&line));
         }
         (b"list", []) => {
-            let all = connections::describe_all(call.store, call.client);
-            call.reply.text(&all);
+            let (store, client) = (&*call.store, &*call.client);
+            call.reply
+                .text(|reply| connections::describe_all(store, client, |one| reply.words(one)));
         }
         (b"id" | b"getname" | b"setname" | b"setinfo" | b"info" | b"list", _) => {
             let name = String::from_utf8_lossy(&what);

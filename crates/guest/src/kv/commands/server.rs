@@ -19,7 +19,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Outcome {
             text += &format!("{start}# {name}\r\n{lines}");
         }
     }
-    call.reply.text(&text);
+    call.reply.text(|reply| reply.words(&text));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::arena::Span;
 use super::super::buffer::{self, STRING_HEAD};
 use super::super::number;
 use super::super::reply::Refusal;
@@ -13,22 +14,21 @@ use super::{Call, Outcome};
 const STRING_MAX: u64 = 512 << 20;
 
 pub(super) fn get(call: &mut Call<'_>) -> Outcome {
-    let value = call.reads(Kind::String)?.map(|at| buffer::string(call.arena(), at));
-    call.reply.bulk_or_null(value.as_deref());
+    let value = call.reads(Kind::String)?.map(|at| buffer::string_span(call.arena(), at));
+    call.reply.bulk_or_null(call.store.arena(), value);
     Ok(())
 }
 
 pub(super) fn getrange(call: &mut Call<'_>) -> Outcome {
     let (first, last) = (call.integer(2)?, call.integer(3)?);
-    let part = match call.reads(Kind::String)? {
-        Some(at) => {
-            let len = buffer::string_len(call.arena(), at);
-            let part = range(first, last, len);
-            buffer::part_of_string(call.arena(), at, part.start, part.end)
-        }
-        None => Vec::new(),
+    let Some(at) = call.reads(Kind::String)? else {
+        call.reply.bulk(b"");
+        return Ok(());
     };
-    call.reply.bulk(&part);
+    let whole = buffer::string_span(call.arena(), at);
+    let part = range(first, last, whole.len);
+    let part = Span { at: whole.at.plus(part.start), len: part.end - part.start };
+    call.reply.bulk_of(call.store.arena(), part);
     Ok(())
 }
 
@@ -91,13 +91,13 @@ pub(super) fn set(call: &mut Call<'_>) -> Outcome {
         }
     };
     let old = match options.get {
-        true => call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at)),
+        true => call.changes(Kind::String)?.map(|at| buffer::string_span(call.arena(), at)),
         false => None,
     };
     let there = call.store.look_up(call.key()).is_some();
     let stays = if there { options.only_new } else { options.only_old };
     match (options.get, stays) {
-        (true, _) => call.reply.bulk_or_null(old.as_deref()),
+        (true, _) => call.reply.bulk_or_null(call.store.arena(), old),
         (false, true) => call.reply.null(),
         (false, false) => call.reply.ok(),
     }
@@ -145,8 +145,8 @@ pub(super) fn setnx(call: &mut Call<'_>) -> Outcome {
 }
 
 pub(super) fn getset(call: &mut Call<'_>) -> Outcome {
-    let old = call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at));
-    call.reply.bulk_or_null(old.as_deref());
+    let old = call.changes(Kind::String)?.map(|at| buffer::string_span(call.arena(), at));
+    call.reply.bulk_or_null(call.store.arena(), old);
     call.can_reply()?;
     call.store.set(call.key(), call.arguments[2], false)?;
     Ok(())
@@ -156,8 +156,8 @@ pub(super) fn mget(call: &mut Call<'_>) -> Outcome {
     call.reply.array(call.arguments.len() - 1);
     for key in &call.arguments[1..] {
         let found = call.store.read(key).filter(|found| found.kind == Kind::String);
-        let value = found.map(|found| buffer::string(call.store.arena(), found.value));
-        call.reply.bulk_or_null(value.as_deref());
+        let value = found.map(|found| buffer::string_span(call.store.arena(), found.value));
+        call.reply.bulk_or_null(call.store.arena(), value);
     }
     Ok(())
 }

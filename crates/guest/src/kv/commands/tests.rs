@@ -7,24 +7,30 @@ use whimbrel_memory::page::ByteCount;
 struct Talk {
     store: Store,
     client: Client,
-    outbox: Buffer,
+    outbox: Chain,
 }
 
 impl Talk {
     fn new(size: ByteCount) -> Self {
         let store = store(size);
-        let outbox = Buffer(store.heap.allocate(Buffer::WORDS * 8).expect("room"));
+        let outbox = Chain(store.heap.allocate(Chain::WORDS * 8).expect("room"));
         outbox.open(&store.heap).expect("room");
         Self { store, client: Client { id: 1, ..Client::default() }, outbox }
     }
 
-    fn say(&mut self, words: &[&[u8]]) -> String {
+    /// Whether there was room for the reply, and the reply.
+    fn reply(&mut self, words: &[&[u8]]) -> (bool, Vec<u8>) {
         let mut reply = Reply::default();
         let done = execute(&mut self.store, &mut self.client, &mut reply, self.outbox, words);
-        if done.is_err() {
+        (done.is_ok(), reply.bytes)
+    }
+
+    fn say(&mut self, words: &[&[u8]]) -> String {
+        let (has_room, reply) = self.reply(words);
+        if !has_room {
             return "no room for a reply".to_owned();
         }
-        String::from_utf8_lossy(&reply.bytes).replace("\r\n", " ").trim_end().to_owned()
+        String::from_utf8_lossy(&reply).replace("\r\n", " ").trim_end().to_owned()
     }
 
     /// A command of words without spaces, and what is replied, its lines in one.
@@ -322,4 +328,32 @@ fn what_takes_away_what_it_replies_with_has_room_for_it_or_changes_nothing() {
     talk.hears("EXISTS set", ":0");
     talk.hears("SET string x GET", &format!("$9000 {long}"));
     talk.hears("GETSET string y", "$1 x");
+}
+
+/// Short commands may ask for more than any host has.
+#[test]
+fn a_reply_takes_no_more_of_the_host_than_the_store_has_room_for() {
+    let mut talk = talk();
+    let value = "v".repeat(500_000);
+    talk.hears(&format!("SET string {value}"), "+OK");
+    talk.hears(&format!("HSET hash field {value}"), ":1");
+    let counted = [head::COMMANDS, head::HITS, head::MISSES].map(|at| talk.store.arena().load(at));
+    for (first, again, times) in
+        [("MGET", "string", 2000), ("HMGET hash", "field", 2000), ("COMMAND INFO", "get", 200_000)]
+    {
+        let mut words: Vec<_> = first.split(' ').map(str::as_bytes).collect();
+        words.extend(std::iter::repeat_n(again.as_bytes(), times));
+        let (has_room, reply) = talk.reply(&words);
+        assert!(!has_room && reply.is_empty(), "{first}");
+        assert!(reply.capacity() < 8 << 20, "{first}: {} bytes of the host", reply.capacity());
+    }
+    let after = [head::COMMANDS, head::HITS, head::MISSES].map(|at| talk.store.arena().load(at));
+    assert_eq!(after, counted, "what was not carried out is counted");
+    // In a store of any size.
+    let mut large = Talk::new(ByteCount::mib(2048));
+    large.hears(&format!("SET string {value}"), "+OK");
+    let words = [&[b"MGET".as_slice()][..], &[b"string".as_slice(); 1200]].concat();
+    assert_eq!(large.say(&words), "no room for a reply");
+    assert!(large.reply(&words[..1000]).0, "it is no longer than a string may be");
+    talk.hears("HSCAN hash 0 COUNT 100", &format!("*2 $1 0 *2 $5 field $500000 {value}"));
 }
