@@ -287,14 +287,13 @@ pub(crate) fn describe(client: &Client) -> String {
     )
 }
 
-/// Calls `each` with every client's description; that of the one that asks as it is now.
-pub(crate) fn describe_all(store: &Store, asking: &Client, mut each: impl FnMut(&str)) {
+/// Every client, in the order of their ids; the one that asks as it is now.
+pub(crate) fn clients<'a>(store: &'a Store, asking: &'a Client) -> impl Iterator<Item = Client> {
     let arena = store.arena();
-    let mut records: Vec<_> =
-        Record::all(arena).map(|record| (record.client_id(arena), record)).collect();
-    records.sort_by_key(|(id, _)| *id);
-    for (id, record) in records {
-        let one = if id == asking.id { describe(asking) } else { describe(&record.client(arena)) };
-        each(&one);
-    }
+    let mut records: Vec<_> = Record::all(arena).collect();
+    records.retain(|record| !store.ended.contains(&record.client_id(arena)));
+    records.sort_by_key(|record| record.client_id(arena));
+    records.into_iter().map(|record| {
+        if record.client_id(arena) == asking.id { asking.clone() } else { record.client(arena) }
+    })
 }

@@ -28,6 +28,8 @@ const CLIENTS_MAX: u64 = 10_000;
 const GATHERED_MAX: usize = 1000;
 /// Bytes of replies after which the next ones go into another message to a relay.
 const SAID_MAX: usize = 512 << 10;
+/// Replies that one relay has room for, beside a little for each of its clients.
+const ON_WAY_MAX: u64 = 64 << 20;
 /// The share of all memory that is a good part of it.
 const GIVEN_BACK: u64 = 64;
 /// How long a host's connections are kept with no relay of it: its clients wait for the guest as
@@ -56,6 +58,8 @@ struct Attachment {
     news: BTreeSet<ConnectionId>,
     /// The last one of which it has heard: those after it have their turn first.
     told: ConnectionId,
+    /// Replies on their way to its clients.
+    on_way: u64,
     /// What it is to hear about connections that are not there.
     notes: Vec<FromGuest>,
 }
@@ -63,7 +67,7 @@ struct Attachment {
 impl Attachment {
     fn new(run: u64, outlet: Box<dyn Outlet>) -> Self {
         let (news, told) = (BTreeSet::new(), ConnectionId(0));
-        Self { run, outlet, news, told, notes: Vec::new() }
+        Self { run, outlet, news, told, on_way: 0, notes: Vec::new() }
     }
 
     /// The next connection whose turn it is.
@@ -204,7 +208,10 @@ impl Machine {
                 }
             }
             ToGuest::Delivered(_, position) => {
+                let before = session.on_way(self.store.arena());
                 session.deliver(&self.store, position);
+                let arrived = before - session.on_way(self.store.arena());
+                self.has_arrived(relay.host, arrived);
                 self.ready.insert(key);
                 self.tell(key);
             }
@@ -262,6 +269,9 @@ impl Machine {
             self.stalled.remove(&key);
         }
         self.tell(key);
+        for client in std::mem::take(&mut self.store.ended) {
+            self.end_client(client);
+        }
     }
 
     /// A relay is heard no more until it attaches anew.
@@ -279,12 +289,29 @@ impl Machine {
     /// Its client has gone.
     fn end(&mut self, key: Key) {
         if let Some(session) = self.sessions.remove(&key) {
+            self.has_arrived(key.0, session.on_way(self.store.arena()));
             session.record.remove(&self.store.heap);
         }
         self.ready.remove(&key);
         self.stalled.remove(&key);
         if let Some(attachment) = self.attached.get_mut(&key.0) {
             attachment.news.remove(&key.1);
+        }
+    }
+
+    /// Another client says so.
+    fn end_client(&mut self, id: u64) {
+        let found = self.sessions.iter().find(|(_, session)| session.client_id() == id);
+        if let Some(key) = found.map(|(key, _)| *key) {
+            self.end(key);
+            self.note(key.0, FromGuest::Gone(key.1));
+        }
+    }
+
+    /// So many bytes are not on their way any more to clients of a host.
+    fn has_arrived(&mut self, host: u64, count: u64) {
+        if let Some(attachment) = self.attached.get_mut(&host) {
+            attachment.on_way = attachment.on_way.saturating_sub(count);
         }
     }
 
@@ -407,8 +434,11 @@ impl Machine {
                 && let Some(id) = attachment.next()
             {
                 let Some(session) = sessions.get_mut(&(*host, id)) else { continue };
-                let (news, more) = session.said(heap, id);
-                size += if let FromGuest::Said(said) = &news { said.bytes.len() } else { 0 };
+                let room = ON_WAY_MAX.saturating_sub(attachment.on_way);
+                let (news, more) = session.said(heap, id, room);
+                let len = if let FromGuest::Said(said) = &news { said.bytes.len() } else { 0 };
+                size += len;
+                attachment.on_way += len as u64;
                 said.push(news);
                 if more {
                     unfinished.push(id);

@@ -13,8 +13,9 @@ use super::store::Store;
 /// that, then as many as are left free beside them: a client may say a lot before it reads at all,
 /// and the more of them do, the less there is for each, but never nothing for others.
 const OUTBOX_MAX: u64 = 1 << 20;
-/// Replies that may be on their way to the relay.
+/// Replies that may be on their way to the relay, and those that always may.
 const SENT_MAX: u64 = 1 << 20;
+const SENT_MIN: u64 = 16 << 10;
 /// Replies in one message to a relay.
 const SAID_MAX: u64 = 256 << 10;
 /// Replies are put into guest memory in pieces of about this size.
@@ -104,6 +105,10 @@ impl Session {
     /// The client says no more than this: it is let go once that is carried out and answered.
     pub(crate) fn end_at(&mut self, total: Position) {
         self.total = Some(total.0);
+    }
+
+    pub(crate) const fn client_id(&self) -> u64 {
+        self.client.id
     }
 
     /// Whether commands wait for room for what they reply.
@@ -238,12 +243,24 @@ impl Session {
         }
     }
 
-    /// What the relay has not heard yet, and whether there is more.
-    pub(crate) fn said(&mut self, heap: &Heap, connection: ConnectionId) -> (FromGuest, bool) {
+    /// Replies that are on their way to the client.
+    pub(crate) fn on_way(&self, arena: &Arena) -> u64 {
+        self.sent - self.record.delivered(arena)
+    }
+
+    /// What the relay has not heard yet, and whether there is more. It keeps what its client does
+    /// not read, and has `room` for it.
+    pub(crate) fn said(
+        &mut self,
+        heap: &Heap,
+        connection: ConnectionId,
+        room: u64,
+    ) -> (FromGuest, bool) {
         let (arena, outbox) = (heap.arena(), self.record.outbox());
         let (delivered, held) = (self.record.delivered(arena), outbox.len(arena));
         let end = delivered + held;
-        let until = end.min(delivered + SENT_MAX).min(self.sent + SAID_MAX).max(self.sent);
+        let most = delivered + room.clamp(SENT_MIN, SENT_MAX);
+        let until = end.min(most).min(self.sent + SAID_MAX).max(self.sent);
         let mut bytes = Vec::new();
         if until > self.sent {
             outbox.read_onto(heap, self.sent - delivered, until - self.sent, &mut bytes);
@@ -259,7 +276,7 @@ impl Session {
             bytes: bytes.into(),
             last: self.client.leaving && until == end,
         });
-        (said, until < end && until < delivered + SENT_MAX)
+        (said, until < end && until < most)
     }
 
     /// Where the replies end that were ever made.

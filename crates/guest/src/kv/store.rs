@@ -86,6 +86,8 @@ pub(crate) struct Store {
     seed: u64,
     /// Bytes of keys and values; the rest is for what serves them.
     pub(crate) limit: u64,
+    /// Clients that commands have ended: whoever carries commands out ends their connections.
+    pub(crate) ended: Vec<u64>,
 }
 
 impl Store {
@@ -109,7 +111,7 @@ impl Store {
         let heap = Heap::new(arena);
         // A sixteenth is for what connections send and are sent.
         let limit = heap.capacity() / 16 * 15;
-        Self { heap, now_ms, seed, limit }
+        Self { heap, now_ms, seed, limit, ended: Vec::new() }
     }
 
     pub(crate) fn arena(&self) -> &Arena {

@@ -1,5 +1,6 @@
 //! The commands: which there are, what each takes, and what every one of them is checked for.
 
+mod clients;
 mod collections;
 mod connection;
 mod keys;

@@ -97,6 +97,7 @@ pub(super) fn command(call: &mut Call<'_>) -> Outcome {
             call.reply.array(COMMANDS.len());
             COMMANDS.iter().for_each(|command| call.reply.bulk(command.name.as_bytes()));
         }
+        b"list" => return Err(Refusal::Syntax),
         b"info" if names.is_empty() => {
             call.reply.array(COMMANDS.len());
             COMMANDS.iter().for_each(|command| describe(call.reply, command));

@@ -62,15 +62,18 @@ impl SetOptions {
         while let Some(word) = call.arguments.get(index) {
             let word = word.to_ascii_uppercase();
             let has_end = options.end.is_some();
+            let unit = if word.starts_with(b"E") { Unit::Seconds } else { Unit::Milliseconds };
+            let absolute = word.ends_with(b"AT");
+            // The same option again is the last one that counts; another one is an error.
+            let other_end = options.end.is_some_and(|(_, it, at)| (it, at) != (unit, absolute));
             let more = index + 1 < call.arguments.len();
             match word.as_slice() {
                 b"NX" if !options.only_old => options.only_new = true,
                 b"XX" if !options.only_new => options.only_old = true,
                 b"GET" => options.get = true,
                 b"KEEPTTL" if !has_end => options.keep_end = true,
-                b"EX" | b"PX" | b"EXAT" | b"PXAT" if !has_end && !options.keep_end && more => {
-                    let unit = if word[0] == b'E' { Unit::Seconds } else { Unit::Milliseconds };
-                    options.end = Some((index + 1, unit, word.ends_with(b"AT")));
+                b"EX" | b"PX" | b"EXAT" | b"PXAT" if !other_end && !options.keep_end && more => {
+                    options.end = Some((index + 1, unit, absolute));
                     index += 1;
                 }
                 _ => return Err(Refusal::Syntax),

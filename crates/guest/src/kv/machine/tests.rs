@@ -53,16 +53,16 @@ impl Outlet for Notes {
     fn cut(&mut self, _: Overrun) {}
 }
 
-/// A machine with four clients of one relay, who are told of by what is returned.
-fn with_clients() -> (Machine, RelayId, Arc<Mutex<Vec<u64>>>) {
-    let store = store(ByteCount::mib(16));
+/// A machine with so many clients of one relay, who are told of by what is returned.
+fn with_clients(count: u64, size: ByteCount) -> (Machine, RelayId, Arc<Mutex<Vec<u64>>>) {
+    let store = store(size);
     store.set(b"a", &[b'v'; 100_000], false).expect("room");
     let mut machine = Machine::open(store.arena().clone()).expect("a store");
     let (relay, heard) = (RelayId { host: 1, run: 1 }, Arc::default());
     let attach = Attach { relay, last: ConnectionId(0), held: Vec::new() };
     let notes = Box::new(Notes(Arc::clone(&heard)));
     machine.handle(Event::Attach(attach, notes), &|| true);
-    for id in 1..=4 {
+    for id in 1..=count {
         machine.handle(Event::FromRelay(relay, ToGuest::Open(ConnectionId(id))), &|| true);
     }
     (machine, relay, heard)
@@ -74,7 +74,7 @@ fn asks_much(id: u64) -> ToGuest {
 
 #[test]
 fn everybody_is_told_something_before_anybody_is_told_more() {
-    let (mut machine, relay, heard) = with_clients();
+    let (mut machine, relay, heard) = with_clients(4, ByteCount::mib(16));
     (1..=4).for_each(|id| {
         machine.handle(Event::FromRelay(relay, asks_much(id)), &|| true);
     });
@@ -85,7 +85,7 @@ fn everybody_is_told_something_before_anybody_is_told_more() {
 
 #[test]
 fn everybody_goes_on_before_anybody_goes_on_again() {
-    let (mut machine, relay, _) = with_clients();
+    let (mut machine, relay, _) = with_clients(4, ByteCount::mib(16));
     for id in 1..=4 {
         machine.handle(Event::FromRelay(relay, asks_much(id)), &|| false);
     }
@@ -98,6 +98,72 @@ fn everybody_goes_on_before_anybody_goes_on_again() {
     let replies = |session: &Session| session.said_in_all(arena).0 / 100_000;
     let done: Vec<_> = machine.sessions.values().map(replies).collect();
     assert_eq!(done, [2; 4]);
+}
+
+/// They do not read, and there are more of them than the relay has room for.
+#[test]
+fn all_clients_hear_something_and_their_relay_never_keeps_more_than_it_has_room_for() {
+    let count = 150;
+    let (mut machine, relay, heard) = with_clients(count, ByteCount::mib(512));
+    for id in 1..=count {
+        machine.handle(Event::FromRelay(relay, asks_much(id)), &|| true);
+    }
+    while !machine.attached[&1].news.is_empty() {
+        machine.speak();
+    }
+    let arena = machine.store.arena().clone();
+    let on_way = |machine: &Machine| {
+        machine.sessions.values().map(|session| session.on_way(&arena)).sum::<u64>()
+    };
+    let most = ON_WAY_MAX + count * (16 << 10);
+    assert!(
+        (ON_WAY_MAX - (1 << 20)..most).contains(&on_way(&machine)),
+        "{} bytes",
+        on_way(&machine)
+    );
+    heard.lock().expect("whole").sort_unstable();
+    heard.lock().expect("whole").dedup();
+    assert_eq!(heard.lock().expect("whole").len() as u64, count);
+    // One that reads goes on; and what all have read is on its way no more.
+    let last = ConnectionId(count);
+    let delivered = |machine: &mut Machine, id| {
+        let said = Position(machine.sessions[&(1, id)].on_way(&arena));
+        let before = machine.sessions[&(1, id)].record.delivered(&arena);
+        let delivered = ToGuest::Delivered(id, Position(before + said.0));
+        machine.handle(Event::FromRelay(relay, delivered), &|| true);
+    };
+    for _ in 0..100 {
+        delivered(&mut machine, last);
+        machine.speak();
+    }
+    assert_eq!(machine.sessions[&(1, last)].on_way(&arena), 0, "it has heard everything");
+    (1..=count).for_each(|id| delivered(&mut machine, ConnectionId(id)));
+    assert_eq!((machine.attached[&1].on_way, on_way(&machine)), (0, 0));
+}
+
+#[test]
+fn a_client_that_is_killed_is_there_no_more() {
+    let (mut machine, relay, _) = with_clients(3, ByteCount::mib(4));
+    let said =
+        |id, words: &str| ToGuest::Bytes(ConnectionId(id), Position(0), words.to_owned().into());
+    // It does not hear what it has been replied before either.
+    machine.handle(Event::FromRelay(relay, said(2, "PING\r\n")), &|| true);
+    let kills = said(1, "CLIENT KILL ID 2\r\nCLIENT KILL ID 1\r\nCLIENT LIST ID 1 2 3\r\n");
+    machine.handle(Event::FromRelay(relay, kills), &|| true);
+    let left: Vec<_> = machine.sessions.keys().map(|(_, id)| id.0).collect();
+    assert_eq!(left, [1, 3]);
+    assert_eq!(machine.attached[&1].notes, [FromGuest::Gone(ConnectionId(2))]);
+    let heap = &machine.store.heap;
+    let replies = machine.sessions[&(1, ConnectionId(1))].record.outbox().bytes(heap);
+    let replies = String::from_utf8(replies).expect("text");
+    let lines: Vec<_> = replies.lines().filter(|line| !line.starts_with('$')).collect();
+    assert_eq!(lines[..2], [":1", ":0"], "it does not kill itself unless it says so");
+    assert!(lines[2].starts_with("id=1 ") && lines[3].starts_with("id=3 "), "{replies}");
+    let itself = "CLIENT KILL ID 3 SKIPME no\r\nPING\r\n";
+    machine.handle(Event::FromRelay(relay, said(3, itself)), &|| true);
+    let record = machine.sessions[&(1, ConnectionId(3))].record;
+    assert_eq!(record.outbox().bytes(&machine.store.heap), b":1\r\n");
+    assert!(record.client(machine.store.arena()).leaving);
 }
 
 #[test]
