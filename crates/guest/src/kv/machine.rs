@@ -24,8 +24,10 @@ const DIG_STEPS: u64 = 256;
 const REAPS_MAX: usize = 16;
 /// Clients at a time, over all relays.
 const CLIENTS_MAX: u64 = 10_000;
-/// Clients that are moved together in one turn, at most; with more of them nothing is.
+/// Clients that are moved together in one turn, at most, and bytes that they have; with more of
+/// them nothing is moved yet.
 const GATHERED_MAX: usize = 1000;
+const GATHERED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of replies after which the next ones go into another message to a relay.
 const SAID_MAX: usize = 512 << 10;
 /// Replies that one relay has room for, beside a little for each of its clients.
@@ -392,7 +394,11 @@ impl Machine {
         let empty = self.store.is_empty();
         let was_empty = std::mem::replace(&mut self.was_empty, empty);
         let in_pieces = empty && !was_empty && self.store.heap.is_in_pieces();
-        if !in_pieces || self.sessions.len() > GATHERED_MAX {
+        if !in_pieces {
+            return;
+        }
+        if self.sessions.len() > GATHERED_MAX || self.store.heap.used() > GATHERED_BYTES_MAX {
+            self.was_empty = false;
             return;
         }
         for record in self.store.gather() {
