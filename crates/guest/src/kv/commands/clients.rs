@@ -99,12 +99,13 @@ fn list(call: &mut Call<'_>, which: &[&[u8]]) -> Outcome {
             ids = (!is_type_of_all(name)?).then(Vec::new);
         }
         [what, some @ ..] if is_one_of(what, &["id"]) && !some.is_empty() => {
-            let parsed = some.iter().map(|id| number::parse(id)).collect::<Option<Vec<_>>>();
+            let parse = |id: &&[u8]| number::parse(id).map(i64::cast_unsigned);
+            let parsed = some.iter().map(parse).collect::<Option<Vec<_>>>();
             ids = Some(parsed.ok_or_else(|| Refusal::err("Invalid client ID"))?);
         }
         _ => return Err(Refusal::Syntax),
     }
-    let asked = |id: u64| ids.as_ref().is_none_or(|ids| ids.iter().any(|one| *one == id as i64));
+    let asked = |id| ids.as_ref().is_none_or(|ids| ids.contains(&id));
     let (store, client) = (&*call.store, &*call.client);
     call.reply.text(|reply| {
         for one in connections::clients(store, client).filter(|one| asked(one.id)) {
