@@ -175,7 +175,8 @@ mod tests {
                     let popped = if left { model.pop_front() } else { model.pop_back() };
                     let mut last = None;
                     let there = u64::from(popped.is_some());
-                    list.at_end(heap.arena(), end, there, |span| last = Some(span.bytes(heap.arena())));
+                    let arena = heap.arena();
+                    list.at_end(arena, end, there, |span| last = Some(span.bytes(arena)));
                     prop_assert_eq!(list.drop_one(&heap, end), popped.is_some());
                     prop_assert_eq!(last, popped);
                 }
