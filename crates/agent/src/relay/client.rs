@@ -230,11 +230,22 @@ async fn listen(
             Ok(count) => count,
             Err(_) => break Event::Closed(id),
         };
-        // Comes back as the guest takes the bytes. Never more than each client has.
-        let Ok(permits) = room.acquire_many(count as u32).await else { return };
-        permits.forget();
-        if events.send(Event::Said(id, buffer.split().freeze())).await.is_err() {
-            return;
+        let mut left = count;
+        while left > 0 {
+            // Comes back as the guest takes the bytes. The guest hears of as many as there is room
+            // for: where it can take none of them, it decides by how many there are.
+            let Ok(one) = room.acquire().await else { return };
+            one.forget();
+            let more = room.available_permits().min(left - 1);
+            let more = room.try_acquire_many(more as u32).map_or(0, |permits| {
+                permits.forget();
+                more
+            });
+            left -= 1 + more;
+            let part = buffer.split_to(1 + more).freeze();
+            if events.send(Event::Said(id, part)).await.is_err() {
+                return;
+            }
         }
     };
     // A relay that has ended has closed the socket.
@@ -308,6 +319,25 @@ mod tests {
         assert!(client.hear(&taken(3)));
         assert_eq!(bytes(&mut client), [(3, b"d".to_vec())]);
         assert!(!client.hear(&taken(5)), "more than was said");
+    }
+
+    /// What comes after its first byte is more than there is room for.
+    #[tokio::test]
+    async fn a_guest_hears_of_as_much_as_there_is_room_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (events, mut heard) = mpsc::channel(1);
+        let stream = listener.accept().await.unwrap().0;
+        let _client = Client::new(1, stream, &events, SharedRoom::new());
+        let mut said = 0;
+        for bytes in [1, OWN] {
+            far.write_all(&vec![b'x'; bytes]).await.unwrap();
+            while said < bytes {
+                let Some(Event::Said(_, bytes)) = heard.recv().await else { panic!("it ends") };
+                said += bytes.len();
+            }
+        }
+        assert_eq!(said, OWN);
     }
 
     #[tokio::test]

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
-use whimbrel_guest::kv::WINDOW;
+use whimbrel_guest::kv::{KEPT_MIN, WINDOW};
 
 /// What each client has, and what is read of it at once.
 pub(super) const OWN: usize = 16 << 10;
+const _: () = assert!(OWN as u64 >= KEPT_MIN);
 /// What all clients of a hub have beside that.
 const SHARED: usize = 64 << 20;
 /// What one client may have beside its own: more would only wait here.

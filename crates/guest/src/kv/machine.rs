@@ -91,7 +91,7 @@ pub(crate) struct Machine {
     ready: BTreeSet<Key>,
     /// The last one of them that went on: those after it have their turn first.
     ran: Key,
-    /// Those whose commands wait for room for what they reply, and how much memory was in use.
+    /// Those who wait for memory, and how much of it was in use.
     stalled: BTreeSet<Key>,
     stalled_at: u64,
     /// Since when there was no relay of a host that has connections, and when this was looked at.
@@ -264,7 +264,7 @@ impl Machine {
             Rest::Commands => self.ready.insert(key),
             Rest::Nothing => self.ready.remove(&key),
         };
-        if session.is_stalled() {
+        if session.waits_for_memory() {
             self.stalled.insert(key);
             self.stalled_at = self.stalled_at.max(self.store.heap.used());
         } else {

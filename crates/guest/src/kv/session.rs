@@ -4,7 +4,7 @@ use super::arena::Arena;
 use super::commands::{self, Client};
 use super::connections::Record;
 use super::heap::{Full, Heap};
-use super::port::{ConnectionId, FromGuest, Overrun, Position, Said, WINDOW};
+use super::port::{ConnectionId, FromGuest, KEPT_MIN, Overrun, Position, Said, WINDOW};
 use super::reply::{Refusal, Reply};
 use super::request::{Arguments, Reader, Request};
 use super::store::Store;
@@ -40,6 +40,8 @@ pub(crate) struct Session {
     sent: u64,
     /// It goes on when replies have been delivered.
     stalled: bool,
+    /// The client's last bytes had no room in memory.
+    untaken: bool,
 }
 
 /// What is left to do for a connection.
@@ -72,6 +74,7 @@ impl Session {
             total: None,
             sent: record.delivered(arena),
             stalled: false,
+            untaken: false,
         }
     }
 
@@ -111,9 +114,9 @@ impl Session {
         self.client.id
     }
 
-    /// Whether commands wait for room for what they reply.
-    pub(crate) const fn is_stalled(&self) -> bool {
-        self.stalled
+    /// Whether it goes on once memory is given back: for what commands reply, or for what came.
+    pub(crate) const fn waits_for_memory(&self) -> bool {
+        self.stalled || self.untaken
     }
 
     /// Carries out commands while `open` says so, and puts everything into guest memory.
@@ -222,17 +225,18 @@ impl Session {
         }
         let mut taken = self.come;
         let new = &self.pending[kept as usize..];
-        if inbox.append(heap, new).is_err() {
+        self.untaken = inbox.append(heap, new).is_err();
+        if self.untaken {
             // The relay keeps them, and has them again for the guest wherever that goes on.
             taken -= new.len() as u64;
-            if partial && new.len() as u64 >= WINDOW {
-                // A command larger than what is free, of which no more can come.
+            if partial && new.len() as u64 >= KEPT_MIN {
+                // A command larger than what is free, of which no more may ever come.
                 let mut reply = Reply::default();
                 reply.refusal(&Refusal::Full);
                 self.say(store, &mut reply);
                 self.client.leaving = true;
                 inbox.consume(heap, inbox.len(heap.arena()));
-                (taken, self.pending) = (self.come, Vec::new());
+                (taken, self.pending, self.untaken) = (self.come, Vec::new(), false);
             }
         }
         if self.client != *before && self.record.keep(heap, &self.client).is_err() {

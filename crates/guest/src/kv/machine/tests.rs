@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use whimbrel_memory::page::ByteCount;
 
+use super::super::port::KEPT_MIN;
 use super::super::store::tests::store;
 use super::*;
 
@@ -188,4 +189,37 @@ fn connections_of_a_host_that_is_gone_for_good_are_ended_and_no_others() {
     }
     assert!(machine.sessions.keys().all(|(host, _)| *host == 0));
     assert_eq!(machine.store.arena().load(head::CONNECTION_COUNT), 2);
+}
+
+/// Half a command has no room, and its relay keeps no more of it than it must.
+#[test]
+fn a_client_whose_bytes_have_no_room_goes_on_when_they_have_or_is_told() {
+    let (mut machine, relay, _) = with_clients(2, ByteCount::mib(4));
+    let say = |machine: &mut Machine, id, from: usize, bytes: &[u8]| {
+        let said = ToGuest::Bytes(ConnectionId(id), Position(from as u64), bytes.to_vec().into());
+        machine.handle(Event::FromRelay(relay, said), &|| true);
+    };
+    let record = |machine: &Machine, id| machine.sessions[&(1, ConnectionId(id))].record;
+    let mut blocks = Vec::new();
+    for len in [100_000, 1000] {
+        blocks.extend(std::iter::from_fn(|| machine.store.heap.allocate(len).ok()));
+    }
+    let asked = [b"*2\r\n$6\r\nEXISTS\r\n$200000\r\n".as_slice(), &[b'k'; 200_000], b"\r\n"].concat();
+    let first = KEPT_MIN as usize - 1;
+    say(&mut machine, 1, 0, &asked[..first]);
+    say(&mut machine, 2, 0, &asked[..first]);
+    say(&mut machine, 2, first, &asked[first..=first]);
+    let arena = machine.store.arena().clone();
+    assert_eq!(record(&machine, 1).taken(&arena), 0);
+    assert!(record(&machine, 2).client(&arena).leaving, "no more of it may ever come");
+    let replies = record(&machine, 2).outbox().bytes(&machine.store.heap);
+    assert!(replies.starts_with(b"-OOM"), "{}", replies.escape_ascii());
+    // Memory is given back, and nothing else happens.
+    blocks.into_iter().for_each(|block| machine.store.heap.free(block));
+    machine.turn(&|| true);
+    assert_eq!(record(&machine, 1).taken(&arena), first as u64);
+    for from in (first..asked.len()).step_by(10_000) {
+        say(&mut machine, 1, from, &asked[from..asked.len().min(from + 10_000)]);
+    }
+    assert_eq!(record(&machine, 1).outbox().bytes(&machine.store.heap), b":0\r\n");
 }
