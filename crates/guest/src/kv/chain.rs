@@ -41,6 +41,8 @@ struct Head {
 impl Chain {
     /// Words that a chain's head takes.
     pub(crate) const WORDS: u64 = 6;
+    /// Room that an empty chain has in any case.
+    pub(crate) const ROOM_MIN: u64 = FIRST - LINK;
 
     fn head(self, arena: &Arena) -> Head {
         let [first, start, last, end, len, room] = arena.load_words(self.0);
@@ -92,10 +94,7 @@ impl Chain {
             missing = missing.saturating_sub(room);
             head.room += room;
         }
-        let mut behind = head.last;
-        while let Some(next) = arena.follow(behind).place() {
-            behind = next;
-        }
+        let mut behind = blocks_from(arena, head.last).last().expect("an open chain has a block");
         for block in blocks {
             arena.point(behind, block);
             behind = block;
@@ -164,16 +163,18 @@ impl Chain {
     pub(crate) fn read_onto(self, heap: &Heap, offset: u64, len: u64, into: &mut Vec<u8>) {
         let (arena, head) = (heap.arena(), self.head(heap.arena()));
         assert!(offset + len <= head.len, "more is read than there is");
-        let (mut block, mut at, mut left) = (head.first, head.start + offset, len);
+        let (mut at, mut left) = (head.start + offset, len);
+        let mut blocks = blocks_from(arena, head.first);
         while left > 0 {
+            let block = blocks.next().expect("a chain holds all of its bytes");
             let room = heap.room(block);
             if at >= room {
-                (block, at) = (arena.follow(block), LINK + at - room);
+                at = LINK + at - room;
                 continue;
             }
             let count = left.min(room - at);
             arena.read_onto(block.plus(at), count, into);
-            (at, left) = (at + count, left - count);
+            (at, left) = (LINK, left - count);
         }
     }
 
@@ -185,8 +186,7 @@ impl Chain {
     }
 
     fn blocks(self, arena: &Arena) -> impl Iterator<Item = At> + '_ {
-        let first = self.head(arena).first.place();
-        std::iter::successors(first, |block| arena.follow(*block).place())
+        blocks_from(arena, self.head(arena).first)
     }
 
     /// What its blocks take of the heap.
@@ -200,6 +200,15 @@ impl Chain {
         blocks.into_iter().for_each(|block| heap.free(block));
         heap.arena().store_words(self.0, [0; Self::WORDS as usize]);
     }
+}
+
+/// The blocks of a chain from one on. Memory that was not written by a store may have a ring of them.
+fn blocks_from(arena: &Arena, first: At) -> impl Iterator<Item = At> + '_ {
+    let mut left = arena.size() / FIRST;
+    std::iter::successors(first.place(), move |block| {
+        left = left.checked_sub(1).expect("a chain of blocks has an end");
+        arena.follow(*block).place()
+    })
 }
 
 #[cfg(test)]
@@ -245,6 +254,15 @@ mod tests {
         assert_eq!(heap.unused(), free);
         kept.iter().for_each(|block| heap.free(*block));
         assert_eq!(heap.used(), used);
+    }
+
+    #[test]
+    #[should_panic(expected = "has an end")]
+    fn a_ring_of_blocks_is_no_chain() {
+        let (heap, chain, _) = chain();
+        let head = chain.head(heap.arena());
+        heap.arena().point(head.last, head.first);
+        let _ = chain.taken(&heap);
     }
 
     proptest! {

@@ -56,10 +56,10 @@ type Key = (u64, ConnectionId);
 struct Attachment {
     run: u64,
     outlet: Box<dyn Outlet>,
-    /// Connections about which the relay is to hear.
+    /// Connections about which the relay is to hear, once it has heard about those of this round:
+    /// nobody waits for others who have news again and again.
     news: BTreeSet<ConnectionId>,
-    /// The last one of which it has heard: those after it have their turn first.
-    told: ConnectionId,
+    round: BTreeSet<ConnectionId>,
     /// Replies on their way to its clients.
     on_way: u64,
     /// What it is to hear about connections that are not there.
@@ -68,17 +68,20 @@ struct Attachment {
 
 impl Attachment {
     fn new(run: u64, outlet: Box<dyn Outlet>) -> Self {
-        let (news, told) = (BTreeSet::new(), ConnectionId(0));
-        Self { run, outlet, news, told, on_way: 0, notes: Vec::new() }
+        let (news, round) = (BTreeSet::new(), BTreeSet::new());
+        Self { run, outlet, news, round, on_way: 0, notes: Vec::new() }
     }
 
     /// The next connection whose turn it is.
     fn next(&mut self) -> Option<ConnectionId> {
-        let after = self.news.range(ConnectionId(self.told.0 + 1)..).next();
-        let next = after.or_else(|| self.news.first()).copied()?;
-        self.news.remove(&next);
-        self.told = next;
-        Some(next)
+        if self.round.is_empty() {
+            self.round = std::mem::take(&mut self.news);
+        }
+        self.round.pop_first()
+    }
+
+    fn has_news(&self) -> bool {
+        !self.news.is_empty() || !self.round.is_empty()
     }
 }
 
@@ -128,7 +131,7 @@ impl Machine {
     /// Whether there is work that waits for nobody.
     pub(crate) fn is_busy(&self) -> bool {
         let mut attached = self.attached.values();
-        attached.any(|relay| !relay.news.is_empty() && relay.outlet.has_room())
+        attached.any(|relay| relay.has_news() && relay.outlet.has_room())
             || !self.ready.is_empty()
             || self.store.arena().load(head::GRAVES) != 0
     }
@@ -271,8 +274,8 @@ impl Machine {
             self.stalled.remove(&key);
         }
         self.tell(key);
-        for client in std::mem::take(&mut self.store.ended) {
-            self.end_client(client);
+        if !self.store.ended.is_empty() {
+            self.end_clients();
         }
     }
 
@@ -283,9 +286,10 @@ impl Machine {
         }
     }
 
+    /// The newest first, as in memory: to end them all takes no search.
     fn connections_of(&self, host: u64) -> Vec<Key> {
         let all = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
-        self.sessions.range(all).map(|(key, _)| *key).collect()
+        self.sessions.range(all).rev().map(|(key, _)| *key).collect()
     }
 
     /// Its client has gone.
@@ -298,13 +302,18 @@ impl Machine {
         self.stalled.remove(&key);
         if let Some(attachment) = self.attached.get_mut(&key.0) {
             attachment.news.remove(&key.1);
+            attachment.round.remove(&key.1);
         }
     }
 
     /// Another client says so.
-    fn end_client(&mut self, id: u64) {
-        let found = self.sessions.iter().find(|(_, session)| session.client_id() == id);
-        if let Some(key) = found.map(|(key, _)| *key) {
+    fn end_clients(&mut self) {
+        let ended = std::mem::take(&mut self.store.ended);
+        let ids = self.sessions.iter().map(|(key, session)| (session.client_id(), *key));
+        let mut found: Vec<_> = ids.filter(|(id, _)| ended.contains(id)).collect();
+        // The newest are first in memory, where each is looked for from the first on.
+        found.sort_unstable();
+        for (_, key) in found.into_iter().rev() {
             self.end(key);
             self.note(key.0, FromGuest::Gone(key.1));
         }
@@ -332,9 +341,9 @@ impl Machine {
     /// Goes on with what was left lying.
     pub(crate) fn go_on(&mut self, open: &dyn Fn() -> bool) {
         let mut before = std::mem::take(&mut self.ready);
-        let (host, ConnectionId(id)) = self.ran;
-        let after = before.split_off(&(host, ConnectionId(id + 1)));
-        for key in after.into_iter().chain(before) {
+        let mut after = before.split_off(&self.ran);
+        let ran = after.take(&self.ran);
+        for key in after.into_iter().chain(before).chain(ran) {
             if open() {
                 self.ran = key;
                 self.run(key, open);
@@ -427,7 +436,7 @@ impl Machine {
     fn speak(&mut self) {
         let (heap, sessions) = (&self.store.heap, &mut self.sessions);
         self.attached.retain(|host, attachment| {
-            if attachment.news.is_empty() && attachment.notes.is_empty() {
+            if !attachment.has_news() && attachment.notes.is_empty() {
                 return true;
             }
             if !attachment.outlet.has_room() {

@@ -1,6 +1,7 @@
 //! One connection while the guest runs: what its record holds, at hand.
 
 use super::arena::Arena;
+use super::chain::Chain;
 use super::commands::{self, Client};
 use super::connections::Record;
 use super::heap::{Full, Heap};
@@ -10,8 +11,9 @@ use super::request::{Arguments, Reader, Request};
 use super::store::Store;
 
 /// Replies that may wait for delivery before the client's commands do. If memory has more room than
-/// that, then as many as are left free beside them: a client may say a lot before it reads at all,
-/// and the more of them do, the less there is for each, but never nothing for others.
+/// that, then as many as values may take yet beside them: a client may say a lot before it reads at
+/// all, and the more of them do, the less there is for each; but what is left to values they halve
+/// at most.
 const OUTBOX_MAX: u64 = 1 << 20;
 /// Replies that may be on their way to the relay, and those that always may.
 const SENT_MAX: u64 = 1 << 20;
@@ -22,6 +24,7 @@ const SAID_MAX: u64 = 256 << 10;
 const PIECE: usize = 16 << 10;
 /// There is room for a reply of so many bytes before a command is carried out.
 pub(crate) const SMALL: u64 = 1 << 10;
+const _: () = assert!(SMALL <= Chain::ROOM_MIN, "an empty outbox has room for it");
 
 /// A connection. All of it but `sent` can be made again from guest memory.
 #[derive(Debug)]
@@ -40,6 +43,9 @@ pub(crate) struct Session {
     sent: u64,
     /// It goes on when replies have been delivered.
     stalled: bool,
+    /// How much room there was for a reply that had none; it is not made again for a little more.
+    /// 0 for none.
+    wanting: u64,
     /// The client's last bytes had no room in memory.
     untaken: bool,
 }
@@ -74,6 +80,7 @@ impl Session {
             total: None,
             sent: record.delivered(arena),
             stalled: false,
+            wanting: 0,
             untaken: false,
         }
     }
@@ -134,7 +141,7 @@ impl Session {
                 self.say(store, &mut reply);
             }
             let waiting = self.record.outbox().len(store.arena()) + reply.bytes.len() as u64;
-            let most = OUTBOX_MAX.max(store.heap.unused());
+            let most = OUTBOX_MAX.max(store.unused());
             if waiting > most || !self.has_room(store, &reply) {
                 if waiting > 0 {
                     self.stalled = true;
@@ -147,10 +154,15 @@ impl Session {
             if !open() {
                 break Rest::Commands;
             }
+            if self.wanting > 0 && waiting > 0 && self.room(store) / 2 < self.wanting {
+                self.stalled = true;
+                break Rest::Nothing;
+            }
+            self.wanting = 0;
             match self.step(store, &mut reply, consumed) {
                 Step::Done(len) => consumed += len,
                 Step::Stalled => {
-                    self.stalled = true;
+                    (self.stalled, self.wanting) = (true, self.room(store).max(1));
                     break Rest::Nothing;
                 }
                 Step::Partial if self.total.is_some_and(|total| self.come >= total) => {
@@ -171,6 +183,11 @@ impl Session {
     fn has_room(&self, store: &Store, reply: &Reply) -> bool {
         let more = reply.bytes.len() as u64 + SMALL;
         self.record.outbox().widen(&store.heap, more).is_ok()
+    }
+
+    /// There is no room for more replies than this.
+    fn room(&self, store: &Store) -> u64 {
+        self.record.outbox().room_max(&store.heap)
     }
 
     /// One command at `at` of what is pending.

@@ -1,5 +1,7 @@
 //! What clients ask about themselves and others, and do to others.
 
+use std::collections::BTreeSet;
+
 use super::super::connections;
 use super::super::number;
 use super::super::reply::{Refusal, Reply};
@@ -96,11 +98,11 @@ fn list(call: &mut Call<'_>, which: &[&[u8]]) -> Outcome {
     match which {
         [] => {}
         [what, name] if is_one_of(what, &["type"]) => {
-            ids = (!is_type_of_all(name)?).then(Vec::new);
+            ids = (!is_type_of_all(name)?).then(BTreeSet::new);
         }
         [what, some @ ..] if is_one_of(what, &["id"]) && !some.is_empty() => {
             let parse = |id: &&[u8]| number::parse(id).map(i64::cast_unsigned);
-            let parsed = some.iter().map(parse).collect::<Option<Vec<_>>>();
+            let parsed = some.iter().map(parse).collect::<Option<BTreeSet<_>>>();
             ids = Some(parsed.ok_or_else(|| Refusal::err("Invalid client ID"))?);
         }
         _ => return Err(Refusal::Syntax),

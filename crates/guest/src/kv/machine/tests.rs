@@ -109,7 +109,7 @@ fn all_clients_hear_something_and_their_relay_never_keeps_more_than_it_has_room_
     for id in 1..=count {
         machine.handle(Event::FromRelay(relay, asks_much(id)), &|| true);
     }
-    while !machine.attached[&1].news.is_empty() {
+    while machine.attached[&1].has_news() {
         machine.speak();
     }
     let arena = machine.store.arena().clone();
@@ -140,6 +140,32 @@ fn all_clients_hear_something_and_their_relay_never_keeps_more_than_it_has_room_
     assert_eq!(machine.sessions[&(1, last)].on_way(&arena), 0, "it has heard everything");
     (1..=count).for_each(|id| delivered(&mut machine, ConnectionId(id)));
     assert_eq!((machine.attached[&1].on_way, on_way(&machine)), (0, 0));
+}
+
+#[test]
+fn numbers_of_clients_are_whatever_a_relay_says() {
+    let (mut machine, relay, _) = with_clients(1, ByteCount::mib(4));
+    let last = ConnectionId(u64::MAX);
+    machine.handle(Event::FromRelay(relay, ToGuest::Open(last)), &|| true);
+    machine.speak();
+    let said = ToGuest::Bytes(last, Position(0), b"PING\r\n"[..].into());
+    machine.handle(Event::FromRelay(relay, said), &|| false);
+    (0..2).for_each(|_| machine.turn(&|| true));
+    let session = &machine.sessions[&(1, last)];
+    assert_eq!(session.said_in_all(machine.store.arena()), Position(7));
+}
+
+/// Newcomers have news all the time.
+#[test]
+fn nobody_waits_for_those_who_come_later() {
+    let (mut machine, ..) = with_clients(3, ByteCount::mib(4));
+    let attachment = machine.attached.get_mut(&1).expect("it is there");
+    let mut told = Vec::new();
+    for newcomer in 4..10 {
+        told.extend(attachment.next());
+        attachment.news.extend([ConnectionId(1), ConnectionId(newcomer)]);
+    }
+    assert_eq!(told.iter().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3, 1, 4, 5]);
 }
 
 #[test]
@@ -204,7 +230,8 @@ fn a_client_whose_bytes_have_no_room_goes_on_when_they_have_or_is_told() {
     for len in [100_000, 1000] {
         blocks.extend(std::iter::from_fn(|| machine.store.heap.allocate(len).ok()));
     }
-    let asked = [b"*2\r\n$6\r\nEXISTS\r\n$200000\r\n".as_slice(), &[b'k'; 200_000], b"\r\n"].concat();
+    let asked =
+        [b"*2\r\n$6\r\nEXISTS\r\n$200000\r\n".as_slice(), &[b'k'; 200_000], b"\r\n"].concat();
     let first = KEPT_MIN as usize - 1;
     say(&mut machine, 1, 0, &asked[..first]);
     say(&mut machine, 2, 0, &asked[..first]);
@@ -222,4 +249,18 @@ fn a_client_whose_bytes_have_no_room_goes_on_when_they_have_or_is_told() {
         say(&mut machine, 1, from, &asked[from..asked.len().min(from + 10_000)]);
     }
     assert_eq!(record(&machine, 1).outbox().bytes(&machine.store.heap), b":0\r\n");
+}
+
+#[test]
+fn clients_that_do_not_read_leave_room_for_values() {
+    let (mut machine, relay, _) = with_clients(6, ByteCount::mib(64));
+    let asks = b"GET a\r\n".repeat(1000);
+    for id in 1..=5 {
+        let said = ToGuest::Bytes(ConnectionId(id), Position(0), asks.clone().into());
+        machine.handle(Event::FromRelay(relay, said), &|| true);
+    }
+    let unused = machine.store.unused();
+    assert!(unused > 1 << 20, "{unused} bytes are left");
+    let held = machine.store.heap.used();
+    assert!(held > 40 << 20, "{held} bytes, though there is room");
 }
