@@ -48,10 +48,9 @@ pub(super) struct Hub {
     last_id: u64,
     /// Room for what clients have said.
     room: SharedRoom,
-    /// Clients of which the guest is to hear.
+    /// Clients of which the guest is to hear, once it has heard of those of this round.
     news: BTreeSet<u64>,
-    /// The last one of which it was told: those after it have their turn first.
-    told: u64,
+    round: BTreeSet<u64>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
     /// Where an agent has said that the guest goes.
@@ -91,7 +90,7 @@ impl Hub {
             last_id: 0,
             room: SharedRoom::new(),
             news: BTreeSet::new(),
-            told: 0,
+            round: BTreeSet::new(),
             events,
             to_events,
             hint: None,
@@ -238,7 +237,7 @@ impl Hub {
     async fn serve(&mut self, mut owner: Owner) -> bool {
         let mut was_there = false;
         while !self.is_done() {
-            let news = !self.news.is_empty();
+            let news = !self.news.is_empty() || !self.round.is_empty();
             tokio::select! {
                 frame = owner.said.message() => match frame {
                     Ok(Some(frame)) if frame.moved_to.is_empty() => {
@@ -335,7 +334,7 @@ impl Hub {
     fn frame(&mut self) -> api::RelayFrame {
         let (mut words, mut size, mut unfinished) = (Vec::new(), 0, Vec::new());
         while size < FRAME_MAX
-            && let Some(id) = next(&mut self.news, &mut self.told)
+            && let Some(id) = next(&mut self.news, &mut self.round)
         {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             let start = words.len();
@@ -349,11 +348,13 @@ impl Hub {
     }
 }
 
-/// Takes the next one of those who have news: the first after the last one of whom was told.
-fn next(news: &mut BTreeSet<u64>, told: &mut u64) -> Option<u64> {
-    let after = news.range(*told + 1..).next();
-    *told = after.or_else(|| news.first()).copied()?;
-    news.take(told)
+/// Takes the next one of those who have news. Whoever has news as a round begins is in it, so that
+/// nobody waits for others who have some again and again.
+fn next(news: &mut BTreeSet<u64>, round: &mut BTreeSet<u64>) -> Option<u64> {
+    if round.is_empty() {
+        std::mem::swap(news, round);
+    }
+    round.pop_first()
 }
 
 /// Where clients come in.
@@ -427,14 +428,15 @@ mod tests {
 
     #[test]
     fn everybody_is_told_of_before_anybody_is_told_of_again() {
-        let (mut news, mut told) = (BTreeSet::from([1, 2, 3]), 0);
+        let (mut news, mut round) = (BTreeSet::from([1, 2, 3]), BTreeSet::new());
         let mut turns = Vec::new();
         while turns.len() < 6 {
-            let id = next(&mut news, &mut told).expect("there is some");
+            let id = next(&mut news, &mut round).expect("there is some");
             turns.push(id);
-            news.insert(id);
+            // Others come all the time.
+            news.extend([id, 10 + id]);
         }
         assert_eq!(turns, [1, 2, 3, 1, 2, 3]);
-        assert_eq!(next(&mut BTreeSet::new(), &mut told), None);
+        assert_eq!(next(&mut BTreeSet::new(), &mut BTreeSet::new()), None);
     }
 }

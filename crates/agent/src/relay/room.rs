@@ -2,8 +2,9 @@
 //!
 //! Each client has a little of its own, so that none waits because of others. The rest is for all
 //! of a hub's clients: one that has more to say may have as much of it as it leaves to others, and
-//! gives it back when the guest has taken everything. So they need a bounded amount of memory,
-//! however many of them there are and whatever they do.
+//! gives it back when the guest has taken everything. So the clients of one guest need a bounded
+//! amount of memory, however many of them there are and whatever they do. (Beside this, each may
+//! have [`OWN`] bytes in the buffer that it is read into: they wait for room.)
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
