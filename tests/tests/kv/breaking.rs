@@ -1,6 +1,7 @@
 //! Clients while what carries the move breaks, and while the side dies that does not own the guest:
 //! as pages are sent. What breaks in the switchover is in `switching`.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::time::timeout;
@@ -52,11 +53,12 @@ impl Leg {
     ) -> Said {
         let held = self.way.expect(step);
         let words = ["migrate", "store", &self.address, "--lanes", "2", "--json", "--agent", from];
-        let breaking = async {
-            let held = timeout(os::PATIENCE, held).await.expect("the step comes");
-            breaks(held.expect("the way is there")).await;
+        let mut moving = pin!(run(&words));
+        let held = tokio::select! {
+            held = timeout(os::PATIENCE, held) => held.expect("the step comes"),
+            said = &mut moving => panic!("it has ended before {step:?}: {said:?}"),
         };
-        tokio::join!(run(&words), breaking).0
+        tokio::join!(moving, breaks(held.expect("the way is there"))).0
     }
 }
 

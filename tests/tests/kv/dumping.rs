@@ -104,12 +104,14 @@ async fn what_is_too_large_for_one_reply_is_dumped_in_pieces() {
         }
     }
     // What is left is room for some of their elements at a time.
-    let filler = vec![b'x'; 400_000];
     let mut fillers = 0;
-    while original.command(&[b"SET", format!("f{fillers}").as_bytes(), &filler]).await
-        == Reply::Line('+', "OK".into())
-    {
-        fillers += 1;
+    for size in [400_000, 10_000] {
+        let filler = vec![b'x'; size];
+        while original.command(&[b"SET", format!("f{fillers}").as_bytes(), &filler]).await
+            == Reply::Line('+', "OK".into())
+        {
+            fillers += 1;
+        }
     }
     assert_eq!(original.command(&[b"DEL", b"f0"]).await, Reply::Line(':', "1".into()));
     for line in ["LRANGE list 0 -1", "HGETALL hash", "SMEMBERS set", "GET long"] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use redis::{Commands as _, RedisResult};
-use whimbrel_tests::program::Agent;
+use whimbrel_tests::program::{Agent, WATCHDOG};
 
 use crate::store;
 
@@ -79,4 +79,26 @@ async fn the_redis_crate_is_served_in_both_versions_and_does_not_notice_a_move()
         let counted = client.await.expect("no reply is wrong").expect("no error is said");
         assert!(counted > 0);
     }
+}
+
+/// This crate writes all of a pipeline before it reads anything of the replies.
+#[tokio::test]
+async fn a_pipeline_that_is_written_as_a_whole_is_answered() {
+    let agent = Agent::start().await;
+    let address = store(&agent, "512MiB").await;
+    let talk = tokio::task::spawn_blocking(move || {
+        let mut client = redis::Client::open(format!("redis://{address}/"))?.get_connection()?;
+        client.set_read_timeout(Some(WATCHDOG))?;
+        client.set_write_timeout(Some(WATCHDOG))?;
+        let value = "v".repeat(1000);
+        client.set::<_, _, ()>("a", &value)?;
+        let mut pipe = redis::pipe();
+        for _ in 0..100_000 {
+            pipe.get("a");
+        }
+        let replies: Vec<String> = pipe.query(&mut client)?;
+        Ok::<_, redis::RedisError>(replies.iter().filter(|reply| **reply == value).count())
+    });
+    let answered = talk.await.expect("no panic").expect("no error is said");
+    assert_eq!(answered, 100_000);
 }

@@ -7,6 +7,7 @@ mod dumping;
 mod library;
 mod load;
 mod moving;
+mod said;
 mod surface;
 mod switching;
 

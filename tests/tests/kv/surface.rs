@@ -3,278 +3,8 @@
 use whimbrel_tests::program::Agent;
 use whimbrel_tests::redis::{Connection, Reply, Server, tool};
 
+use crate::said::{SAID, SAID_IN_THREE};
 use crate::store;
-
-/// Commands in order. After `~` replies come in any order, after `~~` in any order of pairs.
-const SAID: &str = r#"
-PING
-PING hello
-PING a b
-ECHO "hello world"
-ECHO
-SELECT 0
-SELECT 1
-SELECT -1
-SELECT 16
-SELECT x
-SELECT 9223372036854775808
-SELECT
-SELECT 0 0
-SET a 1
-GET a
-SET a 2 NX
-SET a 2 XX
-SET a 3 XX GET
-SET a 4 NX GET
-SET b 4 XX GET
-SET new 4 GET
-SET a 1 NX XX
-SET a 1 EX
-SET a 1 EX 0
-SET a 1 EX -1
-SET a 1 EX x
-SET a 1 EX 10 PX 10
-SET a 1 EX 10 KEEPTTL
-SET a 1 EX 9223372036854775807
-SET a 1 EX 9223372036854775
-SET a 1 PXAT 9999999999999
-TTL none
-SET a v EX 1000
-TTL a
-SET a w KEEPTTL
-TTL a
-PERSIST a
-PERSIST a
-TTL a
-PTTL a
-EXPIRE a 100
-EXPIRE a 200 NX
-EXPIRE a 200 GT
-EXPIRE a 300 LT
-EXPIRE a 50 LT
-TTL a
-EXPIRE a 100 GT LT
-EXPIRE a 100 NX XX
-EXPIRE a 100 bogus
-EXPIRE a x
-EXPIRE a 9223372036854775807
-PEXPIRE a 9223372036854775807
-EXPIREAT a 9999999999
-PEXPIREAT a 9999999999999
-EXPIRE none 10
-EXPIRE a -1
-GET a
-MSET k1 v1 k2 v2
-MSET k1 v1 k2
-MSET
-MGET k1 none k2
-HMSET hm a 1 b 2
-HGET hm b
-HMSET hm a
-HMSET hm a 1 b
-HMSET k1 a 1
-DEL hm
-SETEX e 100 v
-TTL e
-SETEX e 0 v
-SETEX e x v
-SETEX e 100
-PSETEX e 100000 w
-GET e
-TTL e
-PSETEX e -1 w
-SETEX k1 100 v
-PERSIST k1
-SETNX k1 x
-SETNX k3 x
-GETSET k3 y
-GETSET k4 y
-STRLEN k3
-STRLEN none
-APPEND k3 more
-APPEND k5 fresh
-GET k3
-GETRANGE k3 1 3
-GETRANGE k3 -3 -1
-GETRANGE k3 0 -100
-GETRANGE k3 -1 -3
-GETRANGE k3 3 1
-GETRANGE k3 99 100
-GETRANGE k3 -100 9223372036854775807
-GETRANGE k3 x 1
-GETRANGE k3 1
-GETRANGE none 0 -1
-INCR counter
-INCR counter
-DECR counter
-INCRBY counter 41
-DECRBY counter 2
-INCRBY counter x
-INCRBY counter 9223372036854775807
-DECRBY counter -9223372036854775808
-SET notnumber " 12"
-INCR notnumber
-SET notnumber 012
-INCR notnumber
-SET max 9223372036854775807
-INCR max
-EXISTS k1 k1 none
-DEL k1 none k2
-UNLINK k3 none
-TYPE k4
-TYPE none
-HSET h f1 v1 f2 v2
-HSET h f1 changed f3 v3
-HSET h f1
-HSET h f1 v1 f2
-HGET h f1
-HGET h none
-HGET none f
-HMGET h f1 none f2
-HMGET none a b
-HLEN h
-HLEN none
-~~HGETALL h
-HSCAN none 0
-HSCAN h x
-HSCAN h 0 MATCH nothing
-HSCAN h
-HGETALL none
-HDEL h f1 f1 none
-HDEL none f
-TYPE h
-GET h
-GETRANGE h 0 -1
-INCR h
-LPUSH h x
-SADD h x
-HSET counter f v
-RPUSH l a b c
-LPUSH l x y
-LRANGE l 0 -1
-LRANGE l -100 100
-LRANGE l 2 1
-LRANGE l 5 10
-LRANGE l -2 -1
-LRANGE l x 1
-LRANGE none 0 -1
-LLEN l
-LLEN none
-LPOP l
-RPOP l
-LPOP l 2
-RPOP l 100
-EXISTS l
-LPOP l
-LPOP l 0
-LPOP l -1
-LPOP l x
-LPOP l 1 2
-RPUSH l a
-LPOP l 0
-TYPE l
-HGET l f
-SADD s m1 m2 m1
-SADD s m2 m3
-SISMEMBER s m1
-SISMEMBER s none
-SISMEMBER none m
-SPOP s 1 2
-SPOP none x
-SSCAN none 0
-SSCAN s x
-SSCAN s 0 COUNT 0
-SSCAN list 0
-SSCAN s 0 MATCH nothing
-~SMEMBERS s
-SMEMBERS none
-SCARD s
-SCARD none
-SREM s m1 none
-SREM none m
-TYPE s
-SPOP none
-SPOP none 2
-SPOP s -1
-~SPOP s 10
-EXISTS s
-SET list v
-LPUSH list x
-RPUSH list x
-LRANGE list 0 1
-SMEMBERS list
-HGETALL list
-DBSIZE
-~KEYS k?
-~KEYS *
-KEYS c[a-o]unter
-SCAN x
-SCAN 0 COUNT 0
-SCAN 0 COUNT x
-SCAN 0 MATCH
-SCAN 0 BOGUS 1
-SCAN 0 MATCH none* COUNT 1000
-SCAN 0 MATCH counter COUNT 1000
-SCAN 0 TYPE hash COUNT 1000
-NOPE
-NOPE a "b c" d
-GET
-GET a b
-SET a
-CLIENT
-CLIENT BOGUS
-CLIENT GETNAME
-CLIENT SETNAME me
-CLIENT GETNAME
-CLIENT SETNAME "not me"
-CLIENT ID extra
-CONFIG
-CONFIG BOGUS
-CONFIG GET
-CONFIG GET none
-CONFIG GET databases
-COMMAND BOGUS
-FLUSHALL BOGUS
-HELLO 4
-HELLO x
-HELLO 2 AUTH nobody pw
-HELLO 2 BOGUS
-AUTH
-AUTH pw
-AUTH default pw
-AUTH nobody pw
-AUTH nobody pw more
-COMMAND INFO nope
-FLUSHALL ASYNC
-DBSIZE
-SET a 1
-FLUSHDB
-FLUSHALL SYNC
-DBSIZE
-"#;
-
-/// What is said once RESP3 is spoken.
-const SAID_IN_THREE: &str = r#"
-GET none
-SET a 1
-SET a 2 GET
-SET none 1 XX
-LPOP none
-LPOP none 2
-HSET h f v
-~~HGETALL h
-HGETALL none
-HMGET h f none
-SADD s a b
-~SMEMBERS s
-SMEMBERS none
-SPOP none 2
-MGET a none
-CONFIG GET databases
-CLIENT GETNAME
-INCR h
-FLUSHALL
-"#;
 
 fn words(line: &str) -> Vec<Vec<u8>> {
     let mut words = Vec::new();
@@ -384,6 +114,61 @@ async fn every_command_is_answered_as_redis_answers_it() {
     }
     found.extend(differences(&mut ours, &mut theirs, SAID_IN_THREE).await);
     assert!(found.is_empty(), "{} replies differ:\n{}", found.len(), found.join("\n"));
+}
+
+/// Name, arity, flags and keys of each of our commands.
+#[tokio::test]
+async fn every_command_is_described_as_redis_describes_it() {
+    let Some((_hosts, mut ours, mut theirs)) = both().await else { return };
+    let listed = ours.command(&[b"COMMAND", b"LIST"]).await;
+    let Reply::Many('*', names) = listed else { panic!("{listed:?}") };
+    let count = ours.command(&[b"COMMAND", b"COUNT"]).await;
+    assert_eq!(count, Reply::Line(':', names.len().to_string()));
+    let mut found = Vec::new();
+    for name in &names {
+        let Reply::Bulk('$', name) = name else { panic!("{name:?}") };
+        let mut told = Vec::new();
+        for connection in [&mut ours, &mut theirs] {
+            let info = connection.command(&[b"COMMAND", b"INFO", name]).await;
+            let Reply::Many('*', info) = info else { panic!("{info:?}") };
+            let Reply::Many('*', parts) = &info[0] else { panic!("{info:?}") };
+            told.push(parts[..6].to_vec());
+        }
+        if told[0] != told[1] {
+            found.push(format!("ours:   {:?}\n  theirs: {:?}", told[0], told[1]));
+        }
+    }
+    assert!(found.is_empty(), "{} differ:\n{}", found.len(), found.join("\n"));
+}
+
+/// Sections and fields of `INFO`.
+async fn fields(connection: &mut Connection) -> Vec<String> {
+    let told = connection.command(&[b"INFO", b"everything"]).await;
+    let Reply::Bulk('$', text) = told else { panic!("{told:?}") };
+    let (mut section, mut found) = (String::new(), Vec::new());
+    for line in String::from_utf8(text).expect("text").lines().filter(|line| !line.is_empty()) {
+        match line.split_once(':') {
+            Some((field, _)) => found.push(format!("{section}: {field}")),
+            None => line.clone_into(&mut section),
+        }
+    }
+    found
+}
+
+/// As far as we have it, in the same sections and in the same order.
+#[tokio::test]
+async fn what_is_told_of_the_store_is_where_redis_tells_it() {
+    let Some((_hosts, mut ours, mut theirs)) = both().await else { return };
+    for connection in [&mut ours, &mut theirs] {
+        let set = connection.command(&[b"SET", b"a", b"1"]).await;
+        assert_eq!(set, Reply::Line('+', "OK".into()));
+    }
+    let own = ["# Server: server_name", "# Server: whimbrel_version"];
+    let (mut told, mut known) = (fields(&mut ours).await, fields(&mut theirs).await);
+    told.retain(|field| !own.contains(&field.as_str()));
+    known.retain(|field| told.contains(field));
+    assert_eq!(told, known);
+    assert!(told.contains(&"# Keyspace: db0".to_owned()), "{told:?}");
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use whimbrel_tests::faults::way::{Cut, Held};
 use whimbrel_tests::faults::{Fate, Step};
+use whimbrel_tests::program::Agent;
 use whimbrel_tests::redis::{Connection, Reply};
 
 use crate::breaking::{Leg, agent, filled_store, kill_guest};
@@ -28,10 +29,8 @@ const CUTS: [(Step, Cut, Fate); 10] = [
     (Step::Running, Cut::Control, Fate::Lost),
 ];
 
-/// What a loaded machine may add to a gap.
-const MARGIN: Duration = Duration::from_secs(10);
-
-/// The gap that a client feels is the one that the guest has seen: all of it, and little else.
+/// The gap that a client feels has all of the one that the guest has seen. That it has little else
+/// is a matter of the order in which things happen, see below.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_waits_as_long_as_the_reported_blackout() {
     let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
@@ -52,10 +51,30 @@ async fn a_client_waits_as_long_as_the_reported_blackout() {
     let pings = pinger.finish().await;
     // The last answer before it stood still may have come late: what it answers was asked before.
     let around = pings.windows(2).map(|two| two[1].answered - two[0].asked).max();
-    let between = pings.windows(2).map(|two| two[1].answered - two[0].answered).max();
-    let (around, between) = around.zip(between).expect("some were answered");
+    let around = around.expect("some were answered");
     assert!(around >= stood, "it was answered after {around:?}, within {stood:?}");
-    assert!(between <= blackout + MARGIN, "it waited for {between:?}, and not for {blackout:?}");
+}
+
+/// Whoever carries a client asks for the guest where it will run, and waits for nothing that ends
+/// with the move.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_answered_before_the_source_has_heard_that_the_guest_runs() {
+    let (here, there) = (Agent::start().await, Agent::start().await);
+    let mut client = Connection::to(&store(&here, "32MiB").await).await;
+    let incr: [&[u8]; 2] = [b"INCR", b"a"];
+    assert_eq!(client.command(&incr).await, Reply::Line(':', "1".into()));
+    let leg = Leg::between(&here, &there).await;
+    let mut then = None;
+    let holds = async |held: Held| {
+        assert_eq!(client.command(&incr).await, Reply::Line(':', "2".into()));
+        then = Some(here.status("store").await);
+        held.go(Fate::Delivered).await;
+    };
+    let moved = leg.moved(&here.address, Step::Running, holds).await.ended(0).json();
+    assert_eq!(moved["outcome"], "completed", "{moved}");
+    let then = then.expect("it was answered");
+    assert!(then["state"] != "gone", "the source has done with it: {then}");
+    here.until("store", |guest| guest["state"] == "gone").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

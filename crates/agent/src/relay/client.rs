@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -10,7 +10,9 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use whimbrel_control::api::{self, relay_word::What};
 use whimbrel_engine::transport::Tuning;
-use whimbrel_guest::kv::{PIECE_MAX, WINDOW};
+use whimbrel_guest::kv::PIECE_MAX;
+
+use super::room::{OWN, Room, SharedRoom};
 
 /// What comes from the sockets of clients.
 pub(super) enum Event {
@@ -42,7 +44,7 @@ impl Outgoing {
 
     fn take(&self) -> (BytesMut, bool) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        (waiting.0.split(), waiting.1)
+        (std::mem::take(&mut waiting.0), waiting.1)
     }
 }
 
@@ -67,7 +69,7 @@ pub(super) struct Client {
     delivered_told: u64,
     outgoing: Arc<Outgoing>,
     /// Room for bytes that are kept.
-    room: Arc<Semaphore>,
+    room: Room,
     tasks: [AbortHandle; 2],
 }
 
@@ -78,15 +80,20 @@ impl Drop for Client {
 }
 
 impl Client {
-    pub(super) fn new(id: u64, stream: TcpStream, events: &mpsc::Sender<Event>) -> Self {
+    pub(super) fn new(
+        id: u64,
+        stream: TcpStream,
+        events: &mpsc::Sender<Event>,
+        shared: SharedRoom,
+    ) -> Self {
         // Without it replies wait for each other; with it failing they only do that.
         let _ = stream.set_nodelay(true);
         // Without it a client is carried for ever whose host has lost its power.
         let _ = Tuning::default().probe(&stream);
         let (read, write) = stream.into_split();
         let outgoing = Arc::new(Outgoing::default());
-        let room = Arc::new(Semaphore::new(2 * WINDOW as usize));
-        let reader = tokio::spawn(listen(id, read, events.clone(), Arc::clone(&room)));
+        let room = Room::new(shared);
+        let reader = tokio::spawn(listen(id, read, events.clone(), room.unread()));
         let writer = tokio::spawn(speak(id, write, events.clone(), Arc::clone(&outgoing)));
         Self {
             kept: BytesMut::new(),
@@ -120,6 +127,7 @@ impl Client {
 
     pub(super) fn said(&mut self, bytes: &[u8]) {
         self.kept.extend_from_slice(bytes);
+        self.room.grow();
     }
 
     pub(super) fn wrote(&mut self, count: u64) {
@@ -154,8 +162,12 @@ impl Client {
         }
         if let Some(newly) = word.taken.checked_sub(self.taken) {
             self.kept.advance(newly as usize);
-            self.room.add_permits(newly as usize);
+            self.room.free(newly as usize);
             self.taken = word.taken;
+        }
+        if self.kept.is_empty() {
+            self.room.shrink();
+            self.kept = BytesMut::new();
         }
         if !self.synced {
             (self.synced, self.sent) = (true, self.taken);
@@ -212,17 +224,28 @@ async fn listen(
 ) {
     let mut buffer = BytesMut::new();
     let end = loop {
-        buffer.reserve(PIECE_MAX / 4);
-        let count = match read.read_buf(&mut buffer).await {
+        buffer.reserve(OWN);
+        let count = match read.read_buf(&mut (&mut buffer).limit(OWN)).await {
             Ok(0) => break Event::Ended(id),
             Ok(count) => count,
             Err(_) => break Event::Closed(id),
         };
-        // Comes back as the guest takes the bytes. Never more than there is in all.
-        let Ok(permits) = room.acquire_many(count as u32).await else { return };
-        permits.forget();
-        if events.send(Event::Said(id, buffer.split().freeze())).await.is_err() {
-            return;
+        let mut left = count;
+        while left > 0 {
+            // Comes back as the guest takes the bytes. The guest hears of as many as there is room
+            // for: where it can take none of them, it decides by how many there are.
+            let Ok(one) = room.acquire().await else { return };
+            one.forget();
+            let more = room.available_permits().min(left - 1);
+            let more = room.try_acquire_many(more as u32).map_or(0, |permits| {
+                permits.forget();
+                more
+            });
+            left -= 1 + more;
+            let part = buffer.split_to(1 + more).freeze();
+            if events.send(Event::Said(id, part)).await.is_err() {
+                return;
+            }
         }
     };
     // A relay that has ended has closed the socket.
@@ -256,14 +279,17 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use whimbrel_guest::kv::WINDOW;
 
     /// A client of which so many bytes came, and its other end.
     async fn client(bytes: &[u8]) -> (Client, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (events, _) = mpsc::channel(1);
-        let mut client = Client::new(1, listener.accept().await.unwrap().0, &events);
-        client.room.acquire_many(bytes.len() as u32).await.unwrap().forget();
+        let stream = listener.accept().await.unwrap().0;
+        let mut client = Client::new(1, stream, &events, SharedRoom::new());
+        let room = client.room.unread();
+        room.acquire_many(bytes.len() as u32).await.unwrap().forget();
         client.said(bytes);
         (client, far)
     }
@@ -295,6 +321,25 @@ mod tests {
         assert!(!client.hear(&taken(5)), "more than was said");
     }
 
+    /// What comes after its first byte is more than there is room for.
+    #[tokio::test]
+    async fn a_guest_hears_of_as_much_as_there_is_room_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (events, mut heard) = mpsc::channel(1);
+        let stream = listener.accept().await.unwrap().0;
+        let _client = Client::new(1, stream, &events, SharedRoom::new());
+        let mut said = 0;
+        for bytes in [1, OWN] {
+            far.write_all(&vec![b'x'; bytes]).await.unwrap();
+            while said < bytes {
+                let Some(Event::Said(_, bytes)) = heard.recv().await else { panic!("it ends") };
+                said += bytes.len();
+            }
+        }
+        assert_eq!(said, OWN);
+    }
+
     #[tokio::test]
     async fn a_client_that_is_silent_is_probed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -302,7 +347,8 @@ mod tests {
         let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
         let same = accepted.try_clone().unwrap();
         let (events, _) = mpsc::channel(1);
-        let _client = Client::new(1, TcpStream::from_std(accepted).unwrap(), &events);
+        let stream = TcpStream::from_std(accepted).unwrap();
+        let _client = Client::new(1, stream, &events, SharedRoom::new());
         assert!(rustix::net::sockopt::socket_keepalive(&same).unwrap());
     }
 

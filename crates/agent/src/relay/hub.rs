@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
 
 use super::client::{Client, Event};
 use super::owner::{Hint, Owner, Search};
+use super::room::SharedRoom;
 use super::{PAUSE, PAUSE_MAX};
 use crate::agent::Core;
 
@@ -37,7 +38,7 @@ pub(super) struct Hub {
     core: Arc<Core>,
     guest: GuestUuid,
     run: u64,
-    listener: TcpListener,
+    entrance: Entrance,
     clients: BTreeMap<u64, Client>,
     looks: Looks,
     /// Clients are cut, and nobody is let in: the guest has to hear of it.
@@ -45,8 +46,11 @@ pub(super) struct Hub {
     /// When the guest was there last.
     found: Instant,
     last_id: u64,
-    /// Clients of which the guest is to hear.
+    /// Room for what clients have said.
+    room: SharedRoom,
+    /// Clients of which the guest is to hear, once it has heard of those of this round.
     news: BTreeSet<u64>,
+    round: BTreeSet<u64>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
     /// Where an agent has said that the guest goes.
@@ -78,13 +82,15 @@ impl Hub {
             core,
             guest,
             run,
-            listener,
+            entrance: Entrance { listener, shut_until: Instant::now() },
             clients: BTreeMap::new(),
             looks,
             letting_go: false,
             found: Instant::now(),
             last_id: 0,
+            room: SharedRoom::new(),
             news: BTreeSet::new(),
+            round: BTreeSet::new(),
             events,
             to_events,
             hint: None,
@@ -141,7 +147,7 @@ impl Hub {
     async fn idle(&mut self) {
         let comes = async {
             while !self.is_waited_for() {
-                let input = input(&self.listener, &mut self.events, &self.looks.let_go).await;
+                let input = input(&mut self.entrance, &mut self.events, &self.looks.let_go).await;
                 self.take_in(input);
             }
         };
@@ -188,7 +194,7 @@ impl Hub {
         loop {
             tokio::select! {
                 done = &mut other => return done,
-                input = input(&self.listener, &mut self.events, &self.looks.let_go) => {
+                input = input(&mut self.entrance, &mut self.events, &self.looks.let_go) => {
                     self.take_in(input);
                 }
             }
@@ -231,7 +237,7 @@ impl Hub {
     async fn serve(&mut self, mut owner: Owner) -> bool {
         let mut was_there = false;
         while !self.is_done() {
-            let news = !self.news.is_empty();
+            let news = !self.news.is_empty() || !self.round.is_empty();
             tokio::select! {
                 frame = owner.said.message() => match frame {
                     Ok(Some(frame)) if frame.moved_to.is_empty() => {
@@ -255,7 +261,7 @@ impl Hub {
                     Ok(permit) => permit.send(self.frame()),
                     Err(_) => return was_there,
                 },
-                input = input(&self.listener, &mut self.events, &self.looks.let_go) => {
+                input = input(&mut self.entrance, &mut self.events, &self.looks.let_go) => {
                     self.take_in(input);
                 }
             }
@@ -282,7 +288,7 @@ impl Hub {
             return;
         }
         self.last_id += 1;
-        let client = Client::new(self.last_id, stream, &self.to_events);
+        let client = Client::new(self.last_id, stream, &self.to_events, self.room.clone());
         self.clients.insert(self.last_id, client);
         self.news.insert(self.last_id);
         self.count();
@@ -328,7 +334,7 @@ impl Hub {
     fn frame(&mut self) -> api::RelayFrame {
         let (mut words, mut size, mut unfinished) = (Vec::new(), 0, Vec::new());
         while size < FRAME_MAX
-            && let Some(id) = self.news.pop_first()
+            && let Some(id) = next(&mut self.news, &mut self.round)
         {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             let start = words.len();
@@ -342,23 +348,95 @@ impl Hub {
     }
 }
 
+/// Takes the next one of those who have news. Whoever has news as a round begins is in it, so that
+/// nobody waits for others who have some again and again.
+fn next(news: &mut BTreeSet<u64>, round: &mut BTreeSet<u64>) -> Option<u64> {
+    if round.is_empty() {
+        std::mem::swap(news, round);
+    }
+    round.pop_first()
+}
+
+/// Where clients come in.
+struct Entrance {
+    listener: TcpListener,
+    shut_until: Instant,
+}
+
+impl Entrance {
+    /// A client, unless one could not be let in.
+    async fn accept(&mut self) -> Option<TcpStream> {
+        sleep_until(self.shut_until).await;
+        match self.listener.accept().await {
+            Ok((stream, _)) => Some(stream),
+            Err(error) => {
+                tracing::warn!("a client was not let in: {error}");
+                // No more sockets, most likely: others have to close first.
+                self.shut_until = Instant::now() + PAUSE_MAX;
+                None
+            }
+        }
+    }
+}
+
 /// The next thing that comes of clients; nothing if one could not be let in.
 async fn input(
-    listener: &TcpListener,
+    entrance: &mut Entrance,
     events: &mut mpsc::Receiver<Event>,
     let_go: &Notify,
 ) -> Option<Input> {
     tokio::select! {
         () = let_go.notified() => Some(Input::LetGo),
         event = events.recv() => event.map(Input::Event),
-        accepted = listener.accept() => match accepted {
-            Ok((stream, _)) => Some(Input::Client(stream)),
-            Err(error) => {
-                tracing::warn!("a client was not let in: {error}");
-                // No more sockets, most likely: others have to close first.
-                sleep(PAUSE_MAX).await;
-                None
-            }
-        },
+        stream = entrance.accept() => stream.map(Input::Client),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Something at which nobody can be let in, and what keeps it so.
+    #[cfg(unix)]
+    async fn broken() -> (TcpListener, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let stream = listener.accept().await.unwrap().0.into_std().unwrap();
+        // It is readable, but a connection and no listener.
+        tokio::io::AsyncWriteExt::write_all(&mut far, b"x").await.unwrap();
+        let listener = std::net::TcpListener::from(std::os::fd::OwnedFd::from(stream));
+        (TcpListener::from_std(listener).unwrap(), far)
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn those_who_are_in_do_not_wait_for_those_who_cannot_be_let_in() {
+        let (listener, _far) = broken().await;
+        let mut entrance = Entrance { listener, shut_until: Instant::now() };
+        let (says, mut events) = mpsc::channel(1);
+        let let_go = Notify::new();
+        let began = Instant::now();
+        assert!(input(&mut entrance, &mut events, &let_go).await.is_none());
+        assert!(entrance.shut_until >= began + PAUSE_MAX, "the next is tried at once");
+        // However long it is shut.
+        entrance.shut_until += UNASKED;
+        says.send(Event::Ended(1)).await.unwrap();
+        let said = input(&mut entrance, &mut events, &let_go).await;
+        assert!(matches!(said, Some(Input::Event(Event::Ended(1)))));
+        assert!(Instant::now() < entrance.shut_until);
+    }
+
+    #[test]
+    fn everybody_is_told_of_before_anybody_is_told_of_again() {
+        let (mut news, mut round) = (BTreeSet::from([1, 2, 3]), BTreeSet::new());
+        let mut turns = Vec::new();
+        while turns.len() < 6 {
+            let id = next(&mut news, &mut round).expect("there is some");
+            turns.push(id);
+            // Others come all the time.
+            news.extend([id, 10 + id]);
+        }
+        assert_eq!(turns, [1, 2, 3, 1, 2, 3]);
+        assert_eq!(next(&mut BTreeSet::new(), &mut BTreeSet::new()), None);
     }
 }

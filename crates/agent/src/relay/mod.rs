@@ -15,6 +15,7 @@
 mod client;
 mod hub;
 mod owner;
+mod room;
 pub(crate) mod words;
 
 #[cfg(test)]

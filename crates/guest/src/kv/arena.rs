@@ -31,6 +31,21 @@ impl At {
     }
 }
 
+/// Bytes that lie in guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) at: At,
+    pub(crate) len: u64,
+}
+
+impl Span {
+    pub(crate) fn bytes(self, arena: &Arena) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        arena.read_onto(self.at, self.len, &mut bytes);
+        bytes
+    }
+}
+
 /// The one region of a guest's memory. What is out of range is a bug of the store, or memory
 /// that is not what a store has written: the guest stops then.
 #[derive(Clone, Debug)]

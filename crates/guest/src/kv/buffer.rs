@@ -1,9 +1,9 @@
-//! Bytes in a block that grows: strings, and what a connection has received or not yet sent.
+//! Bytes in a block that grows: strings, and what a connection has received.
 //!
 //! A *string* is a block that begins with its length. A *buffer* is three words anywhere in
 //! memory (block, start, end) and bytes between start and end of the block.
 
-use super::arena::{Arena, At};
+use super::arena::{Arena, At, Span};
 use super::heap::{Full, Heap};
 
 /// What stands before a string's bytes.
@@ -22,14 +22,12 @@ pub(crate) fn string_len(arena: &Arena, at: At) -> u64 {
 }
 
 pub(crate) fn string(arena: &Arena, at: At) -> Vec<u8> {
-    part_of_string(arena, at, 0, string_len(arena, at))
+    string_span(arena, at).bytes(arena)
 }
 
-/// The bytes of a string from `first` on and before `end`, which it has.
-pub(crate) fn part_of_string(arena: &Arena, at: At, first: u64, end: u64) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    arena.read_onto(at.plus(STRING_HEAD + first), end - first, &mut bytes);
-    bytes
+/// Where the bytes of a string are.
+pub(crate) fn string_span(arena: &Arena, at: At) -> Span {
+    Span { at: at.plus(STRING_HEAD), len: string_len(arena, at) }
 }
 
 /// Makes a string another one, in place if its block is of the right size. Returns where it is.
@@ -80,12 +78,6 @@ impl Buffer {
     pub(crate) fn len(self, arena: &Arena) -> u64 {
         let (_, start, end) = self.parts(arena);
         end - start
-    }
-
-    /// Gives an empty buffer its first block, which it keeps.
-    pub(crate) fn open(self, heap: &Heap) -> Result<(), Full> {
-        heap.arena().store_words(self.0, [heap.allocate(FIRST)?.0, 0, 0]);
-        Ok(())
     }
 
     /// Adds bytes at the end; all of them, or none.

@@ -2,19 +2,20 @@
 //!
 //! ```text
 //!   connection: next │ host │ run │ number │ client's id │ flags │ taken │ delivered │ name
-//!               │ inbox: block, start, end │ outbox: block, start, end
+//!               │ inbox: a buffer │ outbox: a chain
 //!   relay:      next │ host │ run │ highest number
 //! ```
 
 use super::arena::{Arena, At};
 use super::buffer::{self, Buffer};
+use super::chain::Chain;
 use super::commands::Client;
 use super::head;
 use super::heap::{Full, Heap};
 use super::port::{ConnectionId, RelayId};
 use super::store::Store;
 
-const RECORD_WORDS: u64 = 15;
+const RECORD_WORDS: u64 = 9 + Buffer::WORDS + Chain::WORDS;
 const RELAY_WORDS: u64 = 4;
 const THIRD: u64 = 1;
 const LEAVING: u64 = 2;
@@ -58,9 +59,9 @@ impl Record {
     pub(crate) fn blocks(self, heap: &Heap) -> u64 {
         let arena = heap.arena();
         let name = arena.follow(self.0.word(Self::NAME)).place();
-        let buffers = [self.inbox(), self.outbox()];
-        let blocks = buffers.iter().filter_map(|buffer| arena.follow(buffer.0).place());
-        heap.taken(self.0) + blocks.chain(name).map(|block| heap.taken(block)).sum::<u64>()
+        let blocks = arena.follow(self.inbox().0).place().into_iter().chain(name);
+        let held = self.outbox().taken(heap);
+        heap.taken(self.0) + held + blocks.map(|block| heap.taken(block)).sum::<u64>()
     }
 
     /// What is known of relays takes so much of the heap.
@@ -102,8 +103,8 @@ impl Record {
         Buffer(self.0.word(9))
     }
 
-    pub(crate) const fn outbox(self) -> Buffer {
-        Buffer(self.0.word(9 + Buffer::WORDS))
+    pub(crate) const fn outbox(self) -> Chain {
+        Chain(self.0.word(9 + Buffer::WORDS))
     }
 
     /// How many of the client's bytes were ever taken.
@@ -127,12 +128,12 @@ impl Record {
         let count = position.saturating_sub(before).min(held);
         if count > 0 {
             self.outbox().consume(heap, count);
-            if count == held {
-                // A large block was given back, so the small one for small replies is there.
-                let _ = self.outbox().widen(heap, 1);
-            }
             arena.store(self.0.word(Self::DELIVERED), before + count);
         }
+    }
+
+    pub(crate) fn client_id(self, arena: &Arena) -> u64 {
+        arena.load(self.0.word(4))
     }
 
     pub(crate) fn client(self, arena: &Arena) -> Client {
@@ -186,7 +187,7 @@ impl TakenOut {
         let records: Vec<_> = Record::all(arena).collect();
         let taken_out = Self {
             relays: relays.iter().map(|at| arena.load_words(*at)).collect(),
-            records: records.iter().map(|record| Connection::of(arena, *record)).collect(),
+            records: records.iter().map(|record| Connection::of(heap, *record)).collect(),
         };
         relays.into_iter().for_each(|at| heap.free(at));
         records.into_iter().for_each(|record| record.free(heap));
@@ -209,11 +210,12 @@ impl TakenOut {
 }
 
 impl Connection {
-    fn of(arena: &Arena, record: Record) -> Self {
+    fn of(heap: &Heap, record: Record) -> Self {
+        let arena = heap.arena();
         Self {
             words: arena.load_words(record.0),
             inbox: record.inbox().bytes(arena),
-            outbox: record.outbox().bytes(arena),
+            outbox: record.outbox().bytes(heap),
             name: record.client(arena).name,
         }
     }
@@ -285,12 +287,13 @@ pub(crate) fn describe(client: &Client) -> String {
     )
 }
 
-/// Every client; the one that asks as it is now.
-pub(crate) fn describe_all(store: &Store, asking: &Client) -> String {
+/// Every client, in the order of their ids; the one that asks as it is now.
+pub(crate) fn clients<'a>(store: &'a Store, asking: &'a Client) -> impl Iterator<Item = Client> {
     let arena = store.arena();
-    let mut clients: Vec<_> = Record::all(arena).map(|record| record.client(arena)).collect();
-    clients.retain(|client| client.id != asking.id);
-    clients.push(asking.clone());
-    clients.sort_by_key(|client| client.id);
-    clients.iter().map(describe).collect()
+    let mut records: Vec<_> = Record::all(arena).collect();
+    records.retain(|record| !store.ended.contains(&record.client_id(arena)));
+    records.sort_by_key(|record| record.client_id(arena));
+    records.into_iter().map(|record| {
+        if record.client_id(arena) == asking.id { asking.clone() } else { record.client(arena) }
+    })
 }

@@ -10,7 +10,7 @@
 //! copied as a whole. A bucket has all hashes that end in its number's bits; read backwards those
 //! are an interval, and that is what a [`Cursor`] walks, however the table changes meanwhile.
 
-use super::arena::{Arena, At};
+use super::arena::{Arena, At, Span};
 use super::heap::{Full, Heap, cost};
 
 const LINK: u64 = 0;
@@ -44,14 +44,17 @@ pub(crate) const fn entry_cost(key: u64) -> u64 {
 pub(crate) struct Dict(pub(crate) At);
 
 /// An entry of a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Entry(pub(crate) At);
 
 impl Entry {
     pub(crate) fn key(self, arena: &Arena) -> Vec<u8> {
-        let mut key = Vec::new();
-        arena.read_onto(self.0.word(ENTRY_WORDS), self.key_len(arena), &mut key);
-        key
+        self.key_span(arena).bytes(arena)
+    }
+
+    /// Where its key is.
+    pub(crate) fn key_span(self, arena: &Arena) -> Span {
+        Span { at: self.0.word(ENTRY_WORDS), len: self.key_len(arena) }
     }
 
     fn key_len(self, arena: &Arena) -> u64 {
@@ -391,17 +394,6 @@ mod tests {
         assert_eq!(popped.len(), 3000);
         dict.free(&heap);
         assert_eq!(heap.used(), 0);
-    }
-
-    impl PartialOrd for Entry {
-        fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-            Some(self.cmp(other))
-        }
-    }
-    impl Ord for Entry {
-        fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-            self.0.cmp(&other.0)
-        }
     }
 
     #[test]

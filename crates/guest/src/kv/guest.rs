@@ -24,7 +24,7 @@ use super::store::Store;
 /// What a key-value guest says its kind is.
 pub const KIND: &str = "kv";
 /// The version of its state, all but a few bytes of which is in its memory.
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// The least memory it is any use with.
 pub const MEMORY_MIN: ByteCount = ByteCount::mib(1);
 

@@ -14,7 +14,7 @@ use super::arena::{Arena, At};
 /// `whimbrel` in ASCII, as a little-endian word.
 const MAGIC: u64 = u64::from_le_bytes(*b"whimbrel");
 /// The version of everything the store lays out in memory.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 const fn field(number: u64) -> At {
     At(number * 8)

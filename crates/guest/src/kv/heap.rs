@@ -72,6 +72,11 @@ impl Heap {
         self.arena.load(USED)
     }
 
+    /// Bytes that are in no block in use.
+    pub(crate) fn unused(&self) -> u64 {
+        self.capacity() - self.used()
+    }
+
     /// Whether blocks of `bytes` bytes in all, each counted by [`cost`], are there for sure: they
     /// come out of one free block. (Out of a single block, split by need, powers of two never fail
     /// to fit before it is used up.)
@@ -126,6 +131,17 @@ impl Heap {
     /// What this block takes of the heap.
     pub(crate) fn taken(&self, at: At) -> u64 {
         self.room(at) + TAG
+    }
+
+    /// A block with room for `len` bytes, or the largest there is that has room for `least`.
+    pub(crate) fn allocate_up_to(&self, mut len: u64, least: u64) -> Result<At, Full> {
+        loop {
+            let half = cost(len) / 2 - TAG;
+            match self.allocate(len) {
+                Err(Full) if half >= least => len = half,
+                made => return made,
+            }
+        }
     }
 
     /// Gives a block back.

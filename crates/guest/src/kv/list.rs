@@ -4,7 +4,7 @@
 //!   head: link │ kind │ elements │ first │ last        element: next │ previous │ length │ bytes …
 //! ```
 
-use super::arena::{Arena, At};
+use super::arena::{Arena, At, Span};
 use super::heap::{Full, Heap, cost};
 
 const COUNT: u64 = 2;
@@ -118,16 +118,16 @@ impl List {
     }
 
     /// Calls `each` with `count` elements, which are there, from this end on.
-    pub(crate) fn at_end(self, arena: &Arena, end: End, count: u64, mut each: impl FnMut(&[u8])) {
+    pub(crate) fn at_end(self, arena: &Arena, end: End, count: u64, mut each: impl FnMut(Span)) {
         let mut at = arena.follow(self.0.word(end.of_head()));
         for _ in 0..count {
-            each(&element_bytes(arena, at));
+            each(span(arena, at));
             at = arena.follow(at.word(end.inwards()));
         }
     }
 
     /// Calls `each` with the elements `first` up to, but without, `end`.
-    pub(crate) fn range(self, arena: &Arena, first: u64, end: u64, mut each: impl FnMut(&[u8])) {
+    pub(crate) fn range(self, arena: &Arena, first: u64, end: u64, mut each: impl FnMut(Span)) {
         let len = self.len(arena);
         // From the nearer end.
         let (side, steps) =
@@ -136,21 +136,16 @@ impl List {
         for _ in 0..steps {
             at = arena.follow(at.word(side.inwards()));
         }
-        let mut bytes = Vec::new();
         for _ in first..end {
-            let [next, _, len] = arena.load_words(at);
-            bytes.clear();
-            arena.read_onto(at.word(ELEMENT_WORDS), len, &mut bytes);
-            each(&bytes);
-            at = At(next);
+            each(span(arena, at));
+            at = arena.follow(at);
         }
     }
 }
 
-fn element_bytes(arena: &Arena, element: At) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    arena.read_onto(element.word(ELEMENT_WORDS), arena.load(element.word(2)), &mut bytes);
-    bytes
+/// Where the bytes of an element are.
+fn span(arena: &Arena, element: At) -> Span {
+    Span { at: element.word(ELEMENT_WORDS), len: arena.load(element.word(2)) }
 }
 
 #[cfg(test)]
@@ -180,7 +175,8 @@ mod tests {
                     let popped = if left { model.pop_front() } else { model.pop_back() };
                     let mut last = None;
                     let there = u64::from(popped.is_some());
-                    list.at_end(heap.arena(), end, there, |bytes| last = Some(bytes.to_vec()));
+                    let arena = heap.arena();
+                    list.at_end(arena, end, there, |span| last = Some(span.bytes(arena)));
                     prop_assert_eq!(list.drop_one(&heap, end), popped.is_some());
                     prop_assert_eq!(last, popped);
                 }
@@ -190,7 +186,8 @@ mod tests {
                 let mut found = Vec::new();
                 if first < count {
                     let (first, end) = (first as u64, count as u64);
-                    list.range(heap.arena(), first, end, |bytes| found.push(bytes.to_vec()));
+                    let arena = heap.arena();
+                    list.range(arena, first, end, |span| found.push(span.bytes(arena)));
                 }
                 prop_assert_eq!(&found, &model.iter().skip(first).cloned().collect::<Vec<_>>());
             }

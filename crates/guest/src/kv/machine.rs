@@ -1,15 +1,20 @@
 //! The guest's one processor: it takes what relays say, carries commands out, and says what came
 //! of them.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::arena::Arena;
 use super::connections::{Record, RelayRecord};
 use super::head::{self, NoStore};
+use super::heap::Full;
 use super::port::{
     Attach, ConnectionId, FromGuest, Outlet, Overrun, Position, RelayId, Said, ToGuest,
 };
+use super::reply::Refusal;
 use super::session::{Rest, Session};
 use super::store::Store;
 
@@ -19,10 +24,16 @@ const DIG_STEPS: u64 = 256;
 const REAPS_MAX: usize = 16;
 /// Clients at a time, over all relays.
 const CLIENTS_MAX: u64 = 10_000;
-/// Clients that are moved together in one turn, at most; with more of them nothing is.
+/// Clients that are moved together in one turn, at most, and bytes that they have; with more of
+/// them nothing is moved yet.
 const GATHERED_MAX: usize = 1000;
+const GATHERED_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of replies after which the next ones go into another message to a relay.
 const SAID_MAX: usize = 512 << 10;
+/// Replies that one relay has room for, beside a little for each of its clients.
+const ON_WAY_MAX: u64 = 64 << 20;
+/// The share of all memory that is a good part of it.
+const GIVEN_BACK: u64 = 64;
 /// How long a host's connections are kept with no relay of it: its clients wait for the guest as
 /// long as their host looks for it, and a host that is gone for good sends nobody to say so.
 const ABSENT_MAX: Duration = Duration::from_secs(600);
@@ -45,10 +56,33 @@ type Key = (u64, ConnectionId);
 struct Attachment {
     run: u64,
     outlet: Box<dyn Outlet>,
-    /// Connections about which the relay is to hear.
+    /// Connections about which the relay is to hear, once it has heard about those of this round:
+    /// nobody waits for others who have news again and again.
     news: BTreeSet<ConnectionId>,
+    round: BTreeSet<ConnectionId>,
+    /// Replies on their way to its clients.
+    on_way: u64,
     /// What it is to hear about connections that are not there.
     notes: Vec<FromGuest>,
+}
+
+impl Attachment {
+    fn new(run: u64, outlet: Box<dyn Outlet>) -> Self {
+        let (news, round) = (BTreeSet::new(), BTreeSet::new());
+        Self { run, outlet, news, round, on_way: 0, notes: Vec::new() }
+    }
+
+    /// The next connection whose turn it is.
+    fn next(&mut self) -> Option<ConnectionId> {
+        if self.round.is_empty() {
+            self.round = std::mem::take(&mut self.news);
+        }
+        self.round.pop_first()
+    }
+
+    fn has_news(&self) -> bool {
+        !self.news.is_empty() || !self.round.is_empty()
+    }
 }
 
 /// The store and the connections to it.
@@ -58,6 +92,11 @@ pub(crate) struct Machine {
     attached: BTreeMap<u64, Attachment>,
     /// Connections with commands that are all there.
     ready: BTreeSet<Key>,
+    /// The last one of them that went on: those after it have their turn first.
+    ran: Key,
+    /// Those who wait for memory, and how much of it was in use.
+    stalled: BTreeSet<Key>,
+    stalled_at: u64,
     /// Since when there was no relay of a host that has connections, and when this was looked at.
     absent: BTreeMap<u64, Instant>,
     looked: Instant,
@@ -80,6 +119,9 @@ impl Machine {
             sessions,
             attached: BTreeMap::new(),
             ready,
+            ran: (0, ConnectionId(0)),
+            stalled: BTreeSet::new(),
+            stalled_at: 0,
             absent: BTreeMap::new(),
             looked: Instant::now(),
             was_empty: true,
@@ -89,7 +131,7 @@ impl Machine {
     /// Whether there is work that waits for nobody.
     pub(crate) fn is_busy(&self) -> bool {
         let mut attached = self.attached.values();
-        attached.any(|relay| !relay.news.is_empty() && relay.outlet.has_room())
+        attached.any(|relay| relay.has_news() && relay.outlet.has_room())
             || !self.ready.is_empty()
             || self.store.arena().load(head::GRAVES) != 0
     }
@@ -119,9 +161,7 @@ impl Machine {
         if !outlet.give(Vec::new()) {
             return;
         }
-        let attachment =
-            Attachment { run: relay.run, outlet, news: BTreeSet::new(), notes: Vec::new() };
-        self.attached.insert(relay.host, attachment);
+        self.attached.insert(relay.host, Attachment::new(relay.run, outlet));
         // Connections of an older run, and those the relay has forgotten, have no client any more.
         let delivered: BTreeMap<_, _> = held.iter().copied().collect();
         for key in self.connections_of(relay.host) {
@@ -173,7 +213,10 @@ impl Machine {
                 }
             }
             ToGuest::Delivered(_, position) => {
+                let before = session.on_way(self.store.arena());
                 session.deliver(&self.store, position);
+                let arrived = before - session.on_way(self.store.arena());
+                self.has_arrived(relay.host, arrived);
                 self.ready.insert(key);
                 self.tell(key);
             }
@@ -202,16 +245,17 @@ impl Machine {
         if let Ok(counted) = counted {
             counted.set_highest(arena, id);
         }
-        let room = arena.load(head::CONNECTION_COUNT) < CLIENTS_MAX;
-        let added =
-            if room { counted.and_then(|_| Record::add(heap, relay, id)).ok() } else { None };
-        match added {
-            Some(record) => {
+        if arena.load(head::CONNECTION_COUNT) >= CLIENTS_MAX {
+            self.note(relay.host, turned_away(id, "ERR max number of clients reached"));
+            return;
+        }
+        match counted.and_then(|_| Record::add(heap, relay, id)) {
+            Ok(record) => {
                 let key = (relay.host, id);
                 self.sessions.insert(key, Session::open(arena, record));
                 self.tell(key);
             }
-            None => self.note(relay.host, turned_away(id)),
+            Err(Full) => self.note(relay.host, turned_away(id, Refusal::Full.words())),
         }
     }
 
@@ -223,7 +267,16 @@ impl Machine {
             Rest::Commands => self.ready.insert(key),
             Rest::Nothing => self.ready.remove(&key),
         };
+        if session.waits_for_memory() {
+            self.stalled.insert(key);
+            self.stalled_at = self.stalled_at.max(self.store.heap.used());
+        } else {
+            self.stalled.remove(&key);
+        }
         self.tell(key);
+        if !self.store.ended.is_empty() {
+            self.end_clients();
+        }
     }
 
     /// A relay is heard no more until it attaches anew.
@@ -233,19 +286,43 @@ impl Machine {
         }
     }
 
+    /// The newest first, as in memory: to end them all takes no search.
     fn connections_of(&self, host: u64) -> Vec<Key> {
         let all = (host, ConnectionId(0))..=(host, ConnectionId(u64::MAX));
-        self.sessions.range(all).map(|(key, _)| *key).collect()
+        self.sessions.range(all).rev().map(|(key, _)| *key).collect()
     }
 
     /// Its client has gone.
     fn end(&mut self, key: Key) {
         if let Some(session) = self.sessions.remove(&key) {
+            self.has_arrived(key.0, session.on_way(self.store.arena()));
             session.record.remove(&self.store.heap);
         }
         self.ready.remove(&key);
+        self.stalled.remove(&key);
         if let Some(attachment) = self.attached.get_mut(&key.0) {
             attachment.news.remove(&key.1);
+            attachment.round.remove(&key.1);
+        }
+    }
+
+    /// Another client says so.
+    fn end_clients(&mut self) {
+        let ended = std::mem::take(&mut self.store.ended);
+        let ids = self.sessions.iter().map(|(key, session)| (session.client_id(), *key));
+        let mut found: Vec<_> = ids.filter(|(id, _)| ended.contains(id)).collect();
+        // The newest are first in memory, where each is looked for from the first on.
+        found.sort_unstable();
+        for (_, key) in found.into_iter().rev() {
+            self.end(key);
+            self.note(key.0, FromGuest::Gone(key.1));
+        }
+    }
+
+    /// So many bytes are not on their way any more to clients of a host.
+    fn has_arrived(&mut self, host: u64, count: u64) {
+        if let Some(attachment) = self.attached.get_mut(&host) {
+            attachment.on_way = attachment.on_way.saturating_sub(count);
         }
     }
 
@@ -263,8 +340,12 @@ impl Machine {
 
     /// Goes on with what was left lying.
     pub(crate) fn go_on(&mut self, open: &dyn Fn() -> bool) {
-        for key in std::mem::take(&mut self.ready) {
+        let mut before = std::mem::take(&mut self.ready);
+        let mut after = before.split_off(&self.ran);
+        let ran = after.take(&self.ran);
+        for key in after.into_iter().chain(before).chain(ran) {
             if open() {
+                self.ran = key;
                 self.run(key, open);
             } else {
                 self.ready.insert(key);
@@ -272,8 +353,19 @@ impl Machine {
         }
     }
 
+    /// Those who wait for room go on when others have given a good part of it back; what they have
+    /// given back themselves they go on with at once.
+    fn wake_stalled(&mut self) {
+        let heap = &self.store.heap;
+        if heap.used() + heap.capacity() / GIVEN_BACK <= self.stalled_at {
+            self.stalled_at = heap.used();
+            self.ready.append(&mut self.stalled);
+        }
+    }
+
     /// The end of a turn: what is left is gone on with, and relays hear the news.
     pub(crate) fn turn(&mut self, open: &dyn Fn() -> bool) {
+        self.wake_stalled();
         self.go_on(open);
         self.store.now_ms = now_ms();
         self.store.dig(DIG_STEPS);
@@ -311,7 +403,11 @@ impl Machine {
         let empty = self.store.is_empty();
         let was_empty = std::mem::replace(&mut self.was_empty, empty);
         let in_pieces = empty && !was_empty && self.store.heap.is_in_pieces();
-        if !in_pieces || self.sessions.len() > GATHERED_MAX {
+        if !in_pieces {
+            return;
+        }
+        if self.sessions.len() > GATHERED_MAX || self.store.heap.used() > GATHERED_BYTES_MAX {
+            self.was_empty = false;
             return;
         }
         for record in self.store.gather() {
@@ -338,9 +434,9 @@ impl Machine {
     }
 
     fn speak(&mut self) {
-        let (arena, sessions) = (self.store.arena(), &mut self.sessions);
+        let (heap, sessions) = (&self.store.heap, &mut self.sessions);
         self.attached.retain(|host, attachment| {
-            if attachment.news.is_empty() && attachment.notes.is_empty() {
+            if !attachment.has_news() && attachment.notes.is_empty() {
                 return true;
             }
             if !attachment.outlet.has_room() {
@@ -350,11 +446,14 @@ impl Machine {
             let mut said = std::mem::take(&mut attachment.notes);
             let (mut size, mut unfinished) = (0, Vec::new());
             while size < SAID_MAX
-                && let Some(id) = attachment.news.pop_first()
+                && let Some(id) = attachment.next()
             {
                 let Some(session) = sessions.get_mut(&(*host, id)) else { continue };
-                let (news, more) = session.said(arena, id);
-                size += if let FromGuest::Said(said) = &news { said.bytes.len() } else { 0 };
+                let room = ON_WAY_MAX.saturating_sub(attachment.on_way);
+                let (news, more) = session.said(heap, id, room);
+                let len = if let FromGuest::Said(said) = &news { said.bytes.len() } else { 0 };
+                size += len;
+                attachment.on_way += len as u64;
                 said.push(news);
                 if more {
                     unfinished.push(id);
@@ -366,13 +465,13 @@ impl Machine {
     }
 }
 
-fn turned_away(connection: ConnectionId) -> FromGuest {
+fn turned_away(connection: ConnectionId, why: &str) -> FromGuest {
     FromGuest::Said(Said {
         connection,
         taken: Position(0),
         credit: Position(0),
         from: Position(0),
-        bytes: b"-ERR max number of clients reached\r\n".as_slice().into(),
+        bytes: format!("-{why}\r\n").into_bytes().into(),
         last: true,
     })
 }
@@ -384,58 +483,4 @@ fn now_us() -> u64 {
 
 pub(crate) fn now_ms() -> u64 {
     now_us() / 1000
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use whimbrel_memory::page::ByteCount;
-
-    use super::super::store::tests::store;
-    use super::*;
-
-    /// A relay that is there until it is told otherwise.
-    struct Relay(Arc<AtomicBool>);
-
-    impl Outlet for Relay {
-        fn has_room(&self) -> bool {
-            true
-        }
-
-        fn is_there(&self) -> bool {
-            self.0.load(Ordering::Relaxed)
-        }
-
-        fn give(&mut self, _: Vec<FromGuest>) -> bool {
-            self.is_there()
-        }
-
-        fn cut(&mut self, _: Overrun) {}
-    }
-
-    #[test]
-    fn connections_of_a_host_that_is_gone_for_good_are_ended_and_no_others() {
-        let mut machine = Machine::open(store(ByteCount::mib(4)).arena().clone()).expect("a store");
-        let here = [Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(true))];
-        for (host, there) in here.iter().enumerate() {
-            let relay = RelayId { host: host as u64, run: 1 };
-            let attach = Attach { relay, last: ConnectionId(0), held: Vec::new() };
-            machine.handle(Event::Attach(attach, Box::new(Relay(Arc::clone(there)))), &|| true);
-            for id in [1, 2] {
-                let open = ToGuest::Open(ConnectionId(id));
-                machine.handle(Event::FromRelay(relay, open), &|| true);
-            }
-        }
-        here[1].store(false, Ordering::Relaxed);
-        let began = machine.looked;
-        // It is missed at the first look, and has its time from then on.
-        for (waited, left) in [(LOOK_EVERY, 4), (ABSENT_MAX, 4), (LOOK_EVERY + ABSENT_MAX, 2)] {
-            machine.end_absent(began + waited);
-            assert_eq!(machine.sessions.len(), left, "after {waited:?}");
-        }
-        assert!(machine.sessions.keys().all(|(host, _)| *host == 0));
-        assert_eq!(machine.store.arena().load(head::CONNECTION_COUNT), 2);
-    }
 }

@@ -16,6 +16,7 @@
 
 mod arena;
 mod buffer;
+mod chain;
 mod check;
 mod commands;
 mod connections;
@@ -39,6 +40,6 @@ pub use check::KvCheck;
 pub use guest::{KIND, KvError, KvFactory, KvGuest, KvMonitorSlot, MEMORY_MIN, STATE_VERSION};
 pub use monitor::{KvCheckError, KvMonitor, KvReport};
 pub use port::{
-    Attach, ConnectionId, FromGuest, Outlet, Overrun, PIECE_MAX, Position, RelayId, Said, ToGuest,
-    WINDOW,
+    Attach, ConnectionId, FromGuest, KEPT_MIN, Outlet, Overrun, PIECE_MAX, Position, RelayId, Said,
+    ToGuest, WINDOW,
 };

@@ -107,5 +107,9 @@ pub struct Overrun;
 
 /// Bytes of a client that may be on their way to the guest and not taken.
 pub const WINDOW: u64 = 256 << 10;
+/// Bytes of a client that its relay keeps in any case until they are taken: a guest that has no
+/// room for them waits for no more.
+pub const KEPT_MIN: u64 = 16 << 10;
+const _: () = assert!(KEPT_MIN <= WINDOW);
 /// Bytes in one [`ToGuest::Bytes`], at most.
 pub const PIECE_MAX: usize = 64 << 10;

@@ -1,24 +1,30 @@
 //! One connection while the guest runs: what its record holds, at hand.
 
 use super::arena::Arena;
+use super::chain::Chain;
 use super::commands::{self, Client};
 use super::connections::Record;
-use super::heap::Full;
-use super::port::{ConnectionId, FromGuest, Overrun, Position, Said, WINDOW};
+use super::heap::{Full, Heap};
+use super::port::{ConnectionId, FromGuest, KEPT_MIN, Overrun, Position, Said, WINDOW};
 use super::reply::{Refusal, Reply};
 use super::request::{Arguments, Reader, Request};
 use super::store::Store;
 
-/// Replies that may wait for delivery before the client's commands do.
+/// Replies that may wait for delivery before the client's commands do. If memory has more room than
+/// that, then as many as values may take yet beside them: a client may say a lot before it reads at
+/// all, and the more of them do, the less there is for each; but what is left to values they halve
+/// at most.
 const OUTBOX_MAX: u64 = 1 << 20;
-/// Replies that may be on their way to the relay.
+/// Replies that may be on their way to the relay, and those that always may.
 const SENT_MAX: u64 = 1 << 20;
+const SENT_MIN: u64 = 16 << 10;
 /// Replies in one message to a relay.
 const SAID_MAX: u64 = 256 << 10;
 /// Replies are put into guest memory in pieces of about this size.
 const PIECE: usize = 16 << 10;
 /// There is room for a reply of so many bytes before a command is carried out.
 pub(crate) const SMALL: u64 = 1 << 10;
+const _: () = assert!(SMALL <= Chain::ROOM_MIN, "an empty outbox has room for it");
 
 /// A connection. All of it but `sent` can be made again from guest memory.
 #[derive(Debug)]
@@ -37,6 +43,11 @@ pub(crate) struct Session {
     sent: u64,
     /// It goes on when replies have been delivered.
     stalled: bool,
+    /// How much room there was for a reply that had none; it is not made again for a little more.
+    /// 0 for none.
+    wanting: u64,
+    /// The client's last bytes had no room in memory.
+    untaken: bool,
 }
 
 /// What is left to do for a connection.
@@ -69,6 +80,8 @@ impl Session {
             total: None,
             sent: record.delivered(arena),
             stalled: false,
+            wanting: 0,
+            untaken: false,
         }
     }
 
@@ -104,10 +117,19 @@ impl Session {
         self.total = Some(total.0);
     }
 
+    pub(crate) const fn client_id(&self) -> u64 {
+        self.client.id
+    }
+
+    /// Whether it goes on once memory is given back: for what commands reply, or for what came.
+    pub(crate) const fn waits_for_memory(&self) -> bool {
+        self.stalled || self.untaken
+    }
+
     /// Carries out commands while `open` says so, and puts everything into guest memory.
     pub(crate) fn run(&mut self, store: &mut Store, open: &dyn Fn() -> bool) -> Rest {
         let before = self.client.clone();
-        let mut reply = Reply { bytes: Vec::new(), third: self.client.third };
+        let mut reply = Reply::default();
         let (mut consumed, mut partial) = (0, false);
         self.stalled = false;
         let rest = loop {
@@ -119,7 +141,8 @@ impl Session {
                 self.say(store, &mut reply);
             }
             let waiting = self.record.outbox().len(store.arena()) + reply.bytes.len() as u64;
-            if waiting > OUTBOX_MAX || !self.has_room(store, &reply) {
+            let most = OUTBOX_MAX.max(store.unused());
+            if waiting > most || !self.has_room(store, &reply) {
                 if waiting > 0 {
                     self.stalled = true;
                     break Rest::Nothing;
@@ -131,10 +154,15 @@ impl Session {
             if !open() {
                 break Rest::Commands;
             }
+            if self.wanting > 0 && waiting > 0 && self.room(store) / 2 < self.wanting {
+                self.stalled = true;
+                break Rest::Nothing;
+            }
+            self.wanting = 0;
             match self.step(store, &mut reply, consumed) {
                 Step::Done(len) => consumed += len,
                 Step::Stalled => {
-                    self.stalled = true;
+                    (self.stalled, self.wanting) = (true, self.room(store).max(1));
                     break Rest::Nothing;
                 }
                 Step::Partial if self.total.is_some_and(|total| self.come >= total) => {
@@ -155,6 +183,11 @@ impl Session {
     fn has_room(&self, store: &Store, reply: &Reply) -> bool {
         let more = reply.bytes.len() as u64 + SMALL;
         self.record.outbox().widen(&store.heap, more).is_ok()
+    }
+
+    /// There is no room for more replies than this.
+    fn room(&self, store: &Store) -> u64 {
+        self.record.outbox().room_max(&store.heap)
     }
 
     /// One command at `at` of what is pending.
@@ -209,17 +242,18 @@ impl Session {
         }
         let mut taken = self.come;
         let new = &self.pending[kept as usize..];
-        if inbox.append(heap, new).is_err() {
+        self.untaken = inbox.append(heap, new).is_err();
+        if self.untaken {
             // The relay keeps them, and has them again for the guest wherever that goes on.
             taken -= new.len() as u64;
-            if partial && new.len() as u64 >= WINDOW {
-                // A command larger than what is free, of which no more can come.
+            if partial && new.len() as u64 >= KEPT_MIN {
+                // A command larger than what is free, of which no more may ever come.
                 let mut reply = Reply::default();
                 reply.refusal(&Refusal::Full);
                 self.say(store, &mut reply);
                 self.client.leaving = true;
                 inbox.consume(heap, inbox.len(heap.arena()));
-                (taken, self.pending) = (self.come, Vec::new());
+                (taken, self.pending, self.untaken) = (self.come, Vec::new(), false);
             }
         }
         if self.client != *before && self.record.keep(heap, &self.client).is_err() {
@@ -230,15 +264,27 @@ impl Session {
         }
     }
 
-    /// What the relay has not heard yet, and whether there is more.
-    pub(crate) fn said(&mut self, arena: &Arena, connection: ConnectionId) -> (FromGuest, bool) {
-        let outbox = self.record.outbox();
+    /// Replies that are on their way to the client.
+    pub(crate) fn on_way(&self, arena: &Arena) -> u64 {
+        self.sent - self.record.delivered(arena)
+    }
+
+    /// What the relay has not heard yet, and whether there is more. It keeps what its client does
+    /// not read, and has `room` for it.
+    pub(crate) fn said(
+        &mut self,
+        heap: &Heap,
+        connection: ConnectionId,
+        room: u64,
+    ) -> (FromGuest, bool) {
+        let (arena, outbox) = (heap.arena(), self.record.outbox());
         let (delivered, held) = (self.record.delivered(arena), outbox.len(arena));
         let end = delivered + held;
-        let until = end.min(delivered + SENT_MAX).min(self.sent + SAID_MAX).max(self.sent);
+        let most = delivered + room.clamp(SENT_MIN, SENT_MAX);
+        let until = end.min(most).min(self.sent + SAID_MAX).max(self.sent);
         let mut bytes = Vec::new();
         if until > self.sent {
-            outbox.read_onto(arena, self.sent - delivered, until - self.sent, &mut bytes);
+            outbox.read_onto(heap, self.sent - delivered, until - self.sent, &mut bytes);
         }
         let from = std::mem::replace(&mut self.sent, until);
         let stalled = self.stalled || self.client.leaving;
@@ -251,7 +297,7 @@ impl Session {
             bytes: bytes.into(),
             last: self.client.leaving && until == end,
         });
-        (said, until < end && until < delivered + SENT_MAX)
+        (said, until < end && until < most)
     }
 
     /// Where the replies end that were ever made.

@@ -1,5 +1,7 @@
 //! The keyspace: keys, what they hold, and when they end.
 
+use std::collections::BTreeSet;
+
 use twox_hash::XxHash3_64;
 
 use super::arena::{Arena, At};
@@ -86,6 +88,8 @@ pub(crate) struct Store {
     seed: u64,
     /// Bytes of keys and values; the rest is for what serves them.
     pub(crate) limit: u64,
+    /// Clients that commands have ended: whoever carries commands out ends their connections.
+    pub(crate) ended: BTreeSet<u64>,
 }
 
 impl Store {
@@ -109,7 +113,7 @@ impl Store {
         let heap = Heap::new(arena);
         // A sixteenth is for what connections send and are sent.
         let limit = heap.capacity() / 16 * 15;
-        Self { heap, now_ms, seed, limit }
+        Self { heap, now_ms, seed, limit, ended: BTreeSet::new() }
     }
 
     pub(crate) fn arena(&self) -> &Arena {
@@ -129,6 +133,11 @@ impl Store {
 
     pub(crate) fn keys(&self) -> Dict {
         Dict(self.arena().follow(head::KEYS))
+    }
+
+    /// Bytes that keys and values may take yet.
+    pub(crate) fn unused(&self) -> u64 {
+        self.limit.saturating_sub(self.heap.used())
     }
 
     /// Makes sure that a command whose arguments have these lengths, and which adds `more` bytes

@@ -66,6 +66,22 @@ pub(crate) fn finish<T>(future: impl Future<Output = T>) -> T {
     }
 }
 
+/// A command as an array.
+pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+    for word in words {
+        bytes.extend(format!("${}\r\n", word.len()).bytes());
+        bytes.extend(*word);
+        bytes.extend(b"\r\n");
+    }
+    bytes
+}
+
+/// A reply of bytes.
+pub(crate) fn bulk(bytes: &[u8]) -> Vec<u8> {
+    [format!("${}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat()
+}
+
 /// A relay with one client.
 pub(crate) struct Relay {
     pub(crate) id: RelayId,

@@ -3,7 +3,7 @@ use whimbrel_guest::kv::{KvFactory, KvGuest, KvMonitor, Position, ToGuest};
 use whimbrel_memory::GuestMemory;
 use whimbrel_memory::page::{ByteCount, Run};
 
-use crate::common::{Relay, guest, memory};
+use crate::common::{Relay, bulk, command, guest, memory};
 
 const SIZE: ByteCount = ByteCount::mib(8);
 
@@ -68,6 +68,41 @@ fn half_a_command_and_undelivered_replies_move_with_the_guest() {
     moved.guest.resume().expect("it has a state");
     relay.listen(|relay| relay.heard == b"+OK\r\n:2\r\n");
     relay.hears(b"\na\r\n", b":3\r\n");
+}
+
+/// More than one message brings, of either.
+#[test]
+fn half_of_a_large_command_and_half_of_a_large_reply_move_with_the_guest() {
+    let source = guest(SIZE);
+    let mut relay = Relay::new(&source.monitor(), 1, 1);
+    let (mut whole, mut all) = (Vec::new(), Vec::new());
+    for part in b'a'..=b'l' {
+        whole.extend([part; 100_000]);
+        relay.say(&command(&[b"APPEND", b"large", &[part; 100_000]]));
+        all.extend(format!(":{}\r\n", whole.len()).bytes());
+        relay.listen(|relay| relay.heard == all);
+    }
+    relay.confirm();
+    all.extend(bulk(&whole));
+    let appends = command(&[b"APPEND", b"other", &vec![b'c'; 200_000]]);
+    relay.say(b"GET large\r\n");
+    relay.say(&appends[..100_000]);
+    relay.listen(|relay| relay.taken.0 == relay.said.len() as u64 && relay.heard.len() > 500_000);
+    // The guest knows of some of what the client has, and the client has some of what was said.
+    relay.tell(ToGuest::Delivered(relay.connection, Position(300_000)));
+    relay.heard.truncate(400_000);
+    let mut moved = moved(source);
+    relay.attach(&moved.monitor);
+    moved.guest.resume().expect("it has a state");
+    while relay.heard.len() < all.len() {
+        let have = relay.heard.len();
+        relay.listen(|relay| relay.heard.len() > have);
+        relay.confirm();
+    }
+    assert!(relay.heard == all, "these are not its replies");
+    relay.hears(&appends[100_000..], b":200000\r\n");
+    let check = moved.monitor.self_check().expect("still");
+    assert_eq!((check.damage, check.keys), (None, 2));
 }
 
 #[test]

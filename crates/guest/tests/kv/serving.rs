@@ -1,7 +1,7 @@
 use whimbrel_guest::kv::{Position, ToGuest};
 use whimbrel_memory::page::ByteCount;
 
-use crate::common::{Relay, guest};
+use crate::common::{Relay, bulk, command, guest};
 
 #[test]
 fn commands_come_in_any_pieces_and_replies_in_order() {
@@ -64,13 +64,13 @@ fn a_client_that_does_not_read_is_waited_for() {
         format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$100000\r\n{}\r\n", "v".repeat(100_000)).as_bytes(),
     );
     relay.listen(|relay| relay.heard == b"+OK\r\n");
-    // Two megabytes of replies, which nobody confirms, and a word after them.
-    relay.say(&b"GET a\r\n".repeat(20));
+    // More replies than half of memory has room for, which nobody confirms, and a word after them.
+    relay.say(&b"GET a\r\n".repeat(300));
     relay.say(b"SET done 1\r\n");
     relay.listen(|relay| relay.credit == relay.taken);
     let mut other = Relay::new(&guest.monitor(), 2, 1);
     other.hears(b"EXISTS done\r\n", b":0\r\n");
-    let all = 5 + 20 * (9 + 100_000 + 2) + 5;
+    let all = 5 + 300 * (9 + 100_000 + 2) + 5;
     while relay.heard.len() < all {
         relay.confirm();
         let have = relay.heard.len();
@@ -78,6 +78,52 @@ fn a_client_that_does_not_read_is_waited_for() {
     }
     assert!(relay.heard.ends_with(b"v\r\n+OK\r\n"));
     other.hears(b"EXISTS done\r\n", b":1\r\n");
+}
+
+/// As clients do that write all of a pipeline before they read.
+#[test]
+fn a_client_may_say_a_lot_before_it_reads_anything() {
+    let guest = guest(ByteCount::mib(64));
+    let mut relay = Relay::new(&guest.monitor(), 1, 1);
+    let value = "v".repeat(1000);
+    relay.hears(format!("SET a {value}\r\n").as_bytes(), b"+OK\r\n");
+    for _ in 0..3 {
+        relay.say(&b"GET a\r\n".repeat(8000));
+        relay.listen(|relay| relay.taken.0 == relay.said.len() as u64);
+    }
+    relay.say(b"SET done 1\r\n");
+    relay.listen(|relay| relay.taken.0 == relay.said.len() as u64);
+    let mut other = Relay::new(&guest.monitor(), 2, 1);
+    other.hears(b"EXISTS done\r\n", b":1\r\n");
+    let replies = [b"+OK\r\n".to_vec(), bulk(value.as_bytes()).repeat(24_000), b"+OK\r\n".to_vec()];
+    let replies = replies.concat();
+    while relay.heard.len() < replies.len() {
+        relay.confirm();
+        let have = relay.heard.len();
+        relay.listen(|relay| relay.heard.len() > have);
+    }
+    assert!(relay.heard == replies, "these are not its replies");
+    relay.confirm();
+    relay.hears(b"PING\r\n", b"+PONG\r\n");
+    assert_eq!(guest.monitor().self_check().expect("it stands still").damage, None);
+    let used = guest.monitor().report().expect("there").used;
+    assert!(used < 1 << 20, "{used} bytes are kept of what was delivered");
+}
+
+/// The one that has taken most of memory is not there any more.
+#[test]
+fn a_client_that_waits_for_room_goes_on_when_others_give_it_back() {
+    let guest = guest(ByteCount::mib(8));
+    let mut hog = Relay::new(&guest.monitor(), 1, 1);
+    let value = "v".repeat(100_000);
+    hog.hears(&command(&[b"SET", b"a", value.as_bytes()]), b"+OK\r\n");
+    hog.say(&b"GET a\r\n".repeat(100));
+    hog.listen(|hog| hog.credit == hog.taken);
+    let mut relay = Relay::new(&guest.monitor(), 2, 1);
+    relay.say(&b"GET a\r\n".repeat(30));
+    relay.listen(|relay| relay.taken > Position(0) && relay.credit == relay.taken);
+    hog.tell(ToGuest::Closed(hog.connection));
+    relay.listen(|relay| relay.credit > relay.taken);
 }
 
 #[test]

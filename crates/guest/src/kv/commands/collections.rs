@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, RandomState};
 
-use super::super::arena::At;
+use super::super::arena::{At, Span};
 use super::super::buffer;
 use super::super::dict::{Cursor, Dict, Entry};
 use super::super::reply::Refusal;
@@ -50,14 +50,14 @@ fn set_fields(call: &mut Call<'_>, name: &str) -> Result<u64, Refusal> {
     Ok(added)
 }
 
-fn field(store: &Store, hash: Option<At>, name: &[u8]) -> Option<Vec<u8>> {
+fn field(store: &Store, hash: Option<At>, name: &[u8]) -> Option<Span> {
     let entry = member(store, Dict(hash?), name)?;
-    Some(buffer::string(store.arena(), entry.value(store.arena())))
+    Some(buffer::string_span(store.arena(), entry.value(store.arena())))
 }
 
 pub(super) fn hget(call: &mut Call<'_>) -> Outcome {
     let value = field(call.store, call.reads(Kind::Hash)?, call.arguments[2]);
-    call.reply.bulk_or_null(value.as_deref());
+    call.reply.bulk_or_null(call.store.arena(), value);
     Ok(())
 }
 
@@ -66,7 +66,7 @@ pub(super) fn hmget(call: &mut Call<'_>) -> Outcome {
     call.reply.array(call.arguments.len() - 2);
     for name in &call.arguments[2..] {
         let value = field(call.store, hash, name);
-        call.reply.bulk_or_null(value.as_deref());
+        call.reply.bulk_or_null(call.store.arena(), value);
     }
     Ok(())
 }
@@ -79,8 +79,8 @@ pub(super) fn hgetall(call: &mut Call<'_>) -> Outcome {
     let arena = call.store.arena();
     call.reply.map(dict.len(arena) as usize);
     for entry in dict.entries(arena) {
-        call.reply.bulk(&entry.key(arena));
-        call.reply.bulk(&buffer::string(arena, entry.value(arena)));
+        call.reply.bulk_of(arena, entry.key_span(arena));
+        call.reply.bulk_of(arena, buffer::string_span(arena, entry.value(arena)));
     }
     Ok(())
 }
@@ -153,7 +153,7 @@ pub(super) fn smembers(call: &mut Call<'_>) -> Outcome {
     };
     let arena = call.store.arena();
     call.reply.set(dict.len(arena) as usize);
-    dict.entries(arena).for_each(|entry| call.reply.bulk(&entry.key(arena)));
+    dict.entries(arena).for_each(|entry| call.reply.bulk_of(arena, entry.key_span(arena)));
     Ok(())
 }
 
@@ -171,11 +171,12 @@ pub(super) fn spop(call: &mut Call<'_>) -> Outcome {
     if count.is_some() {
         call.reply.set(wanted as usize);
     }
-    let names = some_members(call.store, dict, wanted);
-    names.iter().for_each(|name| call.reply.bulk(name));
+    let (members, arena) = (some_members(call.store, dict, wanted), call.store.arena());
+    members.iter().for_each(|member| call.reply.bulk_of(arena, member.key_span(arena)));
     call.can_reply()?;
-    for name in &names {
-        dict.remove(&call.store.heap, call.store.hash(name), name);
+    for member in members {
+        let name = member.key(call.arena());
+        dict.remove(&call.store.heap, call.store.hash(&name), &name);
     }
     if dict.len(call.arena()) == 0 {
         call.store.delete(call.key());
@@ -184,17 +185,17 @@ pub(super) fn spop(call: &mut Call<'_>) -> Outcome {
 }
 
 /// So many members of a set that has them: those that chance has first.
-fn some_members(store: &Store, dict: Dict, wanted: u64) -> BTreeSet<Vec<u8>> {
+fn some_members(store: &Store, dict: Dict, wanted: u64) -> BTreeSet<Entry> {
     let mut cursor = Cursor(RandomState::new().hash_one(0));
-    let mut names = BTreeSet::new();
-    while (names.len() as u64) < wanted {
+    let mut members = BTreeSet::new();
+    while (members.len() as u64) < wanted {
         let (entries, next) = dict.scan(store.arena(), cursor);
         for entry in entries {
-            if (names.len() as u64) < wanted {
-                names.insert(entry.key(store.arena()));
+            if (members.len() as u64) < wanted {
+                members.insert(entry);
             }
         }
         cursor = next;
     }
-    names
+    members
 }

@@ -1,6 +1,5 @@
 //! What a client says about itself and its connection.
 
-use super::super::connections;
 use super::super::number;
 use super::super::reply::Refusal;
 use super::{Call, Outcome};
@@ -59,10 +58,16 @@ fn known_user(user: &[u8]) -> Outcome {
 
 /// There is one database.
 pub(super) fn select(call: &mut Call<'_>) -> Outcome {
-    match call.integer(1)? {
-        0 => call.reply.ok(),
-        _ => return Err(Refusal::err("DB index is out of range")),
+    let asked = call.integer(1)?;
+    if i32::try_from(asked).is_err() {
+        let (least, most) = (i32::MIN, i32::MAX);
+        let words = format!("value is out of range, value must between {least} and {most}");
+        return Err(Refusal::err(&words));
     }
+    if asked != 0 {
+        return Err(Refusal::err("DB index is out of range"));
+    }
+    call.reply.ok();
     Ok(())
 }
 
@@ -125,41 +130,10 @@ fn hello_options<'a>(mut words: &[&'a [u8]]) -> Result<Option<&'a [u8]>, Refusal
     }
 }
 
-fn checked_name(name: &[u8]) -> Result<&[u8], Refusal> {
+pub(super) fn checked_name(name: &[u8]) -> Result<&[u8], Refusal> {
     let words = "Client names cannot contain spaces, newlines or special characters.";
     let plain = name.iter().all(|byte| (b'!'..=b'~').contains(byte));
     if plain { Ok(name) } else { Err(Refusal::err(words)) }
-}
-
-pub(super) fn client(call: &mut Call<'_>) -> Outcome {
-    let what = call.arguments[1].to_ascii_lowercase();
-    match (what.as_slice(), &call.arguments[2..]) {
-        (b"id", []) => call.reply.count(call.client.id),
-        (b"getname", []) => {
-            let name = Some(call.client.name.as_slice()).filter(|name| !name.is_empty());
-            call.reply.bulk_or_null(name);
-        }
-        (b"setname", [name]) => {
-            call.client.name = checked_name(name)?.to_vec();
-            call.reply.ok();
-        }
-        // Which library a client is made with is told by newer ones; it is of no use here.
-        (b"setinfo", [_, _]) => call.reply.ok(),
-        (b"info", []) => {
-            let line = connections::describe(call.client);
-            call.reply.text(&line);
-        }
-        (b"list", []) => {
-            let all = connections::describe_all(call.store, call.client);
-            call.reply.text(&all);
-        }
-        (b"id" | b"getname" | b"setname" | b"setinfo" | b"info" | b"list", _) => {
-            let name = String::from_utf8_lossy(&what);
-            return Err(Refusal::wrong_number(&format!("client|{name}")));
-        }
-        _ => return Err(no_subcommand(call.arguments[1], "CLIENT")),
-    }
-    Ok(())
 }
 
 pub(super) fn no_subcommand(given: &[u8], command: &str) -> Refusal {

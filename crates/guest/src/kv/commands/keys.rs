@@ -5,7 +5,7 @@ use super::super::buffer;
 use super::super::dict::{Cursor, Dict, Entry};
 use super::super::glob;
 use super::super::number;
-use super::super::reply::Refusal;
+use super::super::reply::{Refusal, Reply};
 use super::super::store::Kind;
 use super::{Call, Outcome};
 
@@ -177,9 +177,9 @@ pub(super) fn keys(call: &mut Call<'_>) -> Outcome {
     let (store, pattern) = (&*call.store, call.arguments[1]);
     let alive = store.keys().entries(store.arena()).filter(|entry| !store.has_ended(*entry));
     let named = alive.map(|entry| entry.key(store.arena()));
-    let found: Vec<_> = named.filter(|key| glob::matches(pattern, key)).collect();
-    call.reply.array(found.len());
-    found.iter().for_each(|key| call.reply.bulk(key));
+    call.reply.array_of(|reply| {
+        named.filter(|key| glob::matches(pattern, key)).inspect(|key| reply.bulk(key)).count()
+    });
     Ok(())
 }
 
@@ -241,13 +241,11 @@ fn walk(arena: &Arena, dict: Dict, mut cursor: Cursor, count: u64) -> (Vec<Entry
     (found, cursor)
 }
 
-/// What each of the scans replies.
-fn found(call: &mut Call<'_>, next: Cursor, words: &[Vec<u8>]) -> Outcome {
-    call.reply.array(2);
-    call.reply.bulk(next.0.to_string().as_bytes());
-    call.reply.array(words.len());
-    words.iter().for_each(|word| call.reply.bulk(word));
-    Ok(())
+/// What each of the scans replies; `each` puts what was found, and says how many that are.
+fn found(reply: &mut Reply, next: Cursor, each: impl FnOnce(&mut Reply) -> usize) {
+    reply.array(2);
+    reply.bulk(next.0.to_string().as_bytes());
+    reply.array_of(each);
 }
 
 pub(super) fn scan(call: &mut Call<'_>) -> Outcome {
@@ -255,11 +253,15 @@ pub(super) fn scan(call: &mut Call<'_>) -> Outcome {
     let options = ScanOptions::parse(&call.arguments[2..])?;
     let store = &*call.store;
     let (entries, next) = walk(store.arena(), store.keys(), cursor, options.count);
-    let mut keys: Vec<_> = entries.iter().map(|entry| entry.key(store.arena())).collect();
-    keys.retain(|key| {
-        store.look_up(key).is_some_and(|held| options.matches(key) && options.is_kind(held.kind))
+    found(call.reply, next, |reply| {
+        let named = entries.into_iter().filter(|entry| {
+            !store.has_ended(*entry)
+                && options.is_kind(Kind::of(entry.kind(store.arena())))
+                && options.matches(&entry.key(store.arena()))
+        });
+        named.inspect(|entry| reply.bulk_of(store.arena(), entry.key_span(store.arena()))).count()
     });
-    found(call, next, &keys)
+    Ok(())
 }
 
 pub(super) fn hscan(call: &mut Call<'_>) -> Outcome {
@@ -274,7 +276,8 @@ pub(super) fn sscan(call: &mut Call<'_>) -> Outcome {
 fn scan_within(call: &mut Call<'_>, kind: Kind) -> Outcome {
     let cursor = cursor_of(call.arguments[2])?;
     let Some(dict) = call.reads(kind)?.map(Dict) else {
-        return found(call, Cursor::default(), &[]);
+        found(call.reply, Cursor::default(), |_| 0);
+        return Ok(());
     };
     let options = ScanOptions::parse(&call.arguments[3..])?;
     if options.kind.is_some() {
@@ -282,15 +285,17 @@ fn scan_within(call: &mut Call<'_>, kind: Kind) -> Outcome {
     }
     let arena = call.store.arena();
     let (entries, next) = walk(arena, dict, cursor, options.count);
-    let mut words = Vec::new();
-    for entry in entries {
-        let name = entry.key(arena);
-        if options.matches(&name) {
-            words.push(name);
-            if kind == Kind::Hash {
-                words.push(buffer::string(arena, entry.value(arena)));
+    let named = entries.into_iter().filter(|entry| options.matches(&entry.key(arena)));
+    found(call.reply, next, |reply| {
+        let each = named.map(|entry| {
+            reply.bulk_of(arena, entry.key_span(arena));
+            if kind != Kind::Hash {
+                return 1;
             }
-        }
-    }
-    found(call, next, &words)
+            reply.bulk_of(arena, buffer::string_span(arena, entry.value(arena)));
+            2
+        });
+        each.sum()
+    });
+    Ok(())
 }

@@ -59,7 +59,8 @@ fn pop(call: &mut Call<'_>, end: End, name: &str) -> Outcome {
     if count.is_some() {
         call.reply.array(wanted as usize);
     }
-    list.at_end(call.store.arena(), end, wanted, |element| call.reply.bulk(element));
+    let arena = call.store.arena();
+    list.at_end(arena, end, wanted, |element| call.reply.bulk_of(arena, element));
     call.can_reply()?;
     for _ in 0..wanted {
         list.drop_one(&call.store.heap, end);
@@ -96,6 +97,6 @@ pub(super) fn lrange(call: &mut Call<'_>) -> Outcome {
     }
     call.reply.array((end - first) as usize);
     let (arena, reply) = (call.store.arena(), &mut *call.reply);
-    list.range(arena, first, end, |element| reply.bulk(element));
+    list.range(arena, first, end, |element| reply.bulk_of(arena, element));
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The commands: which there are, what each takes, and what every one of them is checked for.
 
+mod clients;
 mod collections;
 mod connection;
 mod keys;
@@ -11,15 +12,21 @@ mod table;
 mod tests;
 
 use super::arena::{Arena, At};
-use super::buffer::Buffer;
+use super::chain::Chain;
 use super::head;
 use super::heap::Full;
 use super::number;
 use super::reply::{Refusal, Reply};
+use super::request::BULK_MAX;
+use super::session::SMALL;
 use super::store::{Found, Kind, Store};
 use table::Command;
 
 type Outcome = Result<(), Refusal>;
+
+/// The longest reply, whatever room there is for it in the guest: it is made in memory of the host.
+/// The longest string fits.
+const REPLY_MAX: u64 = BULK_MAX + SMALL;
 
 /// What the store knows of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,7 +45,7 @@ pub(crate) struct Call<'a> {
     pub(crate) client: &'a mut Client,
     pub(crate) reply: &'a mut Reply,
     /// Where the reply goes.
-    pub(crate) outbox: Buffer,
+    pub(crate) outbox: Chain,
     /// The command's name and what follows it.
     pub(crate) arguments: &'a [&'a [u8]],
 }
@@ -78,7 +85,8 @@ impl Call<'_> {
     /// asks before it does: it could not be said later.
     fn can_reply(&self) -> Outcome {
         let len = self.reply.bytes.len() as u64;
-        self.outbox.widen(&self.store.heap, len).map_err(|Full| Refusal::Reply)
+        let has_room = !self.reply.is_cut() && self.outbox.widen(&self.store.heap, len).is_ok();
+        if has_room { Ok(()) } else { Err(Refusal::Reply) }
     }
 
     /// What follows the key.
@@ -100,25 +108,30 @@ pub(crate) fn execute(
     store: &mut Store,
     client: &mut Client,
     reply: &mut Reply,
-    outbox: Buffer,
+    outbox: Chain,
     arguments: &[&[u8]],
 ) -> Result<(), Full> {
     reply.third = client.third;
+    let counters = [head::COMMANDS, head::HITS, head::MISSES];
+    let counted = counters.map(|at| store.arena().load(at));
     store.arena().add(head::COMMANDS, 1);
     let start = reply.bytes.len();
     let call = &mut Call { store, client, reply, outbox, arguments };
     let carried_out = table::find(arguments).and_then(|command| {
         make_room(call.store, command, arguments)?;
+        call.reply.bound(REPLY_MAX.min(call.outbox.room_max(&call.store.heap)));
         (command.run)(call)
     });
     call.store.heap.reserve(0);
     if let Err(refusal) = &carried_out {
-        call.reply.bytes.truncate(start);
+        call.reply.take_back(start);
         call.reply.refusal(refusal);
     }
-    if carried_out == Err(Refusal::Reply) || call.can_reply().is_err() {
-        call.reply.bytes.truncate(start);
-        call.arena().sub(head::COMMANDS, 1);
+    let replies = carried_out != Err(Refusal::Reply) && call.can_reply().is_ok();
+    call.reply.unbind();
+    if !replies {
+        call.reply.take_back(start);
+        counters.into_iter().zip(counted).for_each(|(at, count)| call.arena().store(at, count));
         return Err(Full);
     }
     Ok(())

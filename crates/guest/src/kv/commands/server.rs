@@ -19,7 +19,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Outcome {
             text += &format!("{start}# {name}\r\n{lines}");
         }
     }
-    call.reply.text(&text);
+    call.reply.text(|reply| reply.words(&text));
     Ok(())
 }
 
@@ -97,6 +97,7 @@ pub(super) fn command(call: &mut Call<'_>) -> Outcome {
             call.reply.array(COMMANDS.len());
             COMMANDS.iter().for_each(|command| call.reply.bulk(command.name.as_bytes()));
         }
+        b"list" => return Err(Refusal::Syntax),
         b"info" if names.is_empty() => {
             call.reply.array(COMMANDS.len());
             COMMANDS.iter().for_each(|command| describe(call.reply, command));

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::super::arena::Span;
 use super::super::buffer::{self, STRING_HEAD};
 use super::super::number;
 use super::super::reply::Refusal;
@@ -13,22 +14,21 @@ use super::{Call, Outcome};
 const STRING_MAX: u64 = 512 << 20;
 
 pub(super) fn get(call: &mut Call<'_>) -> Outcome {
-    let value = call.reads(Kind::String)?.map(|at| buffer::string(call.arena(), at));
-    call.reply.bulk_or_null(value.as_deref());
+    let value = call.reads(Kind::String)?.map(|at| buffer::string_span(call.arena(), at));
+    call.reply.bulk_or_null(call.store.arena(), value);
     Ok(())
 }
 
 pub(super) fn getrange(call: &mut Call<'_>) -> Outcome {
     let (first, last) = (call.integer(2)?, call.integer(3)?);
-    let part = match call.reads(Kind::String)? {
-        Some(at) => {
-            let len = buffer::string_len(call.arena(), at);
-            let part = range(first, last, len);
-            buffer::part_of_string(call.arena(), at, part.start, part.end)
-        }
-        None => Vec::new(),
+    let Some(at) = call.reads(Kind::String)? else {
+        call.reply.bulk(b"");
+        return Ok(());
     };
-    call.reply.bulk(&part);
+    let whole = buffer::string_span(call.arena(), at);
+    let part = range(first, last, whole.len);
+    let part = Span { at: whole.at.plus(part.start), len: part.end - part.start };
+    call.reply.bulk_of(call.store.arena(), part);
     Ok(())
 }
 
@@ -62,15 +62,18 @@ impl SetOptions {
         while let Some(word) = call.arguments.get(index) {
             let word = word.to_ascii_uppercase();
             let has_end = options.end.is_some();
+            let unit = if word.starts_with(b"E") { Unit::Seconds } else { Unit::Milliseconds };
+            let absolute = word.ends_with(b"AT");
+            // The same option again is the last one that counts; another one is an error.
+            let other_end = options.end.is_some_and(|(_, it, at)| (it, at) != (unit, absolute));
             let more = index + 1 < call.arguments.len();
             match word.as_slice() {
                 b"NX" if !options.only_old => options.only_new = true,
                 b"XX" if !options.only_new => options.only_old = true,
                 b"GET" => options.get = true,
                 b"KEEPTTL" if !has_end => options.keep_end = true,
-                b"EX" | b"PX" | b"EXAT" | b"PXAT" if !has_end && !options.keep_end && more => {
-                    let unit = if word[0] == b'E' { Unit::Seconds } else { Unit::Milliseconds };
-                    options.end = Some((index + 1, unit, word.ends_with(b"AT")));
+                b"EX" | b"PX" | b"EXAT" | b"PXAT" if !other_end && !options.keep_end && more => {
+                    options.end = Some((index + 1, unit, absolute));
                     index += 1;
                 }
                 _ => return Err(Refusal::Syntax),
@@ -91,13 +94,13 @@ pub(super) fn set(call: &mut Call<'_>) -> Outcome {
         }
     };
     let old = match options.get {
-        true => call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at)),
+        true => call.changes(Kind::String)?.map(|at| buffer::string_span(call.arena(), at)),
         false => None,
     };
     let there = call.store.look_up(call.key()).is_some();
     let stays = if there { options.only_new } else { options.only_old };
     match (options.get, stays) {
-        (true, _) => call.reply.bulk_or_null(old.as_deref()),
+        (true, _) => call.reply.bulk_or_null(call.store.arena(), old),
         (false, true) => call.reply.null(),
         (false, false) => call.reply.ok(),
     }
@@ -145,8 +148,8 @@ pub(super) fn setnx(call: &mut Call<'_>) -> Outcome {
 }
 
 pub(super) fn getset(call: &mut Call<'_>) -> Outcome {
-    let old = call.changes(Kind::String)?.map(|at| buffer::string(call.arena(), at));
-    call.reply.bulk_or_null(old.as_deref());
+    let old = call.changes(Kind::String)?.map(|at| buffer::string_span(call.arena(), at));
+    call.reply.bulk_or_null(call.store.arena(), old);
     call.can_reply()?;
     call.store.set(call.key(), call.arguments[2], false)?;
     Ok(())
@@ -156,8 +159,8 @@ pub(super) fn mget(call: &mut Call<'_>) -> Outcome {
     call.reply.array(call.arguments.len() - 1);
     for key in &call.arguments[1..] {
         let found = call.store.read(key).filter(|found| found.kind == Kind::String);
-        let value = found.map(|found| buffer::string(call.store.arena(), found.value));
-        call.reply.bulk_or_null(value.as_deref());
+        let value = found.map(|found| buffer::string_span(call.store.arena(), found.value));
+        call.reply.bulk_or_null(call.store.arena(), value);
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use super::super::reply::Refusal;
 use super::super::store::Store;
-use super::{Call, Outcome, collections, connection, keys, lists, server, strings};
+use super::{Call, Outcome, clients, collections, connection, keys, lists, server, strings};
 
 /// One command.
 pub(super) struct Command {
@@ -41,6 +41,7 @@ const GROW: &[&str] = &["write", "denyoom"];
 const FAST_GROW: &[&str] = &["write", "denyoom", "fast"];
 const ADMIN: &[&str] = &["loading", "stale"];
 const FAST_ADMIN: &[&str] = &["loading", "stale", "fast"];
+const GREETING: &[&str] = &["noscript", "loading", "stale", "fast", "no_auth", "allow_busy"];
 
 const fn command(
     name: &'static str,
@@ -55,10 +56,10 @@ const fn command(
 /// In the order of the alphabet.
 pub(super) const COMMANDS: &[Command] = &[
     Command { grows: strings::appended, ..command("append", 3, FAST_GROW, ONE, strings::append) },
-    command("auth", -2, FAST_ADMIN, NO_KEY, connection::auth),
-    command("client", -2, ADMIN, NO_KEY, connection::client),
+    command("auth", -2, GREETING, NO_KEY, connection::auth),
+    command("client", -2, &[], NO_KEY, clients::client),
     command("command", -1, ADMIN, NO_KEY, server::command),
-    command("config", -2, ADMIN, NO_KEY, server::config),
+    command("config", -2, &[], NO_KEY, server::config),
     command("dbsize", 1, FAST_READ, NO_KEY, keys::dbsize),
     command("decr", 2, FAST_GROW, ONE, strings::decr),
     command("decrby", 3, FAST_GROW, ONE, strings::decrby),
@@ -73,13 +74,12 @@ pub(super) const COMMANDS: &[Command] = &[
     command("getrange", 4, READ, ONE, strings::getrange),
     command("getset", 3, FAST_GROW, ONE, strings::getset),
     command("hdel", -3, FAST_WRITE, ONE, collections::hdel),
-    command("hello", -1, FAST_ADMIN, NO_KEY, connection::hello),
+    command("hello", -1, GREETING, NO_KEY, connection::hello),
     command("hget", 3, FAST_READ, ONE, collections::hget),
     command("hgetall", 2, READ, ONE, collections::hgetall),
     command("hlen", 2, FAST_READ, ONE, collections::hlen),
     command("hmget", -3, FAST_READ, ONE, collections::hmget),
     command("hmset", -4, FAST_GROW, ONE, collections::hmset),
-    command("host:", -1, ADMIN, NO_KEY, connection::web_page),
     command("hscan", -3, READ, ONE, keys::hscan),
     command("hset", -4, FAST_GROW, ONE, collections::hset),
     command("incr", 2, FAST_GROW, ONE, strings::incr),
@@ -95,11 +95,10 @@ pub(super) const COMMANDS: &[Command] = &[
     command("persist", 2, FAST_WRITE, ONE, keys::persist),
     command("pexpire", -3, FAST_WRITE, ONE, keys::pexpire),
     command("pexpireat", -3, FAST_WRITE, ONE, keys::pexpireat),
-    command("ping", -1, FAST_ADMIN, NO_KEY, connection::ping),
-    command("post", -1, ADMIN, NO_KEY, connection::web_page),
+    command("ping", -1, &["fast"], NO_KEY, connection::ping),
     command("psetex", 4, GROW, ONE, strings::psetex),
     command("pttl", 2, FAST_READ, ONE, keys::pttl),
-    command("quit", -1, FAST_ADMIN, NO_KEY, connection::quit),
+    command("quit", -1, GREETING, NO_KEY, connection::quit),
     command("rpop", -2, FAST_WRITE, ONE, lists::rpop),
     command("rpush", -3, FAST_GROW, ONE, lists::rpush),
     command("sadd", -3, FAST_GROW, ONE, collections::sadd),
@@ -120,9 +119,14 @@ pub(super) const COMMANDS: &[Command] = &[
     command("unlink", -2, FAST_WRITE, ALL, keys::del),
 ];
 
+/// What a request of a browser begins with; no command that anybody is told of.
+const WEB_PAGE: &Command = &command("post", -1, ADMIN, NO_KEY, connection::web_page);
+
 /// The command that these words ask for.
 pub(super) fn find(words: &[&[u8]]) -> Result<&'static Command, Refusal> {
-    let command = by_name(words[0]).ok_or_else(|| unknown(words))?;
+    let is_page = ["post", "host:"].iter().any(|it| words[0].eq_ignore_ascii_case(it.as_bytes()));
+    let named = if is_page { Some(WEB_PAGE) } else { by_name(words[0]) };
+    let command = named.ok_or_else(|| unknown(words))?;
     if command.allows(words.len()) { Ok(command) } else { Err(Refusal::wrong_number(command.name)) }
 }
 

@@ -7,24 +7,30 @@ use whimbrel_memory::page::ByteCount;
 struct Talk {
     store: Store,
     client: Client,
-    outbox: Buffer,
+    outbox: Chain,
 }
 
 impl Talk {
     fn new(size: ByteCount) -> Self {
         let store = store(size);
-        let outbox = Buffer(store.heap.allocate(Buffer::WORDS * 8).expect("room"));
+        let outbox = Chain(store.heap.allocate(Chain::WORDS * 8).expect("room"));
         outbox.open(&store.heap).expect("room");
         Self { store, client: Client { id: 1, ..Client::default() }, outbox }
     }
 
-    fn say(&mut self, words: &[&[u8]]) -> String {
+    /// Whether there was room for the reply, and the reply.
+    fn reply(&mut self, words: &[&[u8]]) -> (bool, Vec<u8>) {
         let mut reply = Reply::default();
         let done = execute(&mut self.store, &mut self.client, &mut reply, self.outbox, words);
-        if done.is_err() {
+        (done.is_ok(), reply.bytes)
+    }
+
+    fn say(&mut self, words: &[&[u8]]) -> String {
+        let (has_room, reply) = self.reply(words);
+        if !has_room {
             return "no room for a reply".to_owned();
         }
-        String::from_utf8_lossy(&reply.bytes).replace("\r\n", " ").trim_end().to_owned()
+        String::from_utf8_lossy(&reply).replace("\r\n", " ").trim_end().to_owned()
     }
 
     /// A command of words without spaces, and what is replied, its lines in one.
@@ -54,6 +60,10 @@ fn strings_are_set_read_and_counted() {
         ("SET a 1 NX XX", "-ERR syntax error"),
         ("SET a 1 EX", "-ERR syntax error"),
         ("SET a 1 EX 1 KEEPTTL", "-ERR syntax error"),
+        ("SET a 1 EX 10 EX 20", "+OK"),
+        ("TTL a", ":20"),
+        ("SET a 1 EX 10 EXAT 20", "-ERR syntax error"),
+        ("SET a 1 ", "-ERR syntax error"),
         ("SET a 1 EX x", "-ERR value is not an integer or out of range"),
         ("SET a 1 PX 0", "-ERR invalid expire time in 'set' command"),
         ("SET a 1 EX 9223372036854775807", "-ERR invalid expire time in 'set' command"),
@@ -182,6 +192,16 @@ fn what_cannot_be_is_said_in_redis_words() {
         ("PING a b", "-ERR wrong number of arguments for 'ping' command"),
         ("SELECT 1", "-ERR DB index is out of range"),
         ("SELECT x", "-ERR value is not an integer or out of range"),
+        (
+            "SELECT 2147483648",
+            "-ERR value is out of range, value must between -2147483648 and 2147483647",
+        ),
+        ("CLIENT LIST TYPE nope", "-ERR Unknown client type 'nope'"),
+        ("CLIENT LIST ID", "-ERR syntax error"),
+        ("CLIENT KILL 127.0.0.1:1", "-ERR No such client"),
+        ("CLIENT KILL ID 0", "-ERR client-id should be greater than 0"),
+        ("CLIENT KILL ID 1 TYPE", "-ERR syntax error"),
+        ("CLIENT REPLY OFF", "-ERR syntax error"),
         ("CLIENT nope", "-ERR unknown subcommand 'nope'. Try CLIENT HELP."),
         ("CLIENT id x", "-ERR wrong number of arguments for 'client|id' command"),
         ("SCAN x", "-ERR invalid cursor"),
@@ -322,4 +342,32 @@ fn what_takes_away_what_it_replies_with_has_room_for_it_or_changes_nothing() {
     talk.hears("EXISTS set", ":0");
     talk.hears("SET string x GET", &format!("$9000 {long}"));
     talk.hears("GETSET string y", "$1 x");
+}
+
+/// Short commands may ask for more than any host has.
+#[test]
+fn a_reply_takes_no_more_of_the_host_than_the_store_has_room_for() {
+    let mut talk = talk();
+    let value = "v".repeat(500_000);
+    talk.hears(&format!("SET string {value}"), "+OK");
+    talk.hears(&format!("HSET hash field {value}"), ":1");
+    let counted = [head::COMMANDS, head::HITS, head::MISSES].map(|at| talk.store.arena().load(at));
+    for (first, again, times) in
+        [("MGET", "string", 2000), ("HMGET hash", "field", 2000), ("COMMAND INFO", "get", 200_000)]
+    {
+        let mut words: Vec<_> = first.split(' ').map(str::as_bytes).collect();
+        words.extend(std::iter::repeat_n(again.as_bytes(), times));
+        let (has_room, reply) = talk.reply(&words);
+        assert!(!has_room && reply.is_empty(), "{first}");
+        assert!(reply.capacity() < 8 << 20, "{first}: {} bytes of the host", reply.capacity());
+    }
+    let after = [head::COMMANDS, head::HITS, head::MISSES].map(|at| talk.store.arena().load(at));
+    assert_eq!(after, counted, "what was not carried out is counted");
+    // In a store of any size.
+    let mut large = Talk::new(ByteCount::mib(2048));
+    large.hears(&format!("SET string {value}"), "+OK");
+    let words = [&[b"MGET".as_slice()][..], &[b"string".as_slice(); 1200]].concat();
+    assert_eq!(large.say(&words), "no room for a reply");
+    assert!(large.reply(&words[..1000]).0, "it is no longer than a string may be");
+    talk.hears("HSCAN hash 0 COUNT 100", &format!("*2 $1 0 *2 $5 field $500000 {value}"));
 }
