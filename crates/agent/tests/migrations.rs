@@ -131,7 +131,7 @@ async fn a_destination_that_cannot_take_the_guest_refuses_with_a_reason() {
     start_filled(&mut namesake.client().await, "web", 16 * MIB).await;
     let cases = [
         (&nobody, Code::Unavailable, "no agent answers"),
-        (&silent_address, Code::FailedPrecondition, "not a Whimbrel agent"),
+        (&silent_address, Code::Unavailable, "not a Whimbrel agent"),
         (&here.address, Code::InvalidArgument, "this host itself"),
         (&small.address, Code::ResourceExhausted, "no room"),
         (&full.address, Code::ResourceExhausted, "limit of 0 guests"),
@@ -455,7 +455,7 @@ async fn only_so_many_guests_that_left_are_remembered() {
     let kv = api::guest_config::Kind::Kv(api::KvConfig::default());
     let config = Some(api::GuestConfig { memory_bytes: 16 * MIB, kind: Some(kv) });
     let store = api::StartGuestRequest { name: "store".to_owned(), config };
-    source.start_guest(store).await.unwrap();
+    common::filled(&mut source, store).await;
     for name in ["store", "one", "two", "three"] {
         if name != "store" {
             start_filled(&mut source, name, 16 * MIB).await;

@@ -272,7 +272,7 @@ async fn what_quic_cannot_do_is_said() {
                 congestion: whimbrel_transport::Congestion::Named("vegas".into()),
                 ..Tuning::default()
             },
-            "cubic, reno and bbr, not `vegas`",
+            "cubic, reno, bbr, and not `vegas`",
         ),
     ] {
         let path = Path::to(door.address());

@@ -202,7 +202,7 @@ impl Chain {
     }
 }
 
-/// The blocks of a chain from one on. Memory that was not written by a store may have a ring of them.
+/// The blocks of a chain from one on. Memory that no store has written may have a ring of them.
 fn blocks_from(arena: &Arena, first: At) -> impl Iterator<Item = At> + '_ {
     let mut left = arena.size() / FIRST;
     std::iter::successors(first.place(), move |block| {
