@@ -455,7 +455,7 @@ async fn only_so_many_guests_that_left_are_remembered() {
     let kv = api::guest_config::Kind::Kv(api::KvConfig::default());
     let config = Some(api::GuestConfig { memory_bytes: 16 * MIB, kind: Some(kv) });
     let store = api::StartGuestRequest { name: "store".to_owned(), config };
-    common::filled(&mut source, store).await;
+    filled(&mut source, store).await;
     for name in ["store", "one", "two", "three"] {
         if name != "store" {
             start_filled(&mut source, name, 16 * MIB).await;
