@@ -26,7 +26,7 @@ use crate::limits::Pace;
 use crate::lock::lock;
 use crate::log::migration_span;
 use crate::os::ProcessIdentity;
-use crate::process_api::{GuestFile, ProcessFile};
+use crate::process_api::{CancelRequest, GuestFile, ProcessFile};
 use crate::process_link::{self, ProcessLink};
 use crate::watching::is_last;
 
@@ -357,6 +357,15 @@ impl Guest {
             state.link = Some(link.clone());
         }
         Ok(link)
+    }
+
+    /// Has its process give up the migration that it is in.
+    pub(crate) async fn cancel(
+        &self,
+        deadlines: Deadlines,
+        reason: String,
+    ) -> Result<api::CancelMigrationResponse, Status> {
+        self.link(deadlines).await?.cancel(CancelRequest { reason }).await
     }
 
     /// Looks whether its process has died, without waiting for it to be noticed.

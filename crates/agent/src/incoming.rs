@@ -292,9 +292,8 @@ impl Core {
         }
         let guest = self.guests.find(&migration.status().guest_uuid)?;
         guest.check_party(who.0.as_ref())?;
-        let mut link = guest.link(self.options.deadlines).await?;
         let reason = "the source's agent took it back".to_owned();
-        let cancelled = link.cancel(process::CancelRequest { reason }).await?;
+        let cancelled = guest.cancel(self.options.deadlines, reason).await?;
         Ok(api::CancelIncomingResponse { accepted: cancelled.accepted })
     }
 }

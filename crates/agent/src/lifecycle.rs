@@ -227,10 +227,7 @@ impl Core {
     /// A guest that is to end does not come to life elsewhere.
     async fn stop_moving(&self, guest: &Guest) -> Result<(), Status> {
         let reason = "the guest is being stopped".to_owned();
-        let cancelled = match guest.link(self.options.deadlines).await {
-            Ok(mut link) => link.cancel(process::CancelRequest { reason }).await,
-            Err(status) => Err(status),
-        };
+        let cancelled = guest.cancel(self.options.deadlines, reason).await;
         match cancelled {
             Ok(answer) if !answer.accepted => Err(Status::failed_precondition(answer.sentence)),
             // A process that does not answer is killed.

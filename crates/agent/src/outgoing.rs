@@ -232,10 +232,7 @@ impl Core {
                 return Err(status);
             }
         };
-        let ways = match paths.as_slice() {
-            [] => expected.address.parse().map(Path::to).into_iter().collect(),
-            some => some.to_vec(),
-        };
+        let ways = ways(&expected.address, &paths);
         self.relays.set_way(guest.uuid, &peer);
         guest.keep_migration(&migration.id).await;
         let peer_ip = expected.address.parse().ok().map(|address: SocketAddr| address.ip());
@@ -293,11 +290,11 @@ impl Core {
         address: &str,
         paths: Vec<Path>,
     ) -> Result<Vec<Path>, Status> {
-        if carrier != api::Carrier::Local && paths.is_empty() {
-            let unusable = |_| Status::internal("the destination names no address");
-            self.may_go(carrier, &Path::to(address.parse().map_err(unusable)?))?;
+        let ways = ways(address, &paths);
+        if carrier != api::Carrier::Local && ways.is_empty() {
+            return Err(Status::internal("the destination names no address"));
         }
-        paths.iter().try_for_each(|path| self.may_go(carrier, path))?;
+        ways.iter().try_for_each(|path| self.may_go(carrier, path))?;
         Ok(paths)
     }
 
@@ -426,13 +423,20 @@ impl Core {
             return Err(Status::failed_precondition(why));
         }
         let guest = self.guests.find(&status.guest_uuid)?;
-        let mut link = guest.link(self.options.deadlines).await?;
         let reason = "cancelled by a call to the agent".to_owned();
-        let answer = link.cancel(process::CancelRequest { reason }).await?;
+        let answer = guest.cancel(self.options.deadlines, reason).await?;
         if answer.accepted {
             self.await_clearance(&migration).await;
         }
         Ok(answer)
+    }
+}
+
+/// These paths; without any the one to the address where the other side listens, if it has one.
+fn ways(address: &str, paths: &[Path]) -> Vec<Path> {
+    match paths {
+        [] => address.parse().map(Path::to).into_iter().collect(),
+        some => some.to_vec(),
     }
 }
 

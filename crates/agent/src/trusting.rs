@@ -10,7 +10,6 @@ use whimbrel_engine::transport::Path;
 use crate::access::{Action, Caller};
 use crate::agent::Core;
 use crate::guests::{Guest, Migration};
-use crate::process_api as process;
 
 /// How often each side looks whether it still trusts the other one.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -45,11 +44,7 @@ impl Core {
             }
             let reason = format!("trust was withdrawn: {}", status.message());
             tracing::warn!("{reason}");
-            let cancelled = async {
-                let mut link = guest.link(self.options.deadlines).await?;
-                link.cancel(process::CancelRequest { reason }).await
-            };
-            match cancelled.await {
+            match guest.cancel(self.options.deadlines, reason).await {
                 Ok(answer) => return tracing::info!("{}", answer.sentence),
                 Err(status) => tracing::warn!("not cancelled: {}", status.message()),
             }
