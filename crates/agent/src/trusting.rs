@@ -23,8 +23,8 @@ pub(crate) enum Other {
 }
 
 impl Core {
-    /// Looks now and then until the migration has ended. A move that a ticket allowed goes on when
-    /// the policy changes: it never rested on that.
+    /// Looks now and then until the migration has ended. A move that nothing but a ticket allowed
+    /// goes on whatever the policy says: it never rested on that.
     pub(crate) async fn keep_trusted(
         self: Arc<Self>,
         guest: Arc<Guest>,
@@ -32,12 +32,13 @@ impl Core {
         other: Other,
         by_ticket: bool,
     ) {
+        let stood = !by_ticket || self.stands(&other).is_ok();
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if !migration.is_running() {
                 return;
             }
-            let Err(status) = self.trusts(&migration, &other, by_ticket) else { continue };
+            let Err(status) = self.trusts(&migration, &other, stood) else { continue };
             // A file that cannot be read says nothing of anybody.
             if !matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
                 continue;
@@ -51,21 +52,30 @@ impl Core {
         }
     }
 
-    fn trusts(&self, migration: &Migration, other: &Other, by_ticket: bool) -> Result<(), Status> {
+    /// Whether the policy allows what the other side does.
+    fn stands(&self, other: &Other) -> Result<(), Status> {
+        match other {
+            Other::Source(caller) => self.guard.require(&self.guard.who(caller)?, Action::Send),
+            Other::Destination(peer, _) => match peer.who() {
+                Some(who) if !self.guard.may(who, Action::Receive)? => {
+                    Err(Status::permission_denied(self.guard.refusal(who, Action::Receive)))
+                }
+                _ => Ok(()),
+            },
+        }
+    }
+
+    fn trusts(&self, migration: &Migration, other: &Other, stood: bool) -> Result<(), Status> {
+        let still = || if stood { self.stands(other) } else { Ok(()) };
         let (peer, paths) = match other {
             Other::Destination(peer, paths) => (peer, paths),
-            Other::Source(caller) => {
-                let who = self.guard.who(caller)?;
-                return if by_ticket { Ok(()) } else { self.guard.require(&who, Action::Send) };
-            }
+            Other::Source(caller) => return self.guard.who(caller).and_then(|_| still()),
         };
         let Some(who) = peer.who() else { return Ok(()) };
         peer.still_trusted().map_err(|doubt| {
             Status::unauthenticated(format!("{who} at {}: {doubt}", peer.address()))
         })?;
-        if !self.guard.may(who, Action::Receive)? && !by_ticket {
-            return Err(Status::permission_denied(self.guard.refusal(who, Action::Receive)));
-        }
+        still()?;
         // Lanes leave a link that is trusted no more where there is another one.
         let ways = paths.iter().map(|path| self.may_go(migration.carrier(), path));
         match ways.reduce(Result::or) {
