@@ -63,6 +63,17 @@ pub fn write(path: &Path, text: &str, private: bool) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
 }
 
+/// Puts a file in another one's place, which is there whole at every moment.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn replace(path: &Path, content: impl AsRef<[u8]>) {
+    let folder = path.parent().expect("a folder");
+    let mut file = tempfile::NamedTempFile::new_in(folder).expect("a file");
+    file.write_all(content.as_ref()).and_then(|()| file.flush()).expect("written");
+    file.persist(path).expect("it takes its place");
+}
+
 /// Asks a process to end, as Ctrl-C does.
 pub fn interrupt(pid: Pid) {
     // An error says that it has ended already.
@@ -186,7 +197,10 @@ impl Nobody {
         let open_to_all = fs::Permissions::from_mode(0o777);
         fs::set_permissions(home.path(), open_to_all).expect("our own folder");
         let copy = home.path().join("whimbrel");
-        fs::copy(program, &copy).expect("the program can be copied");
+        // By another process: one that is started meanwhile would hold this one's file open, and a
+        // program that is open for writing cannot be run.
+        let copied = std::process::Command::new("cp").arg(program).arg(&copy).status();
+        assert!(copied.expect("it starts").success(), "the program can be copied");
         Some(Self { program: copy, home })
     }
 

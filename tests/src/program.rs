@@ -1,7 +1,6 @@
 //! The `whimbrel` program as a process, and agents that do not outlive their test.
 
-use std::fs::File;
-use std::io::{Read as _, Seek as _};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Blocking, Stdio};
@@ -9,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -133,7 +132,8 @@ pub struct Agent {
 /// said and what the guests' processes wrote down.
 struct Data {
     folder: TempDir,
-    said: File,
+    /// Read by its path: the agent writes on where it stands in it.
+    said: NamedTempFile,
 }
 
 impl Drop for Data {
@@ -147,17 +147,16 @@ impl Drop for Data {
 impl Data {
     fn within(folder: &Path) -> Self {
         let folder = TempDir::new_in(folder).expect("a folder");
-        Self { folder, said: tempfile::tempfile().expect("a file") }
+        Self { folder, said: NamedTempFile::new().expect("a file") }
     }
 
     /// What the agent has said, and what the processes of its guests have logged.
     fn logs(&self) -> String {
-        let mut logs = String::from("--- the agent\n");
-        let mut said = &self.said;
-        let _ = said.rewind().and_then(|()| said.read_to_string(&mut logs));
-        let guests = std::fs::read_dir(self.folder.path().join("guests"));
+        let mut logs =
+            format!("--- the agent\n{}", fs::read_to_string(self.said.path()).unwrap_or_default());
+        let guests = fs::read_dir(self.folder.path().join("guests"));
         for guest in guests.into_iter().flatten().flatten() {
-            let log = std::fs::read_to_string(guest.path().join("log")).unwrap_or_default();
+            let log = fs::read_to_string(guest.path().join("log")).unwrap_or_default();
             logs.push_str(&format!("--- guest {:?}\n{log}", guest.file_name()));
         }
         logs
@@ -208,7 +207,7 @@ impl How {
         command.args(&self.options).stdin(Stdio::piped());
         command.stderr(match self.mute {
             true => crate::os::full_disk(),
-            false => data.said.try_clone().expect("one file more"),
+            false => data.said.as_file().try_clone().expect("one file more"),
         });
         command
     }

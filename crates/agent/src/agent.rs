@@ -193,6 +193,20 @@ impl Agent {
         Ok(Self { core, listener, web })
     }
 
+    /// As [`Agent::bind`], for tests. A process that another test is just starting holds the lock of
+    /// the folder too, until it has begun.
+    #[cfg(test)]
+    pub(crate) async fn bound(options: AgentOptions) -> Self {
+        loop {
+            match Self::bind(options.clone()).await {
+                Err(AgentError::Folder(FolderError::InUse { .. })) => {
+                    tokio::task::yield_now().await;
+                }
+                bound => return bound.expect("an agent"),
+            }
+        }
+    }
+
     #[cfg(test)]
     pub(crate) fn core(&self) -> Arc<Core> {
         Arc::clone(&self.core)

@@ -272,7 +272,14 @@ mod tests {
         assert!(error.to_string().contains("another agent"), "{error}");
         let host = folder.host();
         drop(folder);
-        assert_eq!(DataFolder::open(&path).unwrap().host(), host);
+        // A process that another test is just starting holds the lock too, until it has begun.
+        let again = loop {
+            match DataFolder::open(&path) {
+                Err(FolderError::InUse { .. }) => std::thread::yield_now(),
+                opened => break opened.unwrap(),
+            }
+        };
+        assert_eq!(again.host(), host);
     }
 
     #[test]

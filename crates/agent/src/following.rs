@@ -240,7 +240,7 @@ mod tests {
         folder.write_process(&process.file).unwrap();
         let mut options = AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into());
         options.deadlines.ask_pause = Duration::from_millis(1);
-        let core = Agent::bind(options).await.unwrap().core();
+        let core = Agent::bound(options).await.core();
         let guest = core.guests.get(GUEST).unwrap();
         let mut asked = process.asked.clone();
         let has_begun = core.has_begun(&guest, "this");

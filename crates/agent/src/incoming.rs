@@ -417,7 +417,7 @@ mod tests {
         let mut options = AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into());
         // Whoever gets as far as this has been let in.
         options.program = Some("/nowhere/whimbrel-agent".into());
-        let agent = Agent::bind(options).await.unwrap();
+        let agent = Agent::bound(options).await;
         let address = agent.address().to_string().parse().unwrap();
         tokio::spawn(agent.serve(std::future::pending()));
         let mut client = Client::connect(&address, Default::default()).await.unwrap();

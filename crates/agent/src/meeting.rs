@@ -163,7 +163,7 @@ mod tests {
     async fn serve(data: &Path, listen: &str) -> String {
         let mut options = AgentOptions::new(data, listen.parse().unwrap());
         options.deadlines.ask_pause = Duration::from_millis(10);
-        let agent = Agent::bind(options).await.unwrap();
+        let agent = Agent::bound(options).await;
         let address = agent.address().to_string();
         tokio::spawn(agent.serve(std::future::pending()));
         address

@@ -19,9 +19,9 @@ pub use facts::{Device, HostFacts, Lack, Overcommit, host_facts};
 #[cfg(all(test, unix))]
 pub(crate) use system::full_disk;
 pub(crate) use system::{
-    PINS_LANES, append_private, closing, create_private_folders, detach, is_private, keep_streams,
-    memory_available, open_many_files, open_private, read_at, reset_peak, resident, tie, tied,
-    unpaced, untie, usage, write_at,
+    PINS_LANES, append_private, closing, congestion_allowed, create_private_folders, detach,
+    is_private, keep_streams, memory_available, open_many_files, open_private, read_at, reset_peak,
+    resident, tcp_buffers_max, tie, tied, unpaced, untie, usage, write_at,
 };
 pub use system::{asked_to_end, reader_gone, told_to_end};
 

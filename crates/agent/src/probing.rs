@@ -16,7 +16,7 @@ use tonic::Status;
 use whimbrel_control::{AgentAddress, Client, ClientError, api};
 use whimbrel_engine::Identity;
 use whimbrel_engine::transport::{
-    self, Answerer, Answering, Carrier, Measured, Path, ProbeToken, Sinks, Throughput,
+    self, Answerer, Answering, Carrier, Endpoint, Measured, Path, ProbeToken, Sinks, Throughput,
 };
 
 use crate::access::Caller;
@@ -24,7 +24,7 @@ use crate::agent::Core;
 use crate::convert::micros;
 use crate::lock::lock;
 use crate::outgoing::of_peer;
-use crate::{carriers, networks};
+use crate::{carriers, networks, os};
 
 /// How long the other side answers at most, where nobody says that a probe is done.
 const OPEN_FOR: Duration = Duration::from_secs(300);
@@ -106,7 +106,8 @@ impl Core {
             drop((answering, tls, quic, place));
         });
         let listed = !endpoints.is_empty();
-        let (endpoints, token, called) = (told, token.to_vec(), caller.local.ip().to_string());
+        let called = called_in(&endpoints, caller.local.ip()).to_string();
+        let (endpoints, token) = (told, token.to_vec());
         Ok(api::OpenProbeResponse { endpoints, token, listed, certificate_sha256, called })
     }
 
@@ -157,9 +158,27 @@ impl Core {
         // The other side would find out by itself, though late.
         let _ = peer.close_probe(api::CloseProbeRequest { token: opened.token.clone() }).await;
         let listed = !self.options.networks.is_empty() || opened.listed;
-        let called = opened.called.clone();
-        Ok(api::ProbePathsResponse { paths: probes, clock_offset_us, listed, called })
+        Ok(api::ProbePathsResponse {
+            paths: probes,
+            clock_offset_us,
+            listed,
+            called: opened.called.clone(),
+            send_buffer_max_bytes: os::tcp_buffers_max().map(|(send, _)| send.0),
+            congestion_allowed: os::congestion_allowed(),
+        })
     }
+}
+
+/// Where this agent was called, or its address in the migration network that this is in.
+fn called_in(endpoints: &[Endpoint], called: IpAddr) -> IpAddr {
+    let called = called.to_canonical();
+    let within = |it: &&Endpoint| it.subnet.is_some_and(|subnet| subnet.contains(called));
+    let at = |it: &Endpoint| it.address.ip().to_canonical();
+    endpoints
+        .iter()
+        .find(|it| at(it) == called)
+        .or(endpoints.iter().find(within))
+        .map_or(called, at)
 }
 
 /// How paths are tried.
@@ -330,6 +349,28 @@ mod tests {
     }
 
     #[test]
+    fn an_agent_that_is_called_within_a_migration_network_says_so() {
+        let at = |ip: &str, subnet: Option<&str>| Endpoint {
+            address: SocketAddr::new(ip.parse().unwrap(), 0),
+            subnet: subnet.map(|it| it.parse().unwrap()),
+            interface: String::new(),
+            preference: 0,
+            speed: None,
+        };
+        let endpoints = [at("10.1.0.7", Some("10.1.0.0/24")), at("10.2.0.7", None)];
+        let cases = [
+            ("10.1.0.8", "10.1.0.7"),
+            ("10.2.0.7", "10.2.0.7"),
+            ("::ffff:10.1.0.7", "10.1.0.7"),
+            ("10.2.0.8", "10.2.0.8"),
+        ];
+        for (called, told) in cases {
+            let told: IpAddr = told.parse().unwrap();
+            assert_eq!(called_in(&endpoints, called.parse().unwrap()), told, "{called}");
+        }
+    }
+
+    #[test]
     fn numbers_of_lanes_are_checked() {
         let asked = |lanes: &[u32]| {
             lanes_of(&api::ProbePathsRequest { lanes: lanes.to_vec(), ..Default::default() })
@@ -352,7 +393,7 @@ mod tests {
         for folder in &folders {
             let mut options = AgentOptions::new(folder.path(), ([127, 0, 0, 1], 0).into());
             options.networks = networks.to_vec();
-            let agent = Agent::bind(options).await.unwrap();
+            let agent = Agent::bound(options).await;
             addresses.push(agent.address().to_string());
             tokio::spawn(agent.serve(std::future::pending()));
         }

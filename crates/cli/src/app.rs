@@ -117,7 +117,7 @@ fn first_line(text: &str) -> String {
 }
 
 fn complain(stop: &Stop, json: bool) {
-    eprintln!("whimbrel: {stop}");
+    out::complain(stop);
     if json {
         out::line(json::object(&Account::failed(first_line(&stop.why))));
     }

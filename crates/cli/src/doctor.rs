@@ -5,7 +5,6 @@ mod trust;
 
 use serde::Serialize;
 use whimbrel_agent::{Device, HostFacts, Overcommit, host_facts};
-use whimbrel_control::api;
 
 use crate::args::DoctorArgs;
 use crate::exit::{Ending, Exit};
@@ -60,16 +59,12 @@ impl Finding {
 
 /// Looks at this host, and at the paths to another one.
 pub(crate) async fn doctor(args: DoctorArgs) -> Ending {
-    let facts = host_facts();
-    let mut here = findings(&facts);
+    let mut here = findings(&host_facts());
     here.extend(args.data.as_deref().map(trust::files).unwrap_or_default());
     let mut way = Vec::new();
     if let Some(peer) = &args.peer {
         match network::probe(&args.target, peer, &mut here).await {
-            Ok(probed) => {
-                way.extend(network::findings(&probed, peer.host()));
-                way.extend(long_fat(&facts, &probed));
-            }
+            Ok(probed) => way.extend(network::findings(&probed, peer.host())),
             // What is wrong with the agents is one finding more.
             Err(stop) => way.push(network::unknown(&stop.why)),
         }
@@ -80,21 +75,6 @@ pub(crate) async fn doctor(args: DoctorArgs) -> Ending {
     }
     let bad = here.iter().chain(&way).any(|finding| finding.verdict == Verdict::Bad);
     Ok(if bad { Exit::Failed } else { Exit::Done })
-}
-
-/// Buffers that hold less than a path keeps under way slow it down.
-fn long_fat(facts: &HostFacts, probed: &api::ProbePathsResponse) -> Option<Finding> {
-    let each =
-        |path: &api::PathProbe| Some(path.under_way_bytes? / u64::from(path.best_lanes?.max(1)));
-    let needed = probed.paths.iter().filter_map(each).max()?;
-    let (send, _) = facts.tcp_buffers_max?;
-    let found = format!(
-        "a lane keeps {} under way, and its buffer holds {}",
-        units::bytes(needed),
-        units::bytes(send.0)
-    );
-    let advice = "sysctl net.ipv4.tcp_wmem='4096 65536 67108864', tcp_rmem likewise, on both hosts";
-    (needed * 2 > send.0).then(|| Finding::warn("way", found, advice))
 }
 
 fn findings(facts: &HostFacts) -> Vec<Finding> {
@@ -432,21 +412,6 @@ mod tests {
         assert!(troubles(&facts).iter().any(|told| told.contains("vm.max_map_count=262144")));
         let facts = HostFacts { mappings_max: Some(1 << 20), ..facts };
         assert!(!troubles(&facts).iter().any(|told| told.starts_with("mappings")));
-    }
-
-    #[test]
-    fn buffers_are_held_against_what_a_way_keeps_under_way() {
-        let probed = |mib: u64, best_lanes| {
-            let under_way_bytes = Some(mib << 20);
-            let path = api::PathProbe { under_way_bytes, best_lanes, ..Default::default() };
-            api::ProbePathsResponse { paths: vec![path], ..Default::default() }
-        };
-        assert_eq!(long_fat(&good(), &probed(8, Some(4))), None);
-        let found = long_fat(&good(), &probed(12, Some(4))).expect("a lane's half is too small");
-        assert_eq!(found.verdict, Verdict::Warn);
-        assert!(found.found.contains("keeps 3 MiB under way"), "{found:?}");
-        assert!(found.advice.is_some_and(|advice| advice.contains("tcp_wmem")));
-        assert_eq!(long_fat(&good(), &api::ProbePathsResponse::default()), None);
     }
 
     #[test]

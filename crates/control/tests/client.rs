@@ -10,7 +10,7 @@ use whimbrel_control::{Access, AgentAddress, Client, ClientError, Deadlines, PRO
 use whimbrel_identity::{IdentityFolder, Trust};
 
 fn deadlines() -> Deadlines {
-    let short = Duration::from_millis(500);
+    let short = Duration::from_secs(2);
     Deadlines { connect: short, call: short, check: short, quiet: short }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -109,13 +109,29 @@ pub fn comes_from(path: &Path) -> io::Result<IpAddr> {
     if let Some(local) = path.local {
         return Ok(local);
     }
-    let looked = UdpSocket::bind((unspecified(path.remote), 0))?;
+    let looked = packets_along(path)?;
     looked.connect(path.remote)?;
     Ok(looked.local_addr()?.ip())
 }
 
+/// A socket for packets that go the way of `path`.
+pub(crate) fn packets_along(path: &Path) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(path.remote), Type::DGRAM, None)?;
+    bind_packets(path, &socket)?;
+    Ok(socket.into())
+}
+
+/// Has a socket for packets go the way of `path`.
+pub(crate) fn bind_packets(path: &Path, socket: &Socket) -> io::Result<()> {
+    bind(path, &SockRef::from(socket), |local| socket.bind(&local.into()))?;
+    match path.local {
+        Some(_) => Ok(()),
+        None => socket.bind(&SocketAddr::new(unspecified(path.remote), 0).into()),
+    }
+}
+
 /// Every address of the kind that `remote` is.
-pub(crate) fn unspecified(remote: SocketAddr) -> IpAddr {
+fn unspecified(remote: SocketAddr) -> IpAddr {
     match remote {
         SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
@@ -175,7 +191,7 @@ fn prepare(path: &Path, tuning: &Tuning) -> io::Result<TcpSocket> {
 }
 
 /// Has a socket go the way of `path`.
-pub(crate) fn bind(
+fn bind(
     path: &Path,
     socket: &SockRef<'_>,
     bind: impl FnOnce(SocketAddr) -> io::Result<()>,

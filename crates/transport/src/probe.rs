@@ -21,7 +21,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use whimbrel_page::{ByteCount, ByteRate};
 
+use crate::dial::packets_along;
 use crate::door::ACCEPT_AGAIN;
+use crate::networks::interface_of;
 use crate::os as system;
 use crate::{
     Carrier, DialError, Door, DoorOptions, Kind, Path, Purpose, Stream, Tuning, connect, dial,
@@ -354,12 +356,14 @@ async fn packets(
     there: SocketAddr,
     token: ProbeToken,
 ) -> io::Result<(Option<u32>, Option<u32>)> {
-    let any: IpAddr = if there.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-    let socket = UdpSocket::bind((path.local.unwrap_or(any), 0)).await?;
+    let socket = packets_along(path)?;
+    socket.set_nonblocking(true)?;
+    let socket = UdpSocket::from_std(socket)?;
     socket.connect(there).await?;
     system::forbid_fragments(&socket, there.is_ipv4())?;
     let here = socket.local_addr()?.ip();
-    let mtu_here = crate::networks::interface_of(here).and_then(|name| system::mtu(&name));
+    let interface = path.interface.clone().or_else(|| interface_of(here));
+    let mtu_here = interface.and_then(|name| system::mtu(&name));
     let (least, headers) = if there.is_ipv4() { (MTU_MIN.0, 28) } else { (MTU_MIN.1, 48) };
     let mut largest = mtu_here.unwrap_or(MTU_MAX).clamp(least, u32::from(u16::MAX));
     if !passes(&socket, token, least - headers).await? {

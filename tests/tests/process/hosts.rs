@@ -107,6 +107,8 @@ async fn a_limit_holds_a_migration_back_until_it_is_lifted() {
     there.assert_runs("web").await;
     let idle = there.ask(&["limit", "web", "--rate", "1Gbit/s"]).await.ended(6);
     assert!(idle.err.contains("`web` is not moving away from this host"), "{idle:?}");
+    // What is left of its process there could be stopped.
+    here.until("web", |guest| guest["state"] == "gone" && guest["pid"].is_null()).await;
     // Whoever asks for it where it has left is told where it is.
     let went = format!("web` does not run here any more: it has moved to {}", there.address);
     for words in [
@@ -119,7 +121,6 @@ async fn a_limit_holds_a_migration_back_until_it_is_lifted() {
         let said = here.ask(words).await.ended(6);
         assert!(said.err.contains(&went), "{said:?}");
     }
-    here.until("web", |guest| guest["state"] == "gone").await;
     let over = here.ask(&["cancel", "web"]).await.ended(6);
     assert!(over.err.contains(&format!("`web` has moved to {}", there.address)), "{over:?}");
     there.assert_runs("web").await;

@@ -1,12 +1,11 @@
 //! What protects a guest on its way follows from the addresses of its lanes, from what both hosts'
 //! policies trust, and from the ticket.
 
-use std::fs;
 use std::net::IpAddr;
 
 use whimbrel_tests::net::Namespace;
 use whimbrel_tests::program::{Agent, Said};
-use whimbrel_tests::skipped;
+use whimbrel_tests::{os, skipped};
 
 use crate::trusted::{Authority, SMALL, ask, guest};
 
@@ -21,7 +20,7 @@ async fn networked(ip: IpAddr) -> Agent {
 
 fn trust(agent: &Agent, links: &str) {
     let policy = format!("trusted-links = [{links}]\n");
-    fs::write(agent.data().join("policy.toml"), policy).expect("a file");
+    os::replace(&agent.data().join("policy.toml"), policy);
 }
 
 async fn migrate(from: &Agent, to: &Agent, more: &[&str]) -> Said {

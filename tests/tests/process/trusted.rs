@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 use whimbrel_control::identity::{IdentityFolder, Trust};
 use whimbrel_control::{Access, Client, Deadlines, api};
+use whimbrel_tests::os;
 use whimbrel_tests::program::{Agent, How, Said, run};
 
 pub(crate) const SMALL: [&str; 4] = ["--memory", "32MiB", "--dirty-rate", "20MiB/s"];
@@ -54,7 +55,7 @@ impl Authority {
         let _ = run(&["pki", "revoke", &self.path("pki"), name]).await.ended(0);
         for agent in agents {
             let list = agent.data().join("identity/revoked.pem");
-            fs::copy(self.path("pki/revoked.pem"), list).expect("one file");
+            os::replace(&list, fs::read(self.path("pki/revoked.pem")).expect("one file"));
         }
     }
 }

@@ -4,6 +4,7 @@ mod facts;
 mod signals;
 
 pub(super) use facts::host_facts;
+pub(crate) use facts::{congestion_allowed, tcp_buffers_max};
 pub use signals::{asked_to_end, reader_gone, told_to_end};
 
 use std::fs;

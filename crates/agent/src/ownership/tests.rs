@@ -8,8 +8,8 @@ use whimbrel_control::{AgentAddress, Client};
 use whimbrel_engine::protocol::{GuestUuid, SessionId, rule};
 
 use super::*;
-use crate::agent::{Agent, AgentError};
-use crate::folder::{DataFolder, FolderError};
+use crate::agent::Agent;
+use crate::folder::DataFolder;
 use crate::options::AgentOptions;
 use crate::process_api::{GuestFile, ProcessFile};
 use crate::stub_process::StubProcess;
@@ -68,15 +68,7 @@ impl Host {
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut options = AgentOptions::new(folder.path(), listen);
         options.deadlines.ask_pause = std::time::Duration::from_millis(10);
-        // A process that another test is just starting holds the lock too, until it has begun.
-        let agent = loop {
-            match Agent::bind(options.clone()).await {
-                Err(AgentError::Folder(FolderError::InUse { .. })) => {
-                    tokio::task::yield_now().await;
-                }
-                bound => break bound.unwrap(),
-            }
-        };
+        let agent = Agent::bound(options).await;
         let core = agent.core();
         let address = agent.address().to_string().parse().unwrap();
         let serving = tokio::spawn(async move {

@@ -62,8 +62,8 @@ async fn a_guest_of_a_version_not_understood_is_left_alone_and_shown_with_the_re
     let config = GuestFile { uuid: GUEST.to_string(), name, ..Default::default() };
     folder.write_config(&config).unwrap();
     folder.write_process(&process_of(7..=9).await).unwrap();
-    let agent = Agent::bind(AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into()));
-    let agent = agent.await.unwrap();
+    let options = AgentOptions::new(temp.path(), ([127, 0, 0, 1], 0).into());
+    let agent = Agent::bound(options).await;
     let address = agent.address().to_string().parse().unwrap();
     tokio::spawn(agent.serve(std::future::pending()));
     let mut client = Client::connect(&address, Default::default()).await.unwrap();

@@ -1,6 +1,6 @@
 //! The relay of one guest: clients on one side, the guest wherever it runs on the other.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use whimbrel_control::api;
 use whimbrel_engine::protocol::GuestUuid;
+use whimbrel_guest::kv::Turns;
 
 use super::client::{Client, Event};
 use super::owner::{Hint, Owner, Search};
@@ -48,9 +49,8 @@ pub(super) struct Hub {
     last_id: u64,
     /// Room for what clients have said.
     room: SharedRoom,
-    /// Clients of which the guest is to hear, once it has heard of those of this round.
-    news: BTreeSet<u64>,
-    round: BTreeSet<u64>,
+    /// Clients of which the guest is to hear.
+    news: Turns<u64>,
     events: mpsc::Receiver<Event>,
     to_events: mpsc::Sender<Event>,
     /// Where an agent has said that the guest goes.
@@ -89,8 +89,7 @@ impl Hub {
             found: Instant::now(),
             last_id: 0,
             room: SharedRoom::new(),
-            news: BTreeSet::new(),
-            round: BTreeSet::new(),
+            news: Turns::default(),
             events,
             to_events,
             hint: None,
@@ -177,7 +176,7 @@ impl Hub {
             "its clients are disconnected: it was not found for {within:?}; it was there last"
         );
         self.clients.clear();
-        self.news.clear();
+        self.news = Turns::default();
         self.count();
     }
 
@@ -237,7 +236,7 @@ impl Hub {
     async fn serve(&mut self, mut owner: Owner) -> bool {
         let mut was_there = false;
         while !self.is_done() {
-            let news = !self.news.is_empty() || !self.round.is_empty();
+            let news = !self.news.is_empty();
             tokio::select! {
                 frame = owner.said.message() => match frame {
                     Ok(Some(frame)) if frame.moved_to.is_empty() => {
@@ -334,7 +333,7 @@ impl Hub {
     fn frame(&mut self) -> api::RelayFrame {
         let (mut words, mut size, mut unfinished) = (Vec::new(), 0, Vec::new());
         while size < FRAME_MAX
-            && let Some(id) = next(&mut self.news, &mut self.round)
+            && let Some(id) = self.news.take()
         {
             let Some(client) = self.clients.get_mut(&id) else { continue };
             let start = words.len();
@@ -346,15 +345,6 @@ impl Hub {
         self.news.extend(unfinished);
         api::RelayFrame { attach: None, words }
     }
-}
-
-/// Takes the next one of those who have news. Whoever has news as a round begins is in it, so that
-/// nobody waits for others who have some again and again.
-fn next(news: &mut BTreeSet<u64>, round: &mut BTreeSet<u64>) -> Option<u64> {
-    if round.is_empty() {
-        std::mem::swap(news, round);
-    }
-    round.pop_first()
 }
 
 /// Where clients come in.
@@ -424,19 +414,5 @@ mod tests {
         let said = input(&mut entrance, &mut events, &let_go).await;
         assert!(matches!(said, Some(Input::Event(Event::Ended(1)))));
         assert!(Instant::now() < entrance.shut_until);
-    }
-
-    #[test]
-    fn everybody_is_told_of_before_anybody_is_told_of_again() {
-        let (mut news, mut round) = (BTreeSet::from([1, 2, 3]), BTreeSet::new());
-        let mut turns = Vec::new();
-        while turns.len() < 6 {
-            let id = next(&mut news, &mut round).expect("there is some");
-            turns.push(id);
-            // Others come all the time.
-            news.extend([id, 10 + id]);
-        }
-        assert_eq!(turns, [1, 2, 3, 1, 2, 3]);
-        assert_eq!(next(&mut BTreeSet::new(), &mut BTreeSet::new()), None);
     }
 }

@@ -41,7 +41,7 @@ async fn found(
     FileJournal::open(&folder.journal()).unwrap().record(&record).unwrap();
     drop(data);
     let options = AgentOptions::new(temp.path(), "127.0.0.1:0".parse().unwrap());
-    let agent = Agent::bind(options).await.unwrap();
+    let agent = Agent::bound(options).await;
     let address = agent.address().to_string().parse().unwrap();
     tokio::spawn(agent.serve(std::future::pending()));
     let client = Client::connect(&address, whimbrel_control::Deadlines::default()).await.unwrap();

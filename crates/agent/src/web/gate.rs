@@ -1,9 +1,9 @@
 //! Who may ask the agent over HTTP, and from where.
 //!
 //! Goals: a web site that somebody visits on this host can neither read nor change anything here,
-//! whatever name it has its address resolved to; elsewhere a token is needed for everything but
-//! the page itself, which says nothing. Non-goals: encryption. Whoever does not trust the network
-//! puts a proxy with TLS in front, or a tunnel.
+//! whatever name it has its address resolved to, nor keep anybody else from it; elsewhere a token
+//! is needed for everything but the page itself, which says nothing. Non-goals: encryption. Whoever
+//! does not trust the network puts a proxy with TLS in front, or a tunnel.
 
 use std::net::IpAddr;
 
@@ -11,6 +11,9 @@ use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, OR
 use hyper::{Method, StatusCode};
 
 use crate::secret;
+
+/// How a browser says whose page asks: <https://www.w3.org/TR/fetch-metadata/>.
+const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Why somebody is turned away.
 type Refusal = (StatusCode, String);
@@ -99,8 +102,11 @@ impl Gate {
         if !allowed {
             return Err(refusal(StatusCode::METHOD_NOT_ALLOWED, "this is asked in another way"));
         }
+        if aim != Aim::Page {
+            check_site(host, headers)?;
+        }
         let Aim::Change(needed) = aim else { return Ok(()) };
-        check_origin(host, headers)?;
+        check_json(headers)?;
         self.check_right(needed)
     }
 
@@ -140,17 +146,25 @@ fn refusal(status: StatusCode, why: &str) -> Refusal {
     (status, why.to_owned())
 }
 
-/// Browsers say which page a request comes from, and ask before they send JSON for another one.
-fn check_origin(host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
-    if let Some(origin) = headers.get(ORIGIN) {
-        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-        if origin.is_none_or(|(_, origin)| !origin.eq_ignore_ascii_case(host)) {
-            return Err(refusal(StatusCode::FORBIDDEN, "another page may not do this"));
-        }
+/// Browsers say which page a request comes from. Another one could read nothing, but take the
+/// places of those who look.
+fn check_site(host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    let another = || Err(refusal(StatusCode::FORBIDDEN, "another page may not do this"));
+    if text(headers, &SITE).is_some_and(|site| !matches!(site, "same-origin" | "none")) {
+        return another();
     }
-    let json =
-        text(headers, &CONTENT_TYPE).is_some_and(|kind| kind.starts_with("application/json"));
-    match json {
+    let Some(origin) = headers.get(ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+    match origin.is_some_and(|(_, origin)| origin.eq_ignore_ascii_case(host)) {
+        true => Ok(()),
+        false => another(),
+    }
+}
+
+/// Browsers ask before they send JSON for another page.
+fn check_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = text(headers, &CONTENT_TYPE);
+    match kind.is_some_and(|kind| kind.starts_with("application/json")) {
         true => Ok(()),
         false => Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "say it in JSON")),
     }
@@ -226,6 +240,24 @@ mod tests {
         for page in ["http://127.0.0.1:8", "http://evil.example", "null", "http://127.0.0.1:9.x"] {
             assert_eq!(change(&Method::POST, &[json.clone(), (ORIGIN, page)]), 403, "{page}");
         }
+    }
+
+    #[test]
+    fn another_page_does_not_look_either() {
+        let gate = Gate::new(None, None, WebRight::Look);
+        let read = |pairs: &[(HeaderName, &str)]| {
+            let pairs = [&[(HOST, "127.0.0.1:9")], pairs].concat();
+            let refused = |aim| refused(&gate, aim, &Method::GET, &pairs);
+            assert_eq!(refused(Aim::Page), 0, "a link leads to the page: {pairs:?}");
+            refused(Aim::Read)
+        };
+        for (site, status) in
+            [("same-origin", 0), ("none", 0), ("same-site", 403), ("cross-site", 403)]
+        {
+            assert_eq!(read(&[(SITE, site)]), status, "{site}");
+        }
+        assert_eq!(read(&[(ORIGIN, "http://127.0.0.1:9")]), 0);
+        assert_eq!(read(&[(ORIGIN, "http://127.0.0.1:8")]), 403);
     }
 
     #[test]

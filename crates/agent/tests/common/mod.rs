@@ -25,7 +25,7 @@ pub(crate) struct AgentProcess {
     pub(crate) folder: TempDir,
     pub(crate) address: AgentAddress,
     child: Child,
-    arguments: Vec<String>,
+    pub(crate) arguments: Vec<String>,
 }
 
 fn command(data: &Path, arguments: &[String]) -> Command {

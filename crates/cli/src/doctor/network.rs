@@ -1,5 +1,6 @@
 //! What an experienced administrator would say of the paths between two hosts.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use whimbrel_control::{AgentAddress, api};
@@ -43,7 +44,9 @@ pub(crate) fn findings(probed: &api::ProbePathsResponse, peer: &str) -> Vec<Find
     let mut paths: Vec<_> = probed.paths.iter().collect();
     paths.sort_by_key(|path| path.preference);
     let mut found = vec![number(&paths), management(probed, peer)];
-    found.extend(paths.into_iter().flat_map(of_path));
+    let bbr = probed.congestion_allowed.iter().any(|name| name == "bbr");
+    found.extend(paths.into_iter().flat_map(|path| of_path(path, bbr)));
+    found.extend(buffers(probed));
     found.extend([lanes(probed), clocks(probed.clock_offset_us)]);
     found
 }
@@ -113,7 +116,10 @@ fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
     let subject = "networks";
     // An agent that does not say where it was called was perhaps called by its address.
     let called = if probed.called.is_empty() { peer } else { &probed.called };
-    let shared = probed.paths.iter().find(|path| path.remote == called);
+    let address = |text: &str| text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+    let called = address(called);
+    let shared =
+        probed.paths.iter().find(|path| called.is_some() && address(&path.remote) == called);
     match shared {
         _ if !probed.listed => Finding::warn(
             subject,
@@ -121,14 +127,17 @@ fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
             "start both agents with --network for each network that may carry migrations",
         ),
         Some(path) => {
-            let found = format!("{} is where the agent is called too: management's", path.remote);
+            let found = format!(
+                "{} is in the network where the agent is called: management's",
+                path.remote
+            );
             Finding::warn(subject, found, "leave that network out of --network, or limit it")
         }
         None => Finding::ok(subject, "migrations have networks of their own"),
     }
 }
 
-fn of_path(path: &api::PathProbe) -> Vec<Finding> {
+fn of_path(path: &api::PathProbe, bbr: bool) -> Vec<Finding> {
     let limit = path.limit_bytes_per_s.map(limited).unwrap_or_default();
     let name = format!("{}{}{limit}", path.name, preferred(path.preference));
     if !path.error.is_empty() {
@@ -143,7 +152,7 @@ fn of_path(path: &api::PathProbe) -> Vec<Finding> {
     found.push(packets(path));
     found.extend(tls(path));
     found.extend(quic(path));
-    found.extend(losses(path));
+    found.extend(losses(path, bbr));
     found
 }
 
@@ -204,7 +213,7 @@ fn packets(path: &api::PathProbe) -> Finding {
     }
 }
 
-fn losses(path: &api::PathProbe) -> Option<Finding> {
+fn losses(path: &api::PathProbe, bbr: bool) -> Option<Finding> {
     let best = path.throughput.iter().rfind(|it| Some(it.lanes) == path.best_lanes)?;
     let again = best.retransmitted?;
     let segments = (best.rate_bytes_per_s / SEGMENT).max(1);
@@ -212,12 +221,30 @@ fn losses(path: &api::PathProbe) -> Option<Finding> {
         return None;
     }
     let found = format!("{}: {again} segments were sent again in a second", path.name);
-    let advice = if Duration::from_micros(path.round_trip_us) >= LONG_WAY {
-        "on a long way that loses packets, whimbrel migrate --congestion bbr"
-    } else {
-        "look at cables and at the buffers of the switch; fewer lanes crowd less"
+    let advice = match Duration::from_micros(path.round_trip_us) >= LONG_WAY {
+        true if bbr => "on a long way that loses packets, whimbrel migrate --congestion bbr",
+        true => {
+            "on a long way that loses packets bbr is better: have the kernel of the source allow it \
+             (net.ipv4.tcp_allowed_congestion_control), then whimbrel migrate --congestion bbr"
+        }
+        false => "look at cables and at the buffers of the switch; fewer lanes crowd less",
     };
     Some(Finding::warn("losses", found, advice))
+}
+
+/// Buffers that hold less than a path keeps under way slow it down.
+fn buffers(probed: &api::ProbePathsResponse) -> Option<Finding> {
+    let each =
+        |path: &api::PathProbe| Some(path.under_way_bytes? / u64::from(path.best_lanes?.max(1)));
+    let needed = probed.paths.iter().filter_map(each).max()?;
+    let most = probed.send_buffer_max_bytes?;
+    let found = format!(
+        "a lane keeps {} under way, and its buffer holds {}",
+        units::bytes(needed),
+        units::bytes(most)
+    );
+    let advice = "sysctl net.ipv4.tcp_wmem='4096 65536 67108864', tcp_rmem likewise, on both hosts";
+    (needed * 2 > most).then(|| Finding::warn("way", found, advice))
 }
 
 fn lanes(probed: &api::ProbePathsResponse) -> Finding {
@@ -274,6 +301,8 @@ mod tests {
             clock_offset_us: -900,
             listed: true,
             called: "192.168.0.2".into(),
+            send_buffer_max_bytes: Some(4 << 20),
+            congestion_allowed: vec!["bbr".into()],
         }
     }
 
@@ -368,7 +397,22 @@ mod tests {
                     path.throughput[1].retransmitted = Some(9000);
                     path.round_trip_us = 80_000;
                 }),
-                "--congestion bbr",
+                "packets, whimbrel migrate --congestion bbr",
+            ),
+            (
+                api::ProbePathsResponse {
+                    congestion_allowed: Vec::new(),
+                    ..with(|path| {
+                        path.throughput[1].retransmitted = Some(9000);
+                        path.round_trip_us = 80_000;
+                    })
+                },
+                "tcp_allowed_congestion_control",
+            ),
+            (with(|path| path.under_way_bytes = Some(6 << 20)), "keeps 3 MiB under way"),
+            (
+                api::ProbePathsResponse { called: "::ffff:10.1.0.2".into(), ..good() },
+                "management's",
             ),
         ];
         for (probed, what) in cases {

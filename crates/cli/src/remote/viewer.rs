@@ -42,7 +42,7 @@ impl Viewer {
     pub(crate) fn announce(&mut self, text: impl Into<String>) {
         match &mut self.screen {
             Some(screen) => screen.announce(Line::plain(text)),
-            None => eprintln!("whimbrel: {}", text.into()),
+            None => crate::out::complain(text.into()),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Lines of toned text, which become plain text or text with colour codes.
 
+use crate::out::printable;
+
 /// What a piece of text is to the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -38,10 +40,10 @@ impl Line {
         Self::default().put(Tone::Plain, text)
     }
 
-    /// Adds text to the end.
+    /// Adds text to the end, as far as it can be printed.
     #[must_use]
     pub(crate) fn put(mut self, tone: Tone, text: impl Into<String>) -> Self {
-        self.spans.push((tone, text.into()));
+        self.spans.push((tone, printable(&text.into()).into_owned()));
         self
     }
 
@@ -124,6 +126,11 @@ mod tests {
         let line = Line::plain("a ").put(Tone::Good, "b").to(6).put(Tone::Faint, "");
         assert_eq!(line.render(false), "a b");
         assert_eq!(line.render(true), "a \x1b[32mb\x1b[0m");
+    }
+
+    #[test]
+    fn nobody_elses_codes_get_to_the_terminal() {
+        assert_eq!(Line::plain("a\x1b[2Jb").render(true), "a\u{fffd}[2Jb");
     }
 
     #[test]

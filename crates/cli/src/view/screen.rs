@@ -120,12 +120,12 @@ impl<W: Write> Screen<W> {
             let since: Duration = look.rounds[at + 1..].iter().map(|later| later.duration).sum();
             let clock = super::units::clock(look.elapsed.saturating_sub(since));
             let said = moving::round_ended(round);
-            self.write(&format!("{clock:>8}  {said}\n"));
+            self.say(&Line::plain(format!("{clock:>8}  {said}")));
         }
         self.rounds_told = self.rounds_told.max(ended);
         let due = self.last_line.is_none_or(|last| look.elapsed >= last + LINE_INTERVAL);
         if due || look.phase != self.phase {
-            self.write(&format!("{}\n", moving::line(frame, self.told_pending)));
+            self.say(&Line::plain(moving::line(frame, self.told_pending)));
             self.told_pending = Some(look.pending());
             self.last_line = Some(look.elapsed);
             self.phase.clone_from(&look.phase);

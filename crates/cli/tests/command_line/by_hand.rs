@@ -118,7 +118,8 @@ fn a_migration_is_watched_and_cancelled_from_elsewhere() {
     assert_eq!(status, 0, "{err}");
     assert!(out.ends_with("of busy has begun\n"), "{out}");
 
-    let watch = command(&["watch", "busy", "--json", "--agent", &a.address])
+    let id = out.split(' ').nth(1).expect("its id");
+    let watch = command(&["watch", id, "--json", "--agent", &a.address])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -12,8 +12,11 @@ use whimbrel_page::{PageCount, PageSet};
 
 use super::SourceLanes;
 
-/// So many times what a look takes lie between two of them.
+/// So many times what a look takes lie between two of them; twice as much again after each one that
+/// cost more than it saved.
 const LOOK_EVERY: u32 = 24;
+
+const DOUBLED_MAX: u32 = 16;
 
 /// Before the first look it is taken to cost such a part of a harvest: it protects nothing.
 const LOOK_PART: u32 = 8;
@@ -36,6 +39,10 @@ pub(super) struct Ahead {
     looked: Option<Instant>,
     /// What a look takes.
     look: Option<Duration>,
+    /// What lies between two looks is so often doubled.
+    doubled: u32,
+    /// How many pages of the round were taken when it was time for the last look.
+    taken: PageCount,
     /// What a harvest takes while the lanes are at work.
     harvest: Duration,
 }
@@ -45,6 +52,7 @@ impl Ahead {
     pub(super) fn begin(&mut self, pages: PageCount) {
         let now = Instant::now();
         (self.round, self.looked) = (Some((now, pages)), Some(now));
+        self.doubled = 0;
     }
 
     /// There is no round to harvest after.
@@ -64,16 +72,20 @@ impl Ahead {
             self.end();
             return Some(Due::Harvest);
         }
+        self.taken = taken;
         let every = LOOK_EVERY * self.look.unwrap_or(self.harvest / LOOK_PART);
-        let known = !every.is_zero();
+        let (known, every) = (!every.is_zero(), every.saturating_mul(1 << self.doubled));
         self.looked.take_if(|last| known && last.elapsed() >= every).map(|_| Due::Look)
     }
 
     /// A look is over that took so long: the round has so many pages now.
     fn looked(&mut self, pages: PageCount, took: Duration) {
         (self.looked, self.look) = (Some(Instant::now()), Some(took));
-        if let Some((_, all)) = &mut self.round {
+        if let Some((began, all)) = &mut self.round {
+            let left = all.0.saturating_sub(pages.0);
             *all = pages;
+            let pays = pays(began.elapsed(), self.taken.0, left, took);
+            self.doubled = if pays { 0 } else { (self.doubled + 1).min(DOUBLED_MAX) };
         }
     }
 }
@@ -84,6 +96,12 @@ fn is_due(elapsed: Duration, taken: u64, pages: u64, harvest: Duration) -> bool 
     let left = u128::from(pages.saturating_sub(taken));
     let foreseen = || elapsed.as_nanos() * left <= harvest.as_nanos() * u128::from(taken);
     taken > 0 && (left == 0 || elapsed >= harvest && foreseen())
+}
+
+/// Whether the lanes, which took `taken` pages in `elapsed`, would have been at work on those that
+/// they leave for longer than the look took.
+const fn pays(elapsed: Duration, taken: u64, left: u64, took: Duration) -> bool {
+    elapsed.as_nanos() * left as u128 >= took.as_nanos() * taken as u128
 }
 
 impl SourceLanes {
@@ -139,6 +157,34 @@ mod tests {
         ahead.begin(PageCount(10));
         ahead.end();
         assert_eq!(ahead.due(PageCount(10)), None);
+    }
+
+    #[test]
+    fn a_look_pays_if_what_it_saves_takes_longer() {
+        let ms = Duration::from_millis;
+        assert!(pays(ms(100), 1000, 10, ms(1)), "a page takes 100 µs, ten are left");
+        assert!(!pays(ms(100), 1000, 9, ms(1)));
+        assert!(!pays(ms(100), 1000, 0, ms(1)));
+    }
+
+    #[test]
+    fn looks_that_save_nothing_become_rare() {
+        let mut ahead = Ahead::default();
+        let look = Duration::from_micros(1);
+        ahead.begin(PageCount(1000));
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            let began = Instant::now();
+            ahead.looked(PageCount(1000), look);
+            while ahead.due(PageCount(1)).is_none() {
+                std::hint::spin_loop();
+            }
+            waits.push(began.elapsed());
+        }
+        let least = |doubled: u32| look * LOOK_EVERY * (1 << doubled);
+        assert!((1..).zip(&waits).all(|(doubled, wait)| *wait >= least(doubled)), "{waits:?}");
+        ahead.looked(PageCount(1), look);
+        assert_eq!(ahead.doubled, 0, "nearly all of the round was left");
     }
 
     #[test]

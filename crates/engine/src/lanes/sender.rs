@@ -256,6 +256,10 @@ impl Sender {
             for page in run.pages() {
                 let copy = &mut self.buffer[kept.bytes().0 as usize..][..PAGE_SIZE];
                 self.shared.memory.copy_run(Run::new(run.region, page.0, 1), copy)?;
+                // The next page comes while this one is digested.
+                if page.0 + 1 < run.end().0 {
+                    self.shared.memory.prefetch(Run::new(run.region, page.0 + 1, 1));
+                }
                 if self.take.found(Leaf::of(copy)) == Disposition::Raw {
                     kept += PageCount(1);
                 }

@@ -60,7 +60,7 @@ async fn each_path_carries_what_its_lanes_take() {
     let (source, destination) = over(incoming, paths, wanted).await;
     let told = &source.report.progress.paths;
     assert_eq!(told.len(), 2, "{told:?}");
-    assert!(told.iter().all(|path| path.bytes.0 > 0 && path.connections == 2), "{told:?}");
+    assert!(told.iter().all(|path| path.bytes.0 > 0 && path.connections >= 2), "{told:?}");
     assert_moved(source, destination);
 }
 

@@ -173,7 +173,7 @@ async fn one_and_a_half_round_trips_pass_while_the_guest_stands_still() {
     let (incoming, mut address) = incoming(factory, IncomingOptions::default());
     address.address = listen(address.address, log.clone()).await;
     // It writes to the last, so that there are last pages to send.
-    let guest = Marked(Box::new(Scribe::filled(1024, 64)), log.clone());
+    let guest = Marked(Box::new(Scribe::filled(1024, 64).with_last_words(64)), log.clone());
     let source = outgoing(guest, address, options(std::time::Duration::from_secs(5)));
     let (source, _destination) = tokio::join!(source.run(), incoming.run());
     assert!(matches!(source.outcome, Outcome::Completed { .. }), "{source:?}");

@@ -9,7 +9,7 @@
 use super::arena::{Arena, At};
 use super::buffer::{self, Buffer};
 use super::chain::Chain;
-use super::commands::Client;
+use super::commands::{Client, Hears};
 use super::head;
 use super::heap::{Full, Heap};
 use super::port::{ConnectionId, RelayId};
@@ -19,6 +19,8 @@ const RECORD_WORDS: u64 = 9 + Buffer::WORDS + Chain::WORDS;
 const RELAY_WORDS: u64 = 4;
 const THIRD: u64 = 1;
 const LEAVING: u64 = 2;
+const HEARS_NOTHING: u64 = 4;
+const HEARS_AFTER_THIS: u64 = 8;
 
 /// A connection's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +146,11 @@ impl Record {
             name: name.map_or_else(Vec::new, |at| buffer::string(arena, at)),
             third: flags & THIRD != 0,
             leaving: flags & LEAVING != 0,
+            hears: match flags & (HEARS_NOTHING | HEARS_AFTER_THIS) {
+                0 => Hears::Everything,
+                HEARS_AFTER_THIS => Hears::AfterThis,
+                _ => Hears::Nothing,
+            },
         }
     }
 
@@ -151,7 +158,12 @@ impl Record {
     pub(crate) fn keep(self, heap: &Heap, client: &Client) -> Result<(), Full> {
         let arena = heap.arena();
         let flag = |set: bool, flag: u64| if set { flag } else { 0 };
-        let flags = flag(client.third, THIRD) | flag(client.leaving, LEAVING);
+        let hears = match client.hears {
+            Hears::Everything => 0,
+            Hears::AfterNext | Hears::AfterThis => HEARS_AFTER_THIS,
+            Hears::Nothing => HEARS_NOTHING,
+        };
+        let flags = flag(client.third, THIRD) | flag(client.leaving, LEAVING) | hears;
         arena.store(self.0.word(Self::FLAGS), flags);
         let word = self.0.word(Self::NAME);
         let old = arena.follow(word).place();

@@ -17,6 +17,7 @@ use super::port::{
 use super::reply::Refusal;
 use super::session::{Rest, Session};
 use super::store::Store;
+use super::turns::Turns;
 
 /// Parts of what is dead that are taken off in one turn.
 const DIG_STEPS: u64 = 256;
@@ -56,10 +57,8 @@ type Key = (u64, ConnectionId);
 struct Attachment {
     run: u64,
     outlet: Box<dyn Outlet>,
-    /// Connections about which the relay is to hear, once it has heard about those of this round:
-    /// nobody waits for others who have news again and again.
-    news: BTreeSet<ConnectionId>,
-    round: BTreeSet<ConnectionId>,
+    /// Connections about which the relay is to hear.
+    news: Turns<ConnectionId>,
     /// Replies on their way to its clients.
     on_way: u64,
     /// What it is to hear about connections that are not there.
@@ -68,20 +67,7 @@ struct Attachment {
 
 impl Attachment {
     fn new(run: u64, outlet: Box<dyn Outlet>) -> Self {
-        let (news, round) = (BTreeSet::new(), BTreeSet::new());
-        Self { run, outlet, news, round, on_way: 0, notes: Vec::new() }
-    }
-
-    /// The next connection whose turn it is.
-    fn next(&mut self) -> Option<ConnectionId> {
-        if self.round.is_empty() {
-            self.round = std::mem::take(&mut self.news);
-        }
-        self.round.pop_first()
-    }
-
-    fn has_news(&self) -> bool {
-        !self.news.is_empty() || !self.round.is_empty()
+        Self { run, outlet, news: Turns::default(), on_way: 0, notes: Vec::new() }
     }
 }
 
@@ -131,7 +117,7 @@ impl Machine {
     /// Whether there is work that waits for nobody.
     pub(crate) fn is_busy(&self) -> bool {
         let mut attached = self.attached.values();
-        attached.any(|relay| relay.has_news() && relay.outlet.has_room())
+        attached.any(|relay| !relay.news.is_empty() && relay.outlet.has_room())
             || !self.ready.is_empty()
             || self.store.arena().load(head::GRAVES) != 0
     }
@@ -302,7 +288,6 @@ impl Machine {
         self.stalled.remove(&key);
         if let Some(attachment) = self.attached.get_mut(&key.0) {
             attachment.news.remove(&key.1);
-            attachment.round.remove(&key.1);
         }
     }
 
@@ -436,7 +421,7 @@ impl Machine {
     fn speak(&mut self) {
         let (heap, sessions) = (&self.store.heap, &mut self.sessions);
         self.attached.retain(|host, attachment| {
-            if !attachment.has_news() && attachment.notes.is_empty() {
+            if attachment.news.is_empty() && attachment.notes.is_empty() {
                 return true;
             }
             if !attachment.outlet.has_room() {
@@ -446,7 +431,7 @@ impl Machine {
             let mut said = std::mem::take(&mut attachment.notes);
             let (mut size, mut unfinished) = (0, Vec::new());
             while size < SAID_MAX
-                && let Some(id) = attachment.next()
+                && let Some(id) = attachment.news.take()
             {
                 let Some(session) = sessions.get_mut(&(*host, id)) else { continue };
                 let room = ON_WAY_MAX.saturating_sub(attachment.on_way);

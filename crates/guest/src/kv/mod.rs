@@ -35,6 +35,7 @@ mod reply;
 mod request;
 mod session;
 mod store;
+mod turns;
 
 pub use check::KvCheck;
 pub use guest::{KIND, KvError, KvFactory, KvGuest, KvMonitorSlot, MEMORY_MIN, STATE_VERSION};
@@ -43,3 +44,4 @@ pub use port::{
     Attach, ConnectionId, FromGuest, KEPT_MIN, Outlet, Overrun, PIECE_MAX, Position, RelayId, Said,
     ToGuest, WINDOW,
 };
+pub use turns::Turns;

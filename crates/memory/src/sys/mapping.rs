@@ -98,6 +98,10 @@ impl Mapping {
         unsafe { copy::copy(into.as_mut_ptr(), from, into.len()) };
     }
 
+    pub(crate) fn prefetch(&self, offset: u64, len: usize) {
+        copy::prefetch(self.at(offset, len), len);
+    }
+
     pub(crate) fn write(&self, offset: u64, from: &[u8]) {
         let to = self.at(offset, from.len());
         // SAFETY: `at` has checked the range; a slice of ours does not overlap guest memory.

@@ -1,7 +1,7 @@
 //! What both ends of QUIC are set to.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use quinn::{
 };
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::dial::unspecified;
+use crate::dial::packets_along;
 use crate::os as system;
 use crate::tls::{self, Mode};
 use crate::{Congestion, Credentials, DoorOptions, Path, Tuning};
@@ -63,7 +63,7 @@ pub(super) fn client(
     buffer: usize,
 ) -> io::Result<(ClientConfig, u16)> {
     let loopback = path.remote.ip().is_loopback();
-    let mut largest = packet_max(path.remote)?;
+    let mut largest = packet_max(path)?;
     let mut window = SEND_WINDOW;
     if loopback {
         // All that is under way is in the other socket, whose buffer is as large as this one's. The
@@ -110,10 +110,10 @@ pub(super) fn endpoint() -> EndpointConfig {
     config
 }
 
-/// The largest packet towards `remote` that this host lets out; whether the rest of the way takes
-/// it is found out.
-fn packet_max(remote: SocketAddr) -> io::Result<u16> {
-    let probe = UdpSocket::bind((unspecified(remote), 0))?;
+/// The largest packet along `path` that this host lets out; whether the rest of the way takes it is
+/// found out.
+fn packet_max(path: &Path) -> io::Result<u16> {
+    let (remote, probe) = (path.remote, packets_along(path)?);
     // Nothing is sent: the system looks up its routes.
     let mtu = match probe.connect(remote) {
         Ok(()) => system::mtu_towards(&probe, remote.is_ipv4())?,

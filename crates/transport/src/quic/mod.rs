@@ -29,13 +29,12 @@ use std::time::Duration;
 
 use quinn::crypto::rustls::HandshakeData;
 use quinn::{ClientConfig, Connection, ConnectionError, Endpoint, TransportErrorCode};
-use socket2::SockRef;
 use tokio::time::timeout;
 
 pub(crate) use listener::{Link, Listener};
 pub(crate) use stream::QuicStream;
 
-use crate::dial::{bind, unspecified};
+use crate::dial::bind_packets;
 use crate::identity::NAME;
 use crate::tls::Mode;
 use crate::{Credentials, DialError, Path, Purpose, Stream, Tuning};
@@ -142,12 +141,8 @@ impl Quic {
 
     /// A socket of this side for one connection, and what that is set to.
     fn prepare(&self, path: &Path, tuning: &Tuning) -> io::Result<(Endpoint, ClientConfig)> {
-        let any = unspecified(path.remote);
-        let socket = config::socket(any, tuning)?;
-        bind(path, &SockRef::from(&socket), |local| socket.bind(&local.into()))?;
-        if path.local.is_none() {
-            socket.bind(&SocketAddr::new(any, 0).into())?;
-        }
+        let socket = config::socket(path.remote.ip(), tuning)?;
+        bind_packets(path, &socket)?;
         let buffer = socket.recv_buffer_size()?;
         let (client, largest) = config::client(&self.credentials, path, tuning, buffer)?;
         let drivers = Arc::new(Drivers::get()?.sending(largest));

@@ -21,15 +21,23 @@ pub(crate) fn host_facts() -> HostFacts {
         mappings_max: read("/proc/sys/vm/max_map_count").and_then(|text| text.parse().ok()),
         files_max: read("/proc/self/limits").as_deref().and_then(files_max),
         congestion: read("/proc/sys/net/ipv4/tcp_congestion_control"),
-        congestion_allowed: read("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
-            .map(|text| text.split_whitespace().map(str::to_owned).collect())
-            .unwrap_or_default(),
-        tcp_buffers_max: buffer_max("/proc/sys/net/ipv4/tcp_wmem")
-            .zip(buffer_max("/proc/sys/net/ipv4/tcp_rmem")),
+        congestion_allowed: congestion_allowed(),
+        tcp_buffers_max: tcp_buffers_max(),
         udp_buffers_max: bytes("/proc/sys/net/core/wmem_max")
             .zip(bytes("/proc/sys/net/core/rmem_max")),
         kvm: device("/dev/kvm"),
     }
+}
+
+/// The congestion controls that this user may ask for.
+pub(crate) fn congestion_allowed() -> Vec<String> {
+    let text = read("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The most that TCP buffers of one connection hold: to send, to receive.
+pub(crate) fn tcp_buffers_max() -> Option<(ByteCount, ByteCount)> {
+    buffer_max("/proc/sys/net/ipv4/tcp_wmem").zip(buffer_max("/proc/sys/net/ipv4/tcp_rmem"))
 }
 
 fn read(path: &str) -> Option<String> {

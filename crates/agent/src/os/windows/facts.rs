@@ -67,6 +67,16 @@ const LACKS: &[Lack] = &[
     },
 ];
 
+/// Nobody is told which ones they may ask for.
+pub(crate) fn congestion_allowed() -> Vec<String> {
+    Vec::new()
+}
+
+/// Not told either: buffers grow by themselves.
+pub(crate) fn tcp_buffers_max() -> Option<(ByteCount, ByteCount)> {
+    None
+}
+
 /// Looks at this host.
 pub(crate) fn host_facts() -> HostFacts {
     let version = whimbrel_win32::version().ok();
@@ -82,8 +92,8 @@ pub(crate) fn host_facts() -> HostFacts {
         mappings_max: None,
         files_max: None,
         congestion: None,
-        congestion_allowed: Vec::new(),
-        tcp_buffers_max: None,
+        congestion_allowed: congestion_allowed(),
+        tcp_buffers_max: tcp_buffers_max(),
         udp_buffers_max: None,
         kvm: Device::Absent,
     }

@@ -6,7 +6,7 @@ use super::super::connections;
 use super::super::number;
 use super::super::reply::{Refusal, Reply};
 use super::connection::{checked_name, no_subcommand};
-use super::{Call, Outcome};
+use super::{Call, Hears, Outcome};
 
 const HELP: &[&str] = &[
     "GETREDIR",
@@ -24,8 +24,8 @@ const HELP: &[&str] = &[
     "    Return information about client connections.",
     "NO-EVICT (ON|OFF)",
     "    Do nothing: no client is ever evicted.",
-    "REPLY ON",
-    "    Return OK: no client goes without replies.",
+    "REPLY (ON|OFF|SKIP)",
+    "    Control the replies sent to the current connection.",
     "SETNAME <name>",
     "    Assign the name <name> to the current connection.",
     "UNPAUSE",
@@ -55,8 +55,8 @@ pub(super) fn client(call: &mut Call<'_>) -> Outcome {
         (b"getredir", []) => call.reply.integer(-1),
         (b"unpause", []) => call.reply.ok(),
         (b"no-evict", [how]) if is_one_of(how, &["on", "off"]) => call.reply.ok(),
-        (b"reply", [how]) if is_one_of(how, &["on"]) => call.reply.ok(),
-        (b"no-evict" | b"reply", [_]) => return Err(Refusal::Syntax),
+        (b"reply", [how]) => return hear(call, how),
+        (b"no-evict", [_]) => return Err(Refusal::Syntax),
         (b"help", []) => help(call.reply, "CLIENT", HELP),
         (
             b"id" | b"getname" | b"setname" | b"setinfo" | b"info" | b"kill" | b"getredir"
@@ -73,6 +73,20 @@ pub(super) fn client(call: &mut Call<'_>) -> Outcome {
 
 fn is_one_of(word: &[u8], words: &[&str]) -> bool {
     words.iter().any(|one| word.eq_ignore_ascii_case(one.as_bytes()))
+}
+
+/// Only the word that replies are wanted again is replied to.
+fn hear(call: &mut Call<'_>, how: &[u8]) -> Outcome {
+    let hears = &mut call.client.hears;
+    *hears = match how.to_ascii_lowercase().as_slice() {
+        b"on" => Hears::Everything,
+        b"off" => Hears::Nothing,
+        b"skip" if *hears == Hears::Nothing => Hears::Nothing,
+        b"skip" => Hears::AfterNext,
+        _ => return Err(Refusal::Syntax),
+    };
+    call.reply.ok();
+    Ok(())
 }
 
 /// What the subcommands of a command do.

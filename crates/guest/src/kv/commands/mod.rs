@@ -37,6 +37,19 @@ pub(crate) struct Client {
     pub(crate) third: bool,
     /// It wants no more than the replies that are on their way.
     pub(crate) leaving: bool,
+    pub(crate) hears: Hears,
+}
+
+/// Which replies a client wants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Hears {
+    #[default]
+    Everything,
+    /// Everything but the reply to the command that follows this one.
+    AfterNext,
+    /// Everything but the reply to the command that comes now.
+    AfterThis,
+    Nothing,
 }
 
 /// One command that is carried out.
@@ -117,11 +130,20 @@ pub(crate) fn execute(
     store.arena().add(head::COMMANDS, 1);
     let start = reply.bytes.len();
     let call = &mut Call { store, client, reply, outbox, arguments };
-    let carried_out = table::find(arguments).and_then(|command| {
+    let mut carried_out = table::find(arguments).and_then(|command| {
         make_room(call.store, command, arguments)?;
         call.reply.bound(REPLY_MAX.min(call.outbox.room_max(&call.store.heap)));
         (command.run)(call)
     });
+    if carried_out != Err(Refusal::Reply) && call.client.hears != Hears::Everything {
+        call.reply.take_back(start);
+        carried_out = Ok(());
+    }
+    call.client.hears = match call.client.hears {
+        Hears::AfterNext => Hears::AfterThis,
+        Hears::AfterThis => Hears::Everything,
+        hears => hears,
+    };
     call.store.heap.reserve(0);
     if let Err(refusal) = &carried_out {
         call.reply.take_back(start);

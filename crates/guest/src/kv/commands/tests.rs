@@ -201,7 +201,7 @@ fn what_cannot_be_is_said_in_redis_words() {
         ("CLIENT KILL 127.0.0.1:1", "-ERR No such client"),
         ("CLIENT KILL ID 0", "-ERR client-id should be greater than 0"),
         ("CLIENT KILL ID 1 TYPE", "-ERR syntax error"),
-        ("CLIENT REPLY OFF", "-ERR syntax error"),
+        ("CLIENT REPLY x", "-ERR syntax error"),
         ("CLIENT nope", "-ERR unknown subcommand 'nope'. Try CLIENT HELP."),
         ("CLIENT id x", "-ERR wrong number of arguments for 'client|id' command"),
         ("SCAN x", "-ERR invalid cursor"),
@@ -215,6 +215,32 @@ fn what_cannot_be_is_said_in_redis_words() {
     }
     let reply = talk.say(&[b"a\r\nb"]);
     assert_eq!(reply, "-ERR unknown command 'a  b', with args beginning with:");
+}
+
+#[test]
+fn a_client_that_wants_no_replies_has_none() {
+    let mut talk = talk();
+    for (command, reply) in [
+        ("CLIENT REPLY SKIP", ""),
+        ("SET a 1", ""),
+        ("GET a", "$1 1"),
+        ("CLIENT REPLY SKIP", ""),
+        ("CLIENT REPLY SKIP", ""),
+        ("NOPE", ""),
+        ("GET a", "$1 1"),
+        ("CLIENT REPLY SKIP", ""),
+        ("CLIENT REPLY ON", "+OK"),
+        ("CLIENT REPLY OFF", ""),
+        ("INCR a", ""),
+        ("NOPE", ""),
+        ("CLIENT REPLY SKIP", ""),
+        ("INCR a", ""),
+        ("CLIENT REPLY x", ""),
+        ("CLIENT REPLY ON", "+OK"),
+        ("GET a", "$1 3"),
+    ] {
+        talk.hears(command, reply);
+    }
 }
 
 #[test]

@@ -109,7 +109,7 @@ fn all_clients_hear_something_and_their_relay_never_keeps_more_than_it_has_room_
     for id in 1..=count {
         machine.handle(Event::FromRelay(relay, asks_much(id)), &|| true);
     }
-    while machine.attached[&1].has_news() {
+    while !machine.attached[&1].news.is_empty() {
         machine.speak();
     }
     let arena = machine.store.arena().clone();
@@ -155,19 +155,6 @@ fn numbers_of_clients_are_whatever_a_relay_says() {
     assert_eq!(session.said_in_all(machine.store.arena()), Position(7));
 }
 
-/// Newcomers have news all the time.
-#[test]
-fn nobody_waits_for_those_who_come_later() {
-    let (mut machine, ..) = with_clients(3, ByteCount::mib(4));
-    let attachment = machine.attached.get_mut(&1).expect("it is there");
-    let mut told = Vec::new();
-    for newcomer in 4..10 {
-        told.extend(attachment.next());
-        attachment.news.extend([ConnectionId(1), ConnectionId(newcomer)]);
-    }
-    assert_eq!(told.iter().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3, 1, 4, 5]);
-}
-
 #[test]
 fn a_client_that_is_killed_is_there_no_more() {
     let (mut machine, relay, _) = with_clients(3, ByteCount::mib(4));
@@ -191,6 +178,28 @@ fn a_client_that_is_killed_is_there_no_more() {
     let record = machine.sessions[&(1, ConnectionId(3))].record;
     assert_eq!(record.outbox().bytes(&machine.store.heap), b":1\r\n");
     assert!(record.client(machine.store.arena()).leaving);
+}
+
+#[test]
+fn a_client_that_wants_no_replies_has_none_wherever_the_guest_goes_on() {
+    let (mut machine, relay, _) = with_clients(2, ByteCount::mib(4));
+    let said = |machine: &mut Machine, id, at, words: &str| {
+        let bytes = ToGuest::Bytes(ConnectionId(id), Position(at), words.to_owned().into());
+        machine.handle(Event::FromRelay(relay, bytes), &|| true);
+        at + words.len() as u64
+    };
+    let off = said(&mut machine, 1, 0, "CLIENT REPLY OFF\r\n");
+    let skip = said(&mut machine, 2, 0, "CLIENT REPLY SKIP\r\n");
+    let mut machine = Machine::open(machine.store.arena().clone()).expect("a store");
+    let mut replies = |id, at, words: &str| {
+        said(&mut machine, id, at, words);
+        let mut records = Record::all(machine.store.arena());
+        let arena = machine.store.arena();
+        let record = records.find(|record| record.id(arena).0 == id).expect("it is there");
+        String::from_utf8(record.outbox().bytes(&machine.store.heap)).expect("text")
+    };
+    assert_eq!(replies(1, off, "PING\r\nCLIENT REPLY ON\r\n"), "+OK\r\n");
+    assert_eq!(replies(2, skip, "PING\r\nECHO a\r\n"), "$1\r\na\r\n");
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! Scans of private memory by several threads, which were started before anybody waits for them.
 //!
 //! A scan walks page tables, and waits for memory more than it works: two threads take little more
-//! than half the time of one. Regions are cut into pieces; each thread takes the next piece until
+//! than half the time of one. Protecting all of it at first is a scan too. Regions are cut into pieces; each thread takes the next piece until
 //! none is left, so that one that is late holds nobody up.
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -30,7 +30,16 @@ struct Piece {
     addresses: Range<usize>,
     /// Every page was populated when it was protected. There are no holes then that would have to
     /// be told from written pages, for which the kernel has a shorter way.
-    full: bool,
+    full: AtomicBool,
+}
+
+/// What is done with each piece.
+#[derive(Clone, Copy, Debug)]
+enum Task {
+    /// Protects what is populated.
+    Protect,
+    /// Finds what was written.
+    Find { flags: u64 },
 }
 
 /// What all threads of one scan look at.
@@ -49,7 +58,7 @@ pub(super) struct Crew {
 
 /// A thread beside the caller's, and the set that travels to it and back.
 struct Helper {
-    orders: mpsc::SyncSender<(u64, PageSet)>,
+    orders: mpsc::SyncSender<(Task, PageSet)>,
     done: mpsc::Receiver<(io::Result<()>, PageSet)>,
     set: Option<PageSet>,
     thread: JoinHandle<()>,
@@ -62,16 +71,8 @@ impl Crew {
         layout: &Layout,
         mappings: impl Iterator<Item = (RegionId, &'a Mapping)>,
     ) -> io::Result<Self> {
-        let mut pagemap = Pagemap::open()?;
-        let mut pieces: Vec<_> =
-            mappings.flat_map(|(region, mapping)| cut(region, mapping)).collect();
-        for piece in &mut pieces {
-            let flags = PROTECT | CHECK_ARMED;
-            let query = Query { flags, any: PRESENT | SWAPPED, ..Query::default() };
-            let mut populated = 0;
-            pagemap.scan(piece.addresses.clone(), query, |_, count| populated += count)?;
-            piece.full = populated == piece.pages();
-        }
+        let pagemap = Pagemap::open()?;
+        let pieces: Vec<_> = mappings.flat_map(|(region, mapping)| cut(region, mapping)).collect();
         let pages: u64 = pieces.iter().map(Piece::pages).sum();
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
         let threads = (pages / THREAD_PAGES).min(cores).min(THREADS_MAX);
@@ -79,14 +80,20 @@ impl Crew {
         // Where no thread can be started the others do its work.
         let helpers =
             (1..threads).map_while(|_| Helper::start(layout, shared.clone()).ok()).collect();
-        Ok(Self { shared, pagemap, helpers })
+        let mut crew = Self { shared, pagemap, helpers };
+        crew.perform(Task::Protect, &mut PageSet::new(layout))?;
+        Ok(crew)
     }
 
     /// Adds what was written to `found`.
     pub(super) fn scan(&mut self, flags: u64, found: &mut PageSet) -> io::Result<()> {
+        self.perform(Task::Find { flags }, found)
+    }
+
+    fn perform(&mut self, task: Task, found: &mut PageSet) -> io::Result<()> {
         self.shared.next.store(0, Ordering::SeqCst);
-        self.helpers.iter_mut().for_each(|helper| helper.begin(flags));
-        let own = self.shared.work(&mut self.pagemap, flags, found);
+        self.helpers.iter_mut().for_each(|helper| helper.begin(task));
+        let own = self.shared.work(&mut self.pagemap, task, found);
         // All of them are waited for, also after an error: the next scan counts pieces anew.
         self.helpers.iter_mut().map(|helper| helper.finish(found)).fold(own, Result::and)
     }
@@ -105,11 +112,11 @@ impl Drop for Crew {
 impl Helper {
     fn start(layout: &Layout, shared: Arc<Shared>) -> io::Result<Self> {
         let mut pagemap = Pagemap::open()?;
-        let (orders, todo) = mpsc::sync_channel::<(u64, PageSet)>(1);
+        let (orders, todo) = mpsc::sync_channel::<(Task, PageSet)>(1);
         let (tell, done) = mpsc::sync_channel(1);
         let work = move || {
-            while let Ok((flags, mut found)) = todo.recv() {
-                let outcome = shared.work(&mut pagemap, flags, &mut found);
+            while let Ok((task, mut found)) = todo.recv() {
+                let outcome = shared.work(&mut pagemap, task, &mut found);
                 if tell.send((outcome, found)).is_err() {
                     return;
                 }
@@ -119,10 +126,10 @@ impl Helper {
         Ok(Self { orders, done, set: Some(PageSet::new(layout)), thread })
     }
 
-    fn begin(&mut self, flags: u64) {
+    fn begin(&mut self, task: Task) {
         if let Some(set) = self.set.take() {
             // A thread that is gone took no piece; it is found out when it does not answer.
-            let _ = self.orders.send((flags, set));
+            let _ = self.orders.send((task, set));
         }
     }
 
@@ -137,23 +144,39 @@ impl Helper {
 }
 
 impl Shared {
-    /// Scans one piece after the other until none is left.
-    fn work(&self, pagemap: &mut Pagemap, flags: u64, found: &mut PageSet) -> io::Result<()> {
+    /// Takes one piece after the other until none is left.
+    fn work(&self, pagemap: &mut Pagemap, task: Task, found: &mut PageSet) -> io::Result<()> {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::SeqCst)) {
-            let Piece { region, before, .. } = *piece;
-            let query = match piece.full {
-                true => Query { flags, all: WRITTEN, report: WRITTEN, ..Query::default() },
-                false => Query { flags, all: WRITTEN, any: PRESENT | SWAPPED, ..Query::default() },
-            };
-            pagemap.scan(piece.addresses.clone(), query, |first, count| {
-                found.insert(Run::new(region, before + first, count));
-            })?;
+            match task {
+                Task::Protect => piece.protect(pagemap)?,
+                Task::Find { flags } => piece.find(pagemap, flags, found)?,
+            }
         }
         Ok(())
     }
 }
 
 impl Piece {
+    fn protect(&self, pagemap: &mut Pagemap) -> io::Result<()> {
+        let flags = PROTECT | CHECK_ARMED;
+        let query = Query { flags, any: PRESENT | SWAPPED, ..Query::default() };
+        let mut populated = 0;
+        pagemap.scan(self.addresses.clone(), query, |_, count| populated += count)?;
+        self.full.store(populated == self.pages(), Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn find(&self, pagemap: &mut Pagemap, flags: u64, found: &mut PageSet) -> io::Result<()> {
+        let Self { region, before, .. } = *self;
+        let query = match self.full.load(Ordering::SeqCst) {
+            true => Query { flags, all: WRITTEN, report: WRITTEN, ..Query::default() },
+            false => Query { flags, all: WRITTEN, any: PRESENT | SWAPPED, ..Query::default() },
+        };
+        pagemap.scan(self.addresses.clone(), query, |first, count| {
+            found.insert(Run::new(region, before + first, count));
+        })
+    }
+
     const fn pages(&self) -> u64 {
         ((self.addresses.end - self.addresses.start) / PAGE_SIZE) as u64
     }
@@ -165,7 +188,7 @@ fn cut(region: RegionId, mapping: &Mapping) -> Vec<Piece> {
     let address = |page: u64| start + page as usize * PAGE_SIZE;
     let piece = |before: u64| {
         let addresses = address(before)..address(pages.min(before + size));
-        Piece { region, before, addresses, full: false }
+        Piece { region, before, addresses, full: AtomicBool::new(false) }
     };
     (0..pages).step_by(size as usize).map(piece).collect()
 }
