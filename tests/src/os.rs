@@ -199,7 +199,7 @@ impl Nobody {
         let copy = home.path().join("whimbrel");
         // By another process: one that is started meanwhile would hold this one's file open, and a
         // program that is open for writing cannot be run.
-        let copied = std::process::Command::new("cp").arg(program).arg(&copy).status();
+        let copied = std::process::Command::new("install").arg(program).arg(&copy).status();
         assert!(copied.expect("it starts").success(), "the program can be copied");
         Some(Self { program: copy, home })
     }

@@ -193,13 +193,16 @@ impl Agent {
         Ok(Self { core, listener, web })
     }
 
-    /// As [`Agent::bind`], for tests. A process that another test is just starting holds the lock of
-    /// the folder too, until it has begun.
+    /// As [`Agent::bind`], for tests. A process that another test is just starting holds the lock
+    /// of the folder too, until it has begun.
     #[cfg(test)]
     pub(crate) async fn bound(options: AgentOptions) -> Self {
+        let began = std::time::Instant::now();
         loop {
             match Self::bind(options.clone()).await {
-                Err(AgentError::Folder(FolderError::InUse { .. })) => {
+                Err(AgentError::Folder(FolderError::InUse { .. }))
+                    if began.elapsed() < Duration::from_secs(50) =>
+                {
                     tokio::task::yield_now().await;
                 }
                 bound => return bound.expect("an agent"),

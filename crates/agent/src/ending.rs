@@ -5,14 +5,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::timeout;
 use tonic::Status;
-use whimbrel_control::api::{self, MigrationStatus};
+use whimbrel_control::api::{self, Direction, GuestState, MigrationStatus};
 use whimbrel_control::{AgentAddress, ClientError};
 use whimbrel_engine::Failure;
 
 use crate::agent::Core;
 use crate::convert::{self, set_aborted};
-use crate::guests::Migration;
+use crate::guests::{Guest, Migration};
 use crate::outgoing::of_peer;
+use crate::process_api as process;
 use crate::watching::is_last;
 
 impl Core {
@@ -61,6 +62,22 @@ impl Core {
         let within = self.options.deadlines.collect;
         if timeout(within, ended).await.is_err() {
             tracing::warn!(peer = %status.peer, "it is cancelled, and may be busy for a while yet");
+        }
+    }
+
+    /// A guest that runs here, as its process says, has come, though that may be just being written
+    /// down: whoever moves it on waits for that, and is not told that it is moving.
+    pub(crate) async fn await_arrival(&self, guest: &Guest) {
+        let comes = |migration: &Arc<Migration>| migration.direction == Direction::In;
+        let Some(migration) = guest.running_migration().filter(comes) else { return };
+        let told = async {
+            let mut link = guest.link(self.options.deadlines).await?;
+            link.get_status(process::GetStatusRequest {}).await
+        };
+        let runs = |guest: api::Guest| guest.state() == GuestState::Running;
+        if told.await.is_ok_and(|status| status.guest.is_some_and(runs)) {
+            let mut here = migration.watch();
+            let _ = timeout(self.options.deadlines.collect, here.wait_for(is_last)).await;
         }
     }
 

@@ -61,6 +61,7 @@ impl Core {
         if self.guard.allows(&who, Action::Look)? {
             self.check_here(&guest)?;
         }
+        self.await_arrival(&guest).await;
         let (migration, before) = self.begin_outgoing(&guest, &destination)?;
         migration.pace.ask(asked);
         migration.set_begun_by(&who);

@@ -22,6 +22,11 @@ pub(crate) enum Other {
     Source(Caller),
 }
 
+/// A file that cannot be read says nothing of anybody.
+fn refuses(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated)
+}
+
 impl Core {
     /// Looks now and then until the migration has ended. A move that nothing but a ticket allowed
     /// goes on whatever the policy says: it never rested on that.
@@ -32,17 +37,19 @@ impl Core {
         other: Other,
         by_ticket: bool,
     ) {
-        let stood = !by_ticket || self.stands(&other).is_ok();
+        let stands = || match self.stands(&other) {
+            Ok(()) => Some(true),
+            Err(status) => refuses(&status).then_some(false),
+        };
+        let mut stood = if by_ticket { stands() } else { Some(true) };
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             if !migration.is_running() {
                 return;
             }
-            let Err(status) = self.trusts(&migration, &other, stood) else { continue };
-            // A file that cannot be read says nothing of anybody.
-            if !matches!(status.code(), Code::PermissionDenied | Code::Unauthenticated) {
-                continue;
-            }
+            stood = stood.or_else(stands);
+            let trusted = self.trusts(&migration, &other, stood == Some(true));
+            let Some(status) = trusted.err().filter(refuses) else { continue };
             let reason = format!("trust was withdrawn: {}", status.message());
             tracing::warn!("{reason}");
             match guest.cancel(self.options.deadlines, reason).await {

@@ -484,7 +484,7 @@ async fn a_guest_whose_memory_is_being_filled_is_not_moved_yet() {
     let (here, there) = (AgentProcess::start(), AgentProcess::start());
     let mut source = here.client().await;
     // Seconds of work, of which next to nothing is done when it is over.
-    source.start_guest(stress("web", 4096 * MIB)).await.unwrap();
+    source.start_guest(stress("web", 2048 * MIB)).await.unwrap();
     let seen = guest(&mut source, "web").await.unwrap();
     assert_eq!(seen.state(), GuestState::Starting);
     let refused = source.migrate(migrate_request("web", &there.address)).await.unwrap_err();

@@ -413,6 +413,7 @@ async fn start_guest(host: &Host, seed: u64) -> String {
     let kind = Some(api::guest_config::Kind::Stress(stress));
     let config = Some(api::GuestConfig { memory_bytes: MEMORY, kind });
     let request = api::StartGuestRequest { name: NAME.to_owned(), config };
+    let mut refused = None;
     let running = async {
         let mut looks = interval(Duration::from_millis(20));
         loop {
@@ -424,9 +425,10 @@ async fn start_guest(host: &Host, seed: u64) -> String {
             match client.get_guest(asked).await {
                 Ok(now) if now.state() == GuestState::Running => return now.uuid,
                 Ok(_) => {}
-                Err(_) => drop(client.start_guest(request.clone()).await),
+                Err(_) => refused = client.start_guest(request.clone()).await.err(),
             }
         }
     };
-    timeout(WATCHDOG, running).await.expect("it fills its memory")
+    let runs = timeout(WATCHDOG, running).await;
+    runs.unwrap_or_else(|_| panic!("it does not run: {refused:?}"))
 }

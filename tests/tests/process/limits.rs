@@ -61,15 +61,16 @@ impl Two {
         tokio::time::timeout(os::PATIENCE, carrying).await.expect("guests move")
     }
 
-    /// Waits until what they carry is shared so. For a moment a guest may have less than its share,
-    /// which it lends: it gets too little of a processor.
+    /// Waits until what they carry is shared so for a while. A guest may have less than its share
+    /// for a moment, and lends it: it gets too little of a processor.
     async fn share(&mut self, so: impl Fn([u64; 2]) -> bool) {
         let mut seen = Vec::new();
         let sharing = async {
             loop {
                 let carried = self.carry().await;
                 seen.push(carried);
-                if so(carried) {
+                let Some(last) = seen.last_chunk::<3>() else { continue };
+                if so([0, 1].map(|it| last.iter().map(|carried| carried[it]).sum())) {
                     return;
                 }
             }

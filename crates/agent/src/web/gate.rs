@@ -1,7 +1,8 @@
 //! Who may ask the agent over HTTP, and from where.
 //!
 //! Goals: a web site that somebody visits on this host can neither read nor change anything here,
-//! whatever name it has its address resolved to, nor keep anybody else from it; elsewhere a token
+//! whatever name it has its address resolved to, nor listen where a browser says whose page asks;
+//! elsewhere a token
 //! is needed for everything but the page itself, which says nothing. Non-goals: encryption. Whoever
 //! does not trust the network puts a proxy with TLS in front, or a tunnel.
 

@@ -44,7 +44,7 @@ pub(crate) fn findings(probed: &api::ProbePathsResponse, peer: &str) -> Vec<Find
     let mut paths: Vec<_> = probed.paths.iter().collect();
     paths.sort_by_key(|path| path.preference);
     let mut found = vec![number(&paths), management(probed, peer)];
-    let bbr = probed.congestion_allowed.iter().any(|name| name == "bbr");
+    let bbr = bbr(&probed.congestion_allowed);
     found.extend(paths.into_iter().flat_map(|path| of_path(path, bbr)));
     found.extend(buffers(probed));
     found.extend([lanes(probed), clocks(probed.clock_offset_us)]);
@@ -137,7 +137,7 @@ fn management(probed: &api::ProbePathsResponse, peer: &str) -> Finding {
     }
 }
 
-fn of_path(path: &api::PathProbe, bbr: bool) -> Vec<Finding> {
+fn of_path(path: &api::PathProbe, bbr: &str) -> Vec<Finding> {
     let limit = path.limit_bytes_per_s.map(limited).unwrap_or_default();
     let name = format!("{}{}{limit}", path.name, preferred(path.preference));
     if !path.error.is_empty() {
@@ -213,7 +213,19 @@ fn packets(path: &api::PathProbe) -> Finding {
     }
 }
 
-fn losses(path: &api::PathProbe, bbr: bool) -> Option<Finding> {
+/// How to come to it on a host that allows these congestion controls for TCP, if it says which.
+fn bbr(allowed: &[String]) -> &'static str {
+    match allowed {
+        [] => "bbr is better, where the source allows it: --transport quic has one of its own",
+        some if some.iter().any(|name| name == "bbr") => "whimbrel migrate --congestion bbr",
+        _ => {
+            "have the source's kernel allow bbr (net.ipv4.tcp_allowed_congestion_control), then \
+             whimbrel migrate --congestion bbr"
+        }
+    }
+}
+
+fn losses(path: &api::PathProbe, bbr: &str) -> Option<Finding> {
     let best = path.throughput.iter().rfind(|it| Some(it.lanes) == path.best_lanes)?;
     let again = best.retransmitted?;
     let segments = (best.rate_bytes_per_s / SEGMENT).max(1);
@@ -222,12 +234,8 @@ fn losses(path: &api::PathProbe, bbr: bool) -> Option<Finding> {
     }
     let found = format!("{}: {again} segments were sent again in a second", path.name);
     let advice = match Duration::from_micros(path.round_trip_us) >= LONG_WAY {
-        true if bbr => "on a long way that loses packets, whimbrel migrate --congestion bbr",
-        true => {
-            "on a long way that loses packets bbr is better: have the kernel of the source allow it \
-             (net.ipv4.tcp_allowed_congestion_control), then whimbrel migrate --congestion bbr"
-        }
-        false => "look at cables and at the buffers of the switch; fewer lanes crowd less",
+        true => format!("on a long way that loses packets, {bbr}"),
+        false => "look at cables and at the buffers of the switch; fewer lanes crowd less".into(),
     };
     Some(Finding::warn("losses", found, advice))
 }
@@ -401,7 +409,7 @@ mod tests {
             ),
             (
                 api::ProbePathsResponse {
-                    congestion_allowed: Vec::new(),
+                    congestion_allowed: vec!["cubic".into()],
                     ..with(|path| {
                         path.throughput[1].retransmitted = Some(9000);
                         path.round_trip_us = 80_000;

@@ -43,7 +43,8 @@ impl Line {
     /// Adds text to the end, as far as it can be printed.
     #[must_use]
     pub(crate) fn put(mut self, tone: Tone, text: impl Into<String>) -> Self {
-        self.spans.push((tone, printable(&text.into()).into_owned()));
+        let text = printable(&text.into()).replace(['\n', '\t'], " ");
+        self.spans.push((tone, text));
         self
     }
 
@@ -130,7 +131,7 @@ mod tests {
 
     #[test]
     fn nobody_elses_codes_get_to_the_terminal() {
-        assert_eq!(Line::plain("a\x1b[2Jb").render(true), "a\u{fffd}[2Jb");
+        assert_eq!(Line::plain("a\x1b[2J\nb").render(true), "a\u{fffd}[2J b");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::SourceLanes;
 /// cost more than it saved.
 const LOOK_EVERY: u32 = 24;
 
+/// Then there will be none in this round.
 const DOUBLED_MAX: u32 = 16;
 
 /// Before the first look it is taken to cost such a part of a harvest: it protects nothing.
@@ -41,7 +42,7 @@ pub(super) struct Ahead {
     look: Option<Duration>,
     /// What lies between two looks is so often doubled.
     doubled: u32,
-    /// How many pages of the round were taken when it was time for the last look.
+    /// How many pages of the round were taken, as was heard last.
     taken: PageCount,
     /// What a harvest takes while the lanes are at work.
     harvest: Duration,
@@ -171,7 +172,9 @@ mod tests {
     fn looks_that_save_nothing_become_rare() {
         let mut ahead = Ahead::default();
         let look = Duration::from_micros(1);
+        ahead.takes(Duration::from_secs(3600));
         ahead.begin(PageCount(1000));
+        ahead.taken = PageCount(1);
         let mut waits = Vec::new();
         for _ in 0..4 {
             let began = Instant::now();

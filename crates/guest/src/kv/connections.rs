@@ -17,6 +17,8 @@ use super::store::Store;
 
 const RECORD_WORDS: u64 = 9 + Buffer::WORDS + Chain::WORDS;
 const RELAY_WORDS: u64 = 4;
+/// Clients at a time, over all relays.
+pub(crate) const CLIENTS_MAX: u64 = 10_000;
 const THIRD: u64 = 1;
 const LEAVING: u64 = 2;
 const HEARS_NOTHING: u64 = 4;
@@ -54,7 +56,7 @@ impl Record {
 
     /// Every connection there is.
     pub(crate) fn all(arena: &Arena) -> impl Iterator<Item = Self> + '_ {
-        list(arena, head::CONNECTIONS).map(Self)
+        list(arena, head::CONNECTIONS).take(CLIENTS_MAX as usize).map(Self)
     }
 
     /// What it takes of the heap.
@@ -248,12 +250,15 @@ impl Connection {
     }
 }
 
+/// Memory that came from elsewhere may have it lead around: it ends with what memory has room for.
 fn list(arena: &Arena, first: At) -> impl Iterator<Item = At> + '_ {
     let mut pointer = first;
-    std::iter::from_fn(move || {
+    let room = arena.size() / (RELAY_WORDS * 8);
+    let next = std::iter::from_fn(move || {
         pointer = arena.follow(pointer).place()?;
         Some(pointer)
-    })
+    });
+    next.zip(0..room).map(|(at, _)| at)
 }
 
 /// The highest number that a connection of a run has had.

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::arena::Arena;
-use super::connections::{Record, RelayRecord};
+use super::connections::{CLIENTS_MAX, Record, RelayRecord};
 use super::head::{self, NoStore};
 use super::heap::Full;
 use super::port::{
@@ -23,8 +23,6 @@ use super::turns::Turns;
 const DIG_STEPS: u64 = 256;
 /// Looks for ended keys in one turn, at most.
 const REAPS_MAX: usize = 16;
-/// Clients at a time, over all relays.
-const CLIENTS_MAX: u64 = 10_000;
 /// Clients that are moved together in one turn, at most, and bytes that they have; with more of
 /// them nothing is moved yet.
 const GATHERED_MAX: usize = 1000;

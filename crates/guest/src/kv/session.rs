@@ -203,10 +203,15 @@ impl Session {
                 let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
                 (commands::execute(store, client, reply, outbox, &words), len)
             }
-            Request::Nothing(len) => return Step::Done(len),
+            Request::Nothing(len) => {
+                client.hears = client.hears.then();
+                return Step::Done(len);
+            }
             Request::Partial => return Step::Partial,
             Request::Wrong(why) => {
-                reply.refusal(&Refusal::err(&why));
+                if client.hears.this() {
+                    reply.refusal(&Refusal::err(&why));
+                }
                 client.leaving = true;
                 (Ok(()), bytes.len())
             }
@@ -248,9 +253,11 @@ impl Session {
             taken -= new.len() as u64;
             if partial && new.len() as u64 >= KEPT_MIN {
                 // A command larger than what is free, of which no more may ever come.
-                let mut reply = Reply::default();
-                reply.refusal(&Refusal::Full);
-                self.say(store, &mut reply);
+                if self.client.hears.this() {
+                    let mut reply = Reply::default();
+                    reply.refusal(&Refusal::Full);
+                    self.say(store, &mut reply);
+                }
                 self.client.leaving = true;
                 inbox.consume(heap, inbox.len(heap.arena()));
                 (taken, self.pending, self.untaken) = (self.come, Vec::new(), false);

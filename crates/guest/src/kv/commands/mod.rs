@@ -52,6 +52,22 @@ pub(crate) enum Hears {
     Nothing,
 }
 
+impl Hears {
+    /// Whether it wants the reply to the command that comes now.
+    pub(crate) const fn this(self) -> bool {
+        !matches!(self, Self::AfterThis | Self::Nothing)
+    }
+
+    /// What it wants once that is over.
+    pub(crate) const fn then(self) -> Self {
+        match self {
+            Self::AfterNext => Self::AfterThis,
+            Self::AfterThis => Self::Everything,
+            Self::Everything | Self::Nothing => self,
+        }
+    }
+}
+
 /// One command that is carried out.
 pub(crate) struct Call<'a> {
     pub(crate) store: &'a mut Store,
@@ -97,6 +113,9 @@ impl Call<'_> {
     /// Makes sure that there is room for the reply as it is. What takes away what it replies with
     /// asks before it does: it could not be said later.
     fn can_reply(&self) -> Outcome {
+        if !self.client.hears.this() {
+            return Ok(());
+        }
         let len = self.reply.bytes.len() as u64;
         let has_room = !self.reply.is_cut() && self.outbox.widen(&self.store.heap, len).is_ok();
         if has_room { Ok(()) } else { Err(Refusal::Reply) }
@@ -130,24 +149,20 @@ pub(crate) fn execute(
     store.arena().add(head::COMMANDS, 1);
     let start = reply.bytes.len();
     let call = &mut Call { store, client, reply, outbox, arguments };
-    let mut carried_out = table::find(arguments).and_then(|command| {
+    let carried_out = table::find(arguments).and_then(|command| {
         make_room(call.store, command, arguments)?;
         call.reply.bound(REPLY_MAX.min(call.outbox.room_max(&call.store.heap)));
         (command.run)(call)
     });
-    if carried_out != Err(Refusal::Reply) && call.client.hears != Hears::Everything {
-        call.reply.take_back(start);
-        carried_out = Ok(());
-    }
-    call.client.hears = match call.client.hears {
-        Hears::AfterNext => Hears::AfterThis,
-        Hears::AfterThis => Hears::Everything,
-        hears => hears,
-    };
     call.store.heap.reserve(0);
     if let Err(refusal) = &carried_out {
         call.reply.take_back(start);
         call.reply.refusal(refusal);
+    }
+    if call.client.hears != Hears::Everything {
+        call.reply.take_back(start);
+        call.client.hears = call.client.hears.then();
+        return Ok(());
     }
     let replies = carried_out != Err(Refusal::Reply) && call.can_reply().is_ok();
     call.reply.unbind();

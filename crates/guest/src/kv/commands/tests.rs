@@ -243,6 +243,25 @@ fn a_client_that_wants_no_replies_has_none() {
     }
 }
 
+/// What nobody hears needs no room.
+#[test]
+fn a_client_that_wants_no_replies_waits_for_no_room_for_them() {
+    let mut talk = Talk::new(ByteCount::mib(4));
+    let (large, filling) = (vec![b'v'; 400_000], vec![b'v'; 20_000]);
+    assert_eq!(talk.say(&[b"SET", b"a", &large]), "+OK");
+    let mut names = (0..).map(|number| format!("filling:{number}"));
+    while talk.say(&[b"SET", names.next().expect("endless").as_bytes(), &filling]) == "+OK" {}
+    let taken: [&[u8]; 3] = [b"GETSET", b"a", b"x"];
+    assert_eq!(talk.say(&taken), "no room for a reply");
+    for how in ["SKIP", "OFF"] {
+        assert_eq!(talk.say(&[b"SET", b"a", b"y"]), "+OK");
+        talk.hears(&format!("CLIENT REPLY {how}"), "");
+        assert_eq!(talk.say(&taken), "");
+        talk.client.hears = Hears::Everything;
+        talk.hears("GET a", "$1 x");
+    }
+}
+
 #[test]
 fn the_third_version_has_words_of_its_own() {
     let mut talk = talk();

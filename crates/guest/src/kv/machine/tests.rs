@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use whimbrel_memory::page::ByteCount;
 
+use super::super::check::check;
 use super::super::port::KEPT_MIN;
 use super::super::store::tests::store;
 use super::*;
@@ -191,6 +192,10 @@ fn a_client_that_wants_no_replies_has_none_wherever_the_guest_goes_on() {
     let off = said(&mut machine, 1, 0, "CLIENT REPLY OFF\r\n");
     let skip = said(&mut machine, 2, 0, "CLIENT REPLY SKIP\r\n");
     let mut machine = Machine::open(machine.store.arena().clone()).expect("a store");
+    let held = vec![(ConnectionId(1), Position(0)), (ConnectionId(2), Position(0))];
+    let attach = Attach { relay, last: ConnectionId(2), held };
+    let here = Arc::new(AtomicBool::new(true));
+    machine.handle(Event::Attach(attach, Box::new(Relay(here))), &|| true);
     let mut replies = |id, at, words: &str| {
         said(&mut machine, id, at, words);
         let mut records = Record::all(machine.store.arena());
@@ -200,6 +205,23 @@ fn a_client_that_wants_no_replies_has_none_wherever_the_guest_goes_on() {
     };
     assert_eq!(replies(1, off, "PING\r\nCLIENT REPLY ON\r\n"), "+OK\r\n");
     assert_eq!(replies(2, skip, "PING\r\nECHO a\r\n"), "$1\r\na\r\n");
+}
+
+#[test]
+fn records_that_lead_around_end() {
+    let (machine, ..) = with_clients(2, ByteCount::mib(4));
+    let arena = machine.store.arena().clone();
+    for list in [head::CONNECTIONS, head::RELAYS] {
+        let first = arena.follow(list);
+        let mut last = first;
+        while let Some(next) = arena.follow(last).place() {
+            last = next;
+        }
+        arena.point(last, first);
+    }
+    assert!(check(&arena).damage.is_some());
+    let machine = Machine::open(arena).expect("a store");
+    assert_eq!(machine.sessions.len(), 2);
 }
 
 #[test]

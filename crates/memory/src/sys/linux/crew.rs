@@ -1,8 +1,9 @@
 //! Scans of private memory by several threads, which were started before anybody waits for them.
 //!
 //! A scan walks page tables, and waits for memory more than it works: two threads take little more
-//! than half the time of one. Protecting all of it at first is a scan too. Regions are cut into pieces; each thread takes the next piece until
-//! none is left, so that one that is late holds nobody up.
+//! than half the time of one. Protecting all of it at first is a scan too. Regions are cut into
+//! pieces; each thread takes the next piece until none is left, so that one that is late holds
+//! nobody up.
 
 use std::io;
 use std::ops::Range;
