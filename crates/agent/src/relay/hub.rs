@@ -382,12 +382,12 @@ async fn input(
     }
 }
 
-#[cfg(test)]
+// Others have no listener at hand at which nobody can be let in.
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
     /// Something at which nobody can be let in, and what keeps it so.
-    #[cfg(unix)]
     async fn broken() -> (TcpListener, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -398,7 +398,6 @@ mod tests {
         (TcpListener::from_std(listener).unwrap(), far)
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn those_who_are_in_do_not_wait_for_those_who_cannot_be_let_in() {
         let (listener, _far) = broken().await;

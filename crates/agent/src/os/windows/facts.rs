@@ -1,6 +1,7 @@
 //! What Windows says about this host, and what it has not.
 
 use whimbrel_engine::memory::{Backing, probe_host};
+use whimbrel_engine::page::ByteCount;
 
 use crate::os::{Device, HostFacts, Lack};
 
