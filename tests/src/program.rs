@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::os::Pid;
+use crate::os::{self, Pid};
 use crate::realm::realm;
 use crate::windows;
 
@@ -206,7 +206,7 @@ impl How {
         };
         command.args(&self.options).stdin(Stdio::piped());
         command.stderr(match self.mute {
-            true => crate::os::full_disk(),
+            true => os::full_disk(),
             false => data.said.as_file().try_clone().expect("one file more"),
         });
         command
@@ -295,6 +295,14 @@ impl Agent {
         self.data.folder.path()
     }
 
+    /// Has it work by another policy, once it looks.
+    ///
+    /// # Panics
+    /// If that cannot be written.
+    pub fn set_policy(&self, policy: impl AsRef<[u8]>) {
+        os::replace(&self.data().join("policy.toml"), policy);
+    }
+
     /// What it has said, and what the processes of its guests have logged.
     #[must_use]
     pub fn logs(&self) -> String {
@@ -329,7 +337,7 @@ impl Agent {
     /// # Panics
     /// If it does not end.
     pub async fn end(&mut self) -> Option<i32> {
-        crate::os::terminate(self.pid());
+        os::terminate(self.pid());
         self.ended().await
     }
 

@@ -144,11 +144,7 @@ impl Core {
             Some(warrant) => {
                 self.guard.check_outgoing(warrant, guest.uuid, destination, carrier)?;
             }
-            None if self.guard.may(destination, Action::Receive)? => {}
-            None => {
-                let why = self.guard.refusal(destination, Action::Receive);
-                return Err(Status::permission_denied(why));
-            }
+            None => self.guard.require_of(destination, Action::Receive)?,
         }
         guest.add_party(destination, &[])
     }

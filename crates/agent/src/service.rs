@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 use whimbrel_control::api;
 use whimbrel_control::api::agent_server::Agent;
 
-use crate::access::{Action, Authenticated, Caller};
+use crate::access::{Action, Authenticated, Caller, Guard};
 use crate::agent::Core;
 use crate::convert::{self, parse_uuid};
 use crate::guests::Migration;
@@ -40,13 +40,14 @@ impl AgentService {
 }
 
 impl AgentService {
-    /// Whether whoever calls is still somebody: for calls that last.
+    /// Whether whoever calls is still somebody, of whom `still` holds: for calls that last.
     fn trusted<T>(
         &self,
         request: &Request<T>,
+        still: impl Fn(&Guard, &Authenticated) -> bool + Send + Sync + 'static,
     ) -> Result<impl Fn() -> bool + Send + Sync + 'static, Status> {
         let (core, caller) = (Arc::clone(&self.core), caller(request)?);
-        Ok(move || core.guard.who(&caller).is_ok())
+        Ok(move || core.guard.who(&caller).is_ok_and(|who| still(&core.guard, &who)))
     }
 
     /// Refuses whoever may not look, has not begun the migration, and is not its other side; to
@@ -176,13 +177,11 @@ impl Agent for AgentService {
         let migration = self.core.guests.find_migration(&request.get_ref().migration);
         let migration = self.may_follow(&who, migration)?;
         let looks = self.core.guard.allows(&who, Action::Look)?;
-        let (core, caller) = (Arc::clone(&self.core), caller(&request)?);
         // Whoever watches because they may look watches no longer than they may. A policy that
         // cannot be read says nothing of anybody.
-        let may = move || {
-            let still = |who| !looks || core.guard.allows(&who, Action::Look).unwrap_or(true);
-            core.guard.who(&caller).is_ok_and(still)
-        };
+        let may = self.trusted(&request, move |guard, who| {
+            !looks || guard.allows(who, Action::Look).unwrap_or(true)
+        })?;
         Ok(Response::new(watching::stream(migration.watch(), may)))
     }
 
@@ -257,7 +256,7 @@ impl Agent for AgentService {
     type RelayStream = GuestFrames;
 
     async fn relay(&self, request: Request<Streaming<api::RelayFrame>>) -> Answer<GuestFrames> {
-        let (who, trusted) = (who(&request)?, self.trusted(&request)?);
+        let (who, trusted) = (who(&request)?, self.trusted(&request, |_, _| true)?);
         let passed = Arc::clone(&self.core).pass_on(request.into_inner(), &who, trusted);
         passed.await.map(Response::new)
     }

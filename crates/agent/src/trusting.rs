@@ -63,12 +63,10 @@ impl Core {
     fn stands(&self, other: &Other) -> Result<(), Status> {
         match other {
             Other::Source(caller) => self.guard.require(&self.guard.who(caller)?, Action::Send),
-            Other::Destination(peer, _) => match peer.who() {
-                Some(who) if !self.guard.may(who, Action::Receive)? => {
-                    Err(Status::permission_denied(self.guard.refusal(who, Action::Receive)))
-                }
-                _ => Ok(()),
-            },
+            Other::Destination(peer, _) => {
+                let require = |who| self.guard.require_of(who, Action::Receive);
+                peer.who().map_or(Ok(()), require)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use whimbrel_tests::net::Namespace;
 use whimbrel_tests::program::{Agent, How, Said, run};
-use whimbrel_tests::{os, skipped};
+use whimbrel_tests::skipped;
 
 use crate::trusted::{Authority, ask, guest, own, secure_agent, until_refused};
 
@@ -43,7 +43,7 @@ async fn certified_hosts_move_guests_for_those_who_may_order_it() {
     let itself = own(&a).to_str().expect("UTF-8").to_owned();
     let refused = ask(&a, &itself, &["migrate", "web", &b.address]).await.ended(6);
     assert!(refused.err.contains("refuses") && refused.err.contains("host-a"), "{refused:?}");
-    os::replace(&b.data().join("policy.toml"), format!("{policy}send = ['host-a']\n"));
+    b.set_policy(format!("{policy}send = ['host-a']\n"));
     let moved = moves(&a, &itself, &b).await;
     assert_eq!(moved["outcome"], "completed", "{moved}");
     let there = ask(&b, &monitor, &["status", "web", "--json"]).await.ended(0).json();
@@ -208,7 +208,7 @@ async fn a_key_is_trusted_after_it_was_compared_and_only_where_it_answers() {
     let refused = ask(&a, &desk, &["migrate", "web", &b.address]).await.ended(6);
     assert!(refused.err.contains("receive = [\"b\"]"), "{refused:?}");
     let policy = "manage = ['ops']\nreceive = ['b']\n";
-    os::replace(&a.data().join("policy.toml"), policy);
+    a.set_policy(policy);
     let moved = moves(&a, &desk, &b).await;
     assert_eq!(moved["outcome"], "completed", "{moved}");
     let _ = run(&["unpair", "ops", "--identity", &at_a]).await.ended(0);
@@ -221,7 +221,7 @@ async fn a_policy_that_cannot_be_read_allows_nothing_and_says_so() {
     let ops = authority.person("ops", "30").await;
     let a = authority.agent("host-a", 2, "manage = ['ops']\n", &[]).await;
     let _ = ask(&a, &ops, &["list"]).await.ended(0);
-    os::replace(&a.data().join("policy.toml"), "mange = ['ops']\n");
+    a.set_policy("mange = ['ops']\n");
     let broken = async {
         loop {
             let said = ask(&a, &ops, &["list"]).await;
@@ -251,15 +251,14 @@ async fn trust_that_is_withdrawn_ends_a_move_that_is_under_way() {
     // Whoever has `order` on both would sign a ticket, and a move by ticket rests on no policy.
     let itself = own(&a).to_str().expect("UTF-8").to_owned();
     for (agent, right, line) in [(&b, "send", send), (&a, "receive", receive)] {
-        let policy = agent.data().join("policy.toml");
         let id = sets_out(&a, &itself, &b).await;
-        os::replace(&policy, manage);
+        agent.set_policy(manage);
         ends_for(&a, &ops, &id, right).await;
-        os::replace(&policy, format!("{manage}{line}"));
+        agent.set_policy(format!("{manage}{line}"));
     }
     let id = sets_out(&a, &itself, &b).await;
     // Who may look no more hears no more; who may not order it cannot end it.
-    os::replace(&a.data().join("policy.toml"), receive);
+    a.set_policy(receive);
     let watched = ask(&a, &ops, &["watch", &id, "--json"]).await;
     assert_eq!(watched.status, Some(6), "{watched:?}");
     authority.revoke("host-b", &[&a]).await;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use whimbrel_tests::net::Namespace;
 use whimbrel_tests::program::{Agent, Said};
-use whimbrel_tests::{os, skipped};
+use whimbrel_tests::skipped;
 
 use crate::trusted::{Authority, SMALL, ask, guest};
 
@@ -19,8 +19,7 @@ async fn networked(ip: IpAddr) -> Agent {
 }
 
 fn trust(agent: &Agent, links: &str) {
-    let policy = format!("trusted-links = [{links}]\n");
-    os::replace(&agent.data().join("policy.toml"), policy);
+    agent.set_policy(format!("trusted-links = [{links}]\n"));
 }
 
 async fn migrate(from: &Agent, to: &Agent, more: &[&str]) -> Said {

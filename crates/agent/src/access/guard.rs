@@ -104,12 +104,19 @@ impl Guard {
 
     /// Refuses a caller who may not.
     pub(crate) fn require(&self, who: &Authenticated, action: Action) -> Result<(), Status> {
-        match &who.0 {
-            Some(who) if !self.may(who, action)? => {
-                Err(Status::permission_denied(self.refusal(who, action)))
-            }
-            _ => Ok(()),
+        who.0.as_ref().map_or(Ok(()), |who| self.require_of(who, action))
+    }
+
+    /// Refuses somebody who may not.
+    pub(crate) fn require_of(&self, who: &Who, action: Action) -> Result<(), Status> {
+        match self.may(who, action)? {
+            true => Ok(()),
+            false => Err(Status::permission_denied(self.refusal(who, action))),
         }
+    }
+
+    pub(super) fn refusal(&self, who: &Who, action: Action) -> String {
+        self.policy.refusal(who, action)
     }
 
     /// Refuses an address over which a session travels that must not: one beyond this host where
@@ -118,9 +125,5 @@ impl Guard {
         let trusted = self.policy.trusts(ip);
         let trusted = || trusted.map_err(|error| Status::failed_precondition(error.to_string()));
         carriers::carries(carrier, ip, trusted, || self.policy.distrust(ip))
-    }
-
-    pub(crate) fn refusal(&self, who: &Who, action: Action) -> String {
-        self.policy.refusal(who, action)
     }
 }

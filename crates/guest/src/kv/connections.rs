@@ -258,7 +258,7 @@ fn list(arena: &Arena, first: At) -> impl Iterator<Item = At> + '_ {
         pointer = arena.follow(pointer).place()?;
         Some(pointer)
     });
-    next.zip(0..room).map(|(at, _)| at)
+    next.take(room as usize)
 }
 
 /// The highest number that a connection of a run has had.
