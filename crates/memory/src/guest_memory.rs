@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use whimbrel_page::{ByteCount, Layout, PageSet, RegionId, Run};
 
-use crate::sys::{self, AdoptedRegion, Mapping, Populator};
+use crate::sys::{self, AdoptedRegion, Mapping, Placer, Populator};
 use crate::write_log::{Logged, WriteLog};
 use crate::{MemoryError, TrackerKind};
 
@@ -54,6 +54,7 @@ struct Shared {
     huge: HugePages,
     /// In the order of the layout.
     mappings: Vec<Mapping>,
+    placer: Placer,
     log: WriteLog,
     owner: Mutex<Option<TrackerKind>>,
     /// Whether the armed tracker makes the kernel's writes fail.
@@ -112,6 +113,7 @@ impl GuestMemory {
             backing,
             huge,
             mappings,
+            placer: Placer::default(),
             log: WriteLog::new(layout),
             owner: Mutex::new(None),
             refuses_kernel: AtomicBool::new(false),
@@ -345,6 +347,31 @@ impl GuestMemory {
         });
         let populated = populator.populate(pieces);
         populated.map_err(MemoryError::os("give the guest memory for pages that arrived"))
+    }
+
+    /// Gets ready for [`GuestMemory::place`], if the host can do that and no huge pages were
+    /// wished for.
+    pub(crate) fn begin_placing(&self) {
+        if self.shared.huge == HugePages::HostDefault {
+            self.shared.placer.begin(self.shared.mappings.iter());
+        }
+    }
+
+    /// Gives pages that have no memory theirs, and writes them, in one step. Where that cannot be
+    /// done some may be written, and `false` is returned.
+    ///
+    /// # Panics
+    /// If the guest has no such pages, or `from` is not as large as they are.
+    pub(crate) fn place(&self, run: Run, from: &[u8]) -> bool {
+        let (mapping, _) = self.locate_run(run).expect("pages of this guest");
+        assert_eq!(from.len() as u64, run.count.bytes().0);
+        self.shared.placer.place(mapping, run.first.offset().0, from)
+    }
+
+    /// What places pages.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn placer(&self) -> &Placer {
+        &self.shared.placer
     }
 
     /// The mappings with their regions, in the order of the layout.

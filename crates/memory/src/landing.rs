@@ -33,6 +33,7 @@ impl Landing {
         for run in landing.memory.touched()?.runs() {
             landing.map_of(run)?.set(run.first.0, run.count.0);
         }
+        landing.memory.begin_placing();
         Ok(landing)
     }
 
@@ -46,7 +47,7 @@ impl Landing {
     ///
     /// # Errors
     /// [`MemoryError::NoSuchRun`], [`MemoryError::BufferSize`] if `from` is not exactly as large
-    /// as the run, or [`MemoryError::Os`] if the host has no memory left; nothing is written then.
+    /// as the run: nothing is written then; [`MemoryError::Os`] if the host has no memory left.
     pub fn write_pages(&self, run: Run, from: &[u8]) -> Result<(), MemoryError> {
         self.write_runs(std::iter::once((run, from)))
     }
@@ -54,21 +55,28 @@ impl Landing {
     /// Writes the pages of several runs, each with its bytes.
     ///
     /// # Errors
-    /// As [`Landing::write_pages`]; nothing of any run is written then.
+    /// As [`Landing::write_pages`].
     pub fn write_runs<'a>(
         &self,
-        mut runs: impl Iterator<Item = (Run, &'a [u8])> + Clone,
+        runs: impl Iterator<Item = (Run, &'a [u8])> + Clone,
     ) -> Result<(), MemoryError> {
         for (run, from) in runs.clone() {
             self.map_of(run)?;
             check_buffer(run, from.len())?;
         }
-        // Noted whole before anything is written: a populator need not look at what it is handed.
-        let fresh: Vec<_> =
-            runs.clone().map(|(run, _)| run).filter(|run| self.begin(*run)).collect();
+        let (mut fresh, mut rest) = (Vec::new(), Vec::new());
+        for (run, from) in runs {
+            let is_fresh = self.begin(run);
+            if is_fresh && self.memory.place(run, from) {
+                continue;
+            }
+            fresh.extend(is_fresh.then_some(run));
+            rest.push((run, from));
+        }
         // A call or two instead of a fault a page, and a host without memory says so.
         self.memory.populate(&self.populator, fresh.into_iter())?;
-        runs.try_for_each(|(run, from)| self.memory.write(run.region, run.first.offset(), from))
+        let write = |(run, from): (Run, _)| self.memory.write(run.region, run.first.offset(), from);
+        rest.into_iter().try_for_each(write)
     }
 
     /// Makes the pages of `run` zero: gives back what was written, leaves alone what was not.

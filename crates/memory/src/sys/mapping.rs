@@ -165,6 +165,11 @@ impl Mapping {
         self.file.as_ref()
     }
 
+    /// Whether this process has mapped it for itself, and in ordinary pages.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self.raw, Raw::Own(_)) && self.granule == PageCount(1)
+    }
+
     /// Where the mapping is.
     pub(super) fn addresses(&self) -> Range<usize> {
         let start = self.raw.at().expose_provenance();

@@ -11,6 +11,7 @@ mod own;
 #[cfg(test)]
 mod own_process;
 mod pagemap;
+mod placer;
 mod populator;
 #[cfg(test)]
 mod sparse;
@@ -32,6 +33,7 @@ pub(super) use fault::Guard;
 use mprotect::Mprotect;
 pub(super) use own::Own;
 use pagemap::populated;
+pub(crate) use placer::Placer;
 pub(crate) use populator::Populator;
 pub use turns::take_long_turns;
 use userfaultfd::Userfaultfd;

@@ -18,7 +18,7 @@ fn full(backing: Backing) -> GuestMemory {
 }
 
 /// Whether this host has what the tracker needs.
-fn usable(kind: TrackerKind, backing: Backing) -> bool {
+pub(super) fn usable(kind: TrackerKind, backing: Backing) -> bool {
     let Err(error @ MemoryError::Unsupported { .. }) = open(kind, &full(backing)) else {
         return true;
     };

@@ -118,7 +118,8 @@ impl Mechanism for Userfaultfd {
     const LOGGED: Logged = Logged::Discards;
 
     fn arm(&mut self, memory: &GuestMemory) -> Result<(), MemoryError> {
-        let descriptor = connect().map_err(unsupported)?;
+        // What came here was placed, and is registered already.
+        let descriptor = memory.placer().take().map_or_else(connect, Ok).map_err(unsupported)?;
         let none = |mapping: &Mapping| Bitmap::new(mapping.pages().div_ceil(TABLE_PAGES));
         let tables =
             memory.regions().map(|(_, mapping)| mapping.file().map(|_| none(mapping))).collect();
@@ -157,7 +158,7 @@ impl Mechanism for Userfaultfd {
 
 /// A userfaultfd that needs no privilege, as it handles no faults of the kernel: with WP_ASYNC
 /// it handles none at all.
-fn connect() -> io::Result<OwnedFd> {
+pub(super) fn connect() -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK | UFFD_USER_MODE_ONLY;
     // SAFETY: a call without pointers.
     let fd = checked(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) })?;
@@ -188,7 +189,7 @@ fn address_range(mapping: &Mapping) -> AddressRange {
     AddressRange { start: mapping.addresses().start as u64, len: mapping.size() }
 }
 
-fn register(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
+pub(super) fn register(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
     let mut arg = Register { range: address_range(mapping), mode: REGISTER_MODE_WP, ioctls: 0 };
     // SAFETY: the argument is a uffdio_register of a range that is mapped.
     unsafe { control(descriptor.as_raw_fd(), UFFDIO_REGISTER, &mut arg) }
@@ -201,7 +202,7 @@ fn unregister(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
 
 /// # Safety
 /// `T` is the structure that belongs to `request`.
-unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Result<()> {
+pub(super) unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Result<()> {
     // SAFETY: as the caller promised.
     checked(unsafe { libc::ioctl(fd, request as libc::Ioctl, &raw mut *arg) }.into()).map(drop)
 }

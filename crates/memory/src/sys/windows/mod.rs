@@ -83,6 +83,18 @@ impl Populator {
     }
 }
 
+/// Memory and content never come in one step here.
+#[derive(Default)]
+pub(crate) struct Placer;
+
+impl Placer {
+    pub(crate) fn begin<'a>(&self, _: impl Iterator<Item = &'a Mapping>) {}
+
+    pub(crate) fn place(&self, _: &Mapping, _: u64, _: &[u8]) -> bool {
+        false
+    }
+}
+
 /// Hands every run of pages that were ever written to `each`, as first page and count. Those that
 /// were discarded are among them.
 pub(super) fn touched(mapping: &Mapping, each: impl FnMut(u64, u64)) -> io::Result<()> {
