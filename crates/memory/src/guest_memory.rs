@@ -54,6 +54,7 @@ struct Shared {
     huge: HugePages,
     /// In the order of the layout.
     mappings: Vec<Mapping>,
+    /// Goes after the mappings do: it would look at every page of what is still mapped.
     placer: Placer,
     log: WriteLog,
     owner: Mutex<Option<TrackerKind>>,
@@ -363,9 +364,14 @@ impl GuestMemory {
     /// # Panics
     /// If the guest has no such pages, or `from` is not as large as they are.
     pub(crate) fn place(&self, run: Run, from: &[u8]) -> bool {
-        let (mapping, _) = self.locate_run(run).expect("pages of this guest");
-        assert_eq!(from.len() as u64, run.count.bytes().0);
-        self.shared.placer.place(mapping, run.first.offset().0, from)
+        let (mapping, position) = self.locate_run(run).expect("pages of this guest");
+        let (offset, len) = (run.first.offset().0, run.count.bytes().0);
+        assert_eq!(from.len() as u64, len);
+        let placed = self.shared.placer.place(mapping, offset, from);
+        if placed {
+            self.shared.log.note(Logged::Writes, position, offset, len);
+        }
+        placed
     }
 
     /// What places pages.

@@ -21,7 +21,9 @@ pub struct Landing {
 }
 
 impl Landing {
-    /// Takes `memory` to land in. It need not be fresh.
+    /// Takes `memory` to land in. It need not be fresh. On Linux its private regions may be
+    /// registered with a userfaultfd until a tracker is armed or the memory goes: no other one can
+    /// register them meanwhile.
     ///
     /// # Errors
     /// [`MemoryError::Os`] if the host does not say which pages are populated.
@@ -47,7 +49,8 @@ impl Landing {
     ///
     /// # Errors
     /// [`MemoryError::NoSuchRun`], [`MemoryError::BufferSize`] if `from` is not exactly as large
-    /// as the run: nothing is written then; [`MemoryError::Os`] if the host has no memory left.
+    /// as the run: nothing is written then. [`MemoryError::Os`] if the host has no memory left:
+    /// some of it may be written then.
     pub fn write_pages(&self, run: Run, from: &[u8]) -> Result<(), MemoryError> {
         self.write_runs(std::iter::once((run, from)))
     }

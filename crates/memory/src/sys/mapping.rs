@@ -165,9 +165,10 @@ impl Mapping {
         self.file.as_ref()
     }
 
-    /// Whether this process has mapped it for itself, and in ordinary pages.
+    /// Whether this process has mapped it for itself: nobody else has a say in it.
+    #[cfg(target_os = "linux")]
     pub(super) fn is_own(&self) -> bool {
-        matches!(self.raw, Raw::Own(_)) && self.granule == PageCount(1)
+        matches!(self.raw, Raw::Own(_))
     }
 
     /// Where the mapping is.

@@ -16,6 +16,8 @@ impl Mechanism for Mprotect {
     const LOGGED: Logged = Logged::Discards;
 
     fn arm(&mut self, memory: &GuestMemory) -> Result<(), MemoryError> {
+        // A page that is placed is not written by anybody who could fault.
+        drop(memory.placer().take());
         for (_, mapping) in memory.regions() {
             let guard =
                 mapping.guard().map_err(MemoryError::os("install its page fault handler"))?;

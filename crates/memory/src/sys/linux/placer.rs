@@ -15,7 +15,7 @@ use crate::sys::Mapping;
 
 /// `struct uffdio_copy`.
 #[repr(C)]
-struct Copy {
+struct CopyArgument {
     to: u64,
     from: u64,
     len: u64,
@@ -25,7 +25,7 @@ struct Copy {
 }
 
 const UFFDIO_COPY: u64 = 0xc028_aa03;
-const _: () = assert!(UFFDIO_COPY == super::iowr(0xaa, 0x03, size_of::<Copy>()));
+const _: () = assert!(UFFDIO_COPY == super::iowr(0xaa, 0x03, size_of::<CopyArgument>()));
 
 const HUGE_PAGE_SETTINGS: &str = "/sys/kernel/mm/transparent_hugepage";
 
@@ -48,10 +48,12 @@ impl Placer {
     }
 
     fn register<'a>(&self, mappings: impl Iterator<Item = &'a Mapping>) -> io::Result<()> {
-        let descriptor = connect()?;
-        let mut mappings = mappings.filter(|mapping| mapping.is_own() && mapping.file().is_none());
-        mappings.try_for_each(|mapping| register(&descriptor, mapping))?;
-        *self.descriptor.write().unwrap_or_else(PoisonError::into_inner) = Some(descriptor);
+        let mut placeable = mappings.filter(|mapping| is_placeable(mapping)).peekable();
+        if placeable.peek().is_some() {
+            let descriptor = connect()?;
+            placeable.try_for_each(|mapping| register(&descriptor, mapping))?;
+            *self.descriptor.write().unwrap_or_else(PoisonError::into_inner) = Some(descriptor);
+        }
         Ok(())
     }
 
@@ -59,31 +61,26 @@ impl Placer {
     /// that it did not, some may have it and others are as they were.
     pub(crate) fn place(&self, mapping: &Mapping, offset: u64, from: &[u8]) -> bool {
         let descriptor = self.descriptor.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(descriptor) = &*descriptor else { return false };
-        let mut done = 0;
-        while done < from.len() {
-            let rest = &from[done..];
-            let to = mapping.at(offset + done as u64, rest.len()).expose_provenance() as u64;
-            let (len, from) = (rest.len() as u64, rest.as_ptr().expose_provenance() as u64);
-            let mut copy = Copy { to, from, len, mode: 0, copied: 0 };
-            // SAFETY: the argument is a uffdio_copy; both ranges are mapped and as long as it says.
-            let outcome = unsafe { control(descriptor.as_raw_fd(), UFFDIO_COPY, &mut copy) };
-            match (outcome, usize::try_from(copy.copied)) {
-                (Ok(()), _) => return true,
-                // It was interrupted.
-                (Err(error), Ok(copied @ 1..)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    done += copied;
-                }
-                _ => return false,
-            }
-        }
-        true
+        let Some(descriptor) = descriptor.as_ref().filter(|_| is_placeable(mapping)) else {
+            return false;
+        };
+        let to = mapping.at(offset, from.len()).expose_provenance() as u64;
+        let (len, from) = (from.len() as u64, from.as_ptr().expose_provenance() as u64);
+        let mut argument = CopyArgument { to, from, len, mode: 0, copied: 0 };
+        // SAFETY: the argument is a uffdio_copy; as many bytes as it says are ours to read, and
+        // guest memory, which nobody has a reference to.
+        unsafe { control(descriptor.as_raw_fd(), UFFDIO_COPY, &mut argument) }.is_ok()
     }
 
     /// Hands the registration over; nothing is placed any more.
     pub(super) fn take(&self) -> Option<OwnedFd> {
         self.descriptor.write().unwrap_or_else(PoisonError::into_inner).take()
     }
+}
+
+/// Only what nobody else could register: private memory that this process has mapped itself.
+fn is_placeable(mapping: &Mapping) -> bool {
+    mapping.is_own() && mapping.file().is_none()
 }
 
 /// Whether memory that nobody has asked huge pages for may get some, of whatever size.
@@ -99,7 +96,6 @@ mod tests {
         ByteCount, Layout, PAGE_SIZE, PageIndex, PageSet, RegionId, RegionLayout, Run,
     };
 
-    use super::super::open;
     use super::super::tests::usable;
     use super::*;
     use crate::{Backing, GuestMemory, HugePages, Landing, TrackerKind};
@@ -139,19 +135,22 @@ mod tests {
         mapping.read(4 * PAGE, &mut found);
         assert!(found == content);
 
-        assert!(!placer.place(&mapping, 11 * PAGE, &vec![9; 2 * PAGE_SIZE]));
+        // The second of them is there, and then the first.
+        for first in [3, 11] {
+            assert!(!placer.place(&mapping, first * PAGE, &vec![9; 2 * PAGE_SIZE]));
+        }
         mapping.read(4 * PAGE, &mut found);
         assert!(found == content, "a page that was there was written");
         mapping.write(20 * PAGE, &[1; 8]);
         mapping.read(20 * PAGE, &mut found[..PAGE_SIZE]);
         assert_eq!(found[..9], [1, 1, 1, 1, 1, 1, 1, 1, 0]);
 
-        assert!(placer.take().is_some());
+        assert!(placer.take().is_some(), "it was registered");
         assert!(!placer.place(&mapping, 40 * PAGE, &content));
         assert!(!touched(&mapping).contains(&40));
     }
 
-    /// Memory that others have mapped, and files, are not registered.
+    /// It has other ways to be tracked, and others may have mapped it.
     #[test]
     fn memory_in_a_file_is_not_placed() {
         if !usable(TrackerKind::Userfaultfd, Backing::Private) {
@@ -159,34 +158,77 @@ mod tests {
         }
         let mapping = mapping(8, Backing::Shared);
         let placer = begun(&mapping);
-        assert!(!placer.place(&mapping, 0, &[1; PAGE_SIZE]));
-        assert_eq!(touched(&mapping), []);
+        assert!(placer.take().is_none(), "there is nothing to register");
     }
 
-    /// A guest that came moves on: the tracker takes the registration over, and pages that are
-    /// written while it is armed are found, whether they were placed or not.
+    /// Landing in private memory, with what places pages or without.
+    fn landing(placing: bool) -> (GuestMemory, Landing) {
+        let layout = Layout::single(ByteCount(64 * PAGE)).expect("a layout");
+        let memory = GuestMemory::allocate(&layout, Backing::Private).expect("address space");
+        let landing = Landing::new(memory.clone()).expect("listed");
+        if placing && memory.placer().descriptor.read().expect("not poisoned").is_none() {
+            memory.placer().register(memory.regions().map(|(_, mapping)| mapping)).expect("done");
+        } else if !placing {
+            drop(memory.placer().take());
+        }
+        (memory, landing)
+    }
+
+    fn run(first: u64, count: u64) -> Run {
+        Run::new(RegionId(0), first, count)
+    }
+
+    fn holds(memory: &GuestMemory, run: Run, expected: u8) -> bool {
+        let mut found = vec![0; run.count.0 as usize * PAGE_SIZE];
+        memory.copy_run(run, &mut found).expect("there");
+        found.iter().all(|byte| *byte == expected)
+    }
+
+    /// A guest that came moves on: whichever tracker is armed finds what is written then, whether
+    /// it was placed or not, and what lands even then; nothing is placed behind its back.
     #[test]
     fn what_was_placed_is_tracked_afterwards() {
         if !usable(TrackerKind::Userfaultfd, Backing::Private) {
             return;
         }
-        let layout = Layout::single(ByteCount(64 * PAGE)).expect("a layout");
-        let memory = GuestMemory::allocate(&layout, Backing::Private).expect("address space");
-        let landing = Landing::new(memory.clone()).expect("listed");
-        let run = Run::new(RegionId(0), 0, 32);
-        landing.write_pages(run, &vec![3; 32 * PAGE_SIZE]).expect("written");
-        let mut tracker = open(TrackerKind::Userfaultfd, &memory).expect("it is usable");
-        tracker.arm().expect("armed");
-        for page in [2, 40] {
-            memory.store_u64(RegionId(0), PageIndex(page).offset(), 7).expect("written");
+        for (kind, placing) in TrackerKind::here().flat_map(|kind| [(kind, true), (kind, false)]) {
+            let (memory, landing) = landing(placing);
+            landing.write_pages(run(0, 32), &vec![3; 32 * PAGE_SIZE]).expect("written");
+            let mut tracker = crate::open(kind, &memory).expect("it is usable");
+            tracker.arm().expect("armed");
+            for page in [2, 40] {
+                memory.store_u64(RegionId(0), PageIndex(page).offset(), 7).expect("written");
+            }
+            landing.write_pages(run(50, 1), &[4; PAGE_SIZE]).expect("written");
+            let mut found = PageSet::new(memory.layout());
+            tracker.harvest(&mut found).expect("harvested");
+            let pages = found.runs().flat_map(|run| run.pages()).map(|page| page.0);
+            assert_eq!(pages.collect::<Vec<_>>(), [2, 40, 50], "{kind:?}, {placing}");
+            tracker.disarm().expect("disarmed");
+            assert!(holds(&memory, run(3, 29), 3) && holds(&memory, run(50, 1), 4));
         }
-        // Too late to be placed, and landed all the same.
-        landing.write_pages(Run::new(RegionId(0), 50, 1), &[4; PAGE_SIZE]).expect("written");
-        let mut found = PageSet::new(&layout);
-        tracker.harvest(&mut found).expect("harvested");
-        let found: Vec<_> = found.runs().flat_map(|run| run.pages()).map(|page| page.0).collect();
-        assert_eq!(found, [2, 40, 50]);
-        tracker.disarm().expect("disarmed");
+    }
+
+    /// Pages that are there although nothing has landed there: read, or written past the landing.
+    #[test]
+    fn what_cannot_be_placed_is_written() {
+        if !usable(TrackerKind::Userfaultfd, Backing::Private) {
+            return;
+        }
+        for placing in [true, false] {
+            let (memory, landing) = landing(placing);
+            assert!(holds(&memory, run(5, 1), 0));
+            memory.store_u64(RegionId(0), PageIndex(12).offset(), 7).expect("written");
+            for (first, count) in [(4, 4), (10, 4), (20, 8)] {
+                let content = vec![9; count as usize * PAGE_SIZE];
+                landing.write_pages(run(first, count), &content).expect("written");
+                assert!(holds(&memory, run(first, count), 9), "{placing}, {first}");
+            }
+            // Given back, and landed again.
+            landing.zero(run(20, 8)).expect("zero");
+            landing.write_pages(run(22, 2), &[8; 2 * PAGE_SIZE]).expect("written");
+            assert!(holds(&memory, run(20, 2), 0) && holds(&memory, run(22, 2), 8));
+        }
     }
 
     #[test]

@@ -201,7 +201,8 @@ fn unregister(descriptor: &OwnedFd, mapping: &Mapping) -> io::Result<()> {
 }
 
 /// # Safety
-/// `T` is the structure that belongs to `request`.
+/// `T` is the structure that belongs to `request`, and what it points to may be read and written
+/// as the request does.
 pub(super) unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Result<()> {
     // SAFETY: as the caller promised.
     checked(unsafe { libc::ioctl(fd, request as libc::Ioctl, &raw mut *arg) }.into()).map(drop)
