@@ -354,7 +354,7 @@ impl GuestMemory {
     /// wished for.
     pub(crate) fn begin_placing(&self) {
         if self.shared.huge == HugePages::HostDefault {
-            self.shared.placer.begin(self.shared.mappings.iter());
+            self.placer().begin(self.shared.mappings.iter());
         }
     }
 
@@ -367,7 +367,7 @@ impl GuestMemory {
         let (mapping, position) = self.locate_run(run).expect("pages of this guest");
         let (offset, len) = (run.first.offset().0, run.count.bytes().0);
         assert_eq!(from.len() as u64, len);
-        let placed = self.shared.placer.place(mapping, offset, from);
+        let placed = self.placer().place(mapping, offset, from);
         if placed {
             self.shared.log.note(Logged::Writes, position, offset, len);
         }
@@ -375,7 +375,6 @@ impl GuestMemory {
     }
 
     /// What places pages.
-    #[cfg(target_os = "linux")]
     pub(crate) fn placer(&self) -> &Placer {
         &self.shared.placer
     }
