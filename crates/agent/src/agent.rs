@@ -153,7 +153,7 @@ impl Agent {
         let folder = DataFolder::open(&options.data)?;
         let guard = Arc::new(Guard::open(&options)?);
         let listen = |source| AgentError::Listen { address, source };
-        let listener = TcpListener::bind(address).await.map_err(listen)?;
+        let listener = os::listen(address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
         let (guests, trackers) = (Guests::default(), trackers());
         let relays = Relays::new().map_err(AgentError::Failed)?;

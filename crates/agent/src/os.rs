@@ -28,8 +28,20 @@ pub use system::{asked_to_end, reader_gone, told_to_end};
 use std::io;
 use std::time::Duration;
 
+use tokio::net::{TcpListener, ToSocketAddrs};
 use whimbrel_engine::page::ByteCount;
 use whimbrel_engine::protocol::Process;
+
+/// Connections that wait to be accepted, at an address that many come to at once. The libraries'
+/// own is 128; who comes when so many wait is not heard, and tries again after 1, 3 and 7 s.
+const WAITING_MAX: i32 = 1024;
+
+/// Listens at the first of `addresses` that can be had, with room for many who come at once.
+pub(crate) async fn listen(addresses: impl ToSocketAddrs) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(addresses).await?;
+    rustix::net::listen(&listener, WAITING_MAX)?;
+    Ok(listener)
+}
 
 /// The identity of one run of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,4 +116,27 @@ pub(crate) struct Usage {
     pub(crate) cpu: Duration,
     /// The most memory it held since [`reset_peak`], shared memory counted.
     pub(crate) peak: ByteCount,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::net::TcpStream;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn many_connect_before_anybody_is_accepted() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        // Half of them: more files than that a process often may not have.
+        for number in 0..WAITING_MAX / 2 {
+            // One who is not heard tries for minutes, and nobody makes room.
+            let connected = timeout(Duration::from_secs(60), TcpStream::connect(address)).await;
+            waiting.push(connected.unwrap_or_else(|_| panic!("{number} are too many")).unwrap());
+        }
+    }
 }

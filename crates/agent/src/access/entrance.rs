@@ -32,7 +32,9 @@ use super::caller::Caller;
 use super::metered::Metered;
 use super::rooms::{Room, Rooms};
 
-/// Callers that are about to prove who they are, at a time.
+/// Callers that are about to prove who they are, at a time. With [`LEFT_ALONE`] that is 256 in a
+/// second, so that all who may wait to be accepted ([`os::listen`](crate::os::listen)) are heard
+/// before they give up, after 5 s.
 const HANDSHAKES_MAX: usize = 128;
 /// What a caller may say before it has proved who it is, in bytes: some certificates.
 const HANDSHAKE_BYTES_MAX: usize = 32 << 10;

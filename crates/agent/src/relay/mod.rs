@@ -45,6 +45,7 @@ use crate::access::Authenticated;
 use crate::agent::Core;
 use crate::convert::parse_uuid;
 use crate::guests::Guest;
+use crate::os;
 use crate::process_api::GuestFile;
 use hub::{Hub, Looks};
 
@@ -77,7 +78,7 @@ pub(crate) async fn door(config: &api::GuestConfig) -> Result<Option<Door>, Stat
         let why = format!("`{address}` is not an address and port to listen at for clients");
         Status::invalid_argument(why)
     })?;
-    let listener = TcpListener::bind(address).await.map_err(|error| {
+    let listener = os::listen(address).await.map_err(|error| {
         let why = format!("cannot listen at {address} for the guest's clients: {error}");
         Status::failed_precondition(why)
     })?;
@@ -173,7 +174,7 @@ impl Core {
             return;
         }
         if self.relays.look(guest.uuid).is_none() {
-            match TcpListener::bind(served_at(asked, transport::near).as_slice()).await {
+            match os::listen(served_at(asked, transport::near).as_slice()).await {
                 Ok(listener) => self.relay(guest, Door(listener)),
                 Err(error) => {
                     let name = &guest.config.name;
@@ -196,7 +197,7 @@ impl Core {
         if address.is_empty() {
             return;
         }
-        match TcpListener::bind(address).await {
+        match os::listen(address).await {
             Ok(listener) => self.relay(guest, Door(listener)),
             Err(error) => {
                 let name = &guest.config.name;
