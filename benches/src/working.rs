@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 use whimbrel_agent::bench::{Meter, moving};
 use whimbrel_engine::guest::{Guest, GuestFactory};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE};
+use whimbrel_engine::page::{Layout, PAGE_SIZE};
 use whimbrel_engine::protocol::{GuestUuid, Token};
 use whimbrel_engine::{
     DestinationAddress, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions, Report,
@@ -58,8 +58,9 @@ pub struct Worked {
     pub lost: Duration,
     /// Processor time of both sides and of the guest.
     pub cpu: Duration,
-    /// Memory that both sides together held at the worst moment, beside the guest's own on each.
-    pub beside: ByteCount,
+    /// Bytes that both sides together held at the worst moment, beside the guest's own on each; as
+    /// [`Meter::read`] counts.
+    pub beside: i64,
 }
 
 impl Worked {
@@ -111,7 +112,7 @@ pub fn migrate(work: &Work) -> anyhow::Result<Worked> {
     if !check.is_clean() {
         bail!("{check}");
     }
-    let beside = ByteCount(held.0.saturating_sub(outgoing.report.guest_ram.0));
+    let beside = held - outgoing.report.guest_ram.0 as i64;
     drop(incoming);
     let rates = [before, during, after];
     let (blackout, lost) = (felt.blackout, felt.lost);

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Each is a fuzzing target (`fuzz_targets/`, for `cargo fuzz`) and a test, which feeds it every
-//! file of `corpus/` (`tests/corpus.rs`). What it allocates is counted, and bounded by what was
-//! agreed. This library is **not** part of the product, and reads no files.
+//! file of `corpus/` and `regressions/` (`tests/corpus.rs`). What it allocates is counted, and
+//! bounded by what was agreed. This library is **not** part of the product, and reads no files.
 #![forbid(unsafe_code)]
 
 pub mod control;

@@ -1,5 +1,6 @@
-//! What the fuzzers have found, and the golden frames, through the same functions. An input that
-//! once broke a promise is among them.
+//! What the fuzzers have found, and the golden frames, through the same functions. So are the
+//! inputs that once broke a promise, as far as they are kept: `regressions/` has them, because a
+//! corpus loses those that get to nothing new.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -51,6 +52,23 @@ fn feed(target: &str, places: &[&str]) {
     let count = corpus.len();
     assert!(missed.is_empty(), "{count} inputs do not get to {missed:?}, but to {reached:?}");
     println!("{target}: {count} inputs get to {reached:?}");
+}
+
+#[test]
+fn what_once_broke_a_promise() {
+    let _alone = alone();
+    let mut count = 0;
+    for (target, run) in TARGETS {
+        let folder = root().join("fuzz/regressions").join(target);
+        // Not each of them was ever broken.
+        let inputs = if folder.is_dir() { files(&folder) } else { Vec::new() };
+        for (name, bytes) in inputs {
+            println!("{target}: {name}");
+            run(&bytes);
+            count += 1;
+        }
+    }
+    assert!(count > 0, "nothing is kept");
 }
 
 #[test]

@@ -21,7 +21,15 @@ pub struct Mutation {
 }
 
 /// All of them.
-pub const MUTATIONS: [Mutation; 4] = [
+pub const MUTATIONS: [Mutation; 5] = [
+    Mutation {
+        name: "dropped-guest",
+        file: "crates/engine/src/outgoing/mod.rs",
+        from: "        Self { outcome, guest: Some(guest), hung: None",
+        to: "        drop(guest);
+        Self { outcome, guest: None, hung: None",
+        test: &["-p", "whimbrel-engine", "--lib", "a_source_without_a_thread_gives_the_guest_back"],
+    },
     Mutation {
         name: "unbounded-batch",
         file: "crates/protocol/src/batch/decode.rs",

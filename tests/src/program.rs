@@ -20,6 +20,8 @@ use crate::windows;
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
 pub const WATCHDOG: Duration = Duration::from_secs(180);
 /// How an agent's first line begins.
+/// How the program ends where no agent answers.
+const NOT_THERE: i32 = 5;
 const LISTENING: &str = "whimbrel agent listening on ";
 /// How the line before begins, if it speaks HTTP.
 const SERVING: &str = "whimbrel agent serving http://";
@@ -375,7 +377,12 @@ impl Agent {
         let mut last = Value::Null;
         let watch = async {
             loop {
-                last = self.status(name).await;
+                let said = self.ask(&["status", name, "--json"]).await;
+                // A machine that is busy may be too late with one answer.
+                if said.status == Some(NOT_THERE) {
+                    continue;
+                }
+                last = said.ended(0).json();
                 if wanted(&last) {
                     return last.clone();
                 }

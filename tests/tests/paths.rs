@@ -13,10 +13,11 @@ use whimbrel_tests::program::Agent;
 use whimbrel_tests::realm::realm;
 use whimbrel_tests::{os, skipped};
 
-/// So that a dead wire is noticed soon.
+/// So that a dead wire is noticed soon: that is said while the agent runs, which begins otherwise.
+const HEARTBEAT: &str = "same-subnet=200msx5,cross-subnet=200msx5";
 const PATIENCE: [&str; 4] = [
     "--heartbeat",
-    "same-subnet=200msx5,cross-subnet=200msx5",
+    "same-subnet=2sx60,cross-subnet=2sx60",
     "--deadlines",
     "lane-open=1s,resume=30s,retry=100ms",
 ];
@@ -45,6 +46,7 @@ impl Hosts {
         options.extend(networks.iter().flat_map(|network| ["--network", network]));
         let here = Agent::everywhere(&wires.here, &[&options, more].concat()).await;
         let there = Agent::everywhere(&wires.there, &options).await;
+        let _ = here.ask(&["limit", "--heartbeat", HEARTBEAT]).await.ended(0);
         let address = here.address.parse().expect("an address");
         let access = realm().access();
         let client = Client::connect_as(&address, Deadlines::default(), &access).await;
@@ -282,10 +284,16 @@ async fn what_is_sent_is_marked_as_it_was_asked() {
     hosts.begin(&["--lanes", "2", "--dscp", "10", "--priority", "4"]).await;
     let both = |paths: &[api::Path]| paths.len() == 1 && paths[0].lanes == 2 && paths[0].bytes > 0;
     hosts.until("two lanes carry", both).await;
-    let marks = hosts.wires.marks(&format!("{}.2", Wires::subnet(0)));
     // The control connection is one of them. The system tells a priority as a class.
     let marked = |line: &&String| line.contains("tos:0x28") && line.contains("class_id:0x4");
-    assert_eq!((marks.iter().filter(marked).count(), marks.len()), (3, 3), "{marks:#?}");
+    // A lane that was slow may just be opened again.
+    let () = os::until(|| {
+        let marks = hosts.wires.marks(&format!("{}.2", Wires::subnet(0)));
+        let seen = (marks.iter().filter(marked).count(), marks.len());
+        println!("{seen:?} {marks:#?}");
+        (seen == (3, 3)).then_some(())
+    })
+    .await;
     hosts.wires.unshape();
     hosts.assert_moved().await;
 }

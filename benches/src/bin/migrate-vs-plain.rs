@@ -52,7 +52,7 @@ fn row(lanes: usize, pairs: &[(Sample, Migrated)], dirty: &[Migrated]) {
         median(busy.iter().copied()),
         worst(&busy),
     );
-    let beside = pairs.iter().map(|(_, moved)| moved.beside.0 as f64 / f64::from(1 << 20));
+    let beside = pairs.iter().map(|(_, moved)| moved.beside as f64 / f64::from(1 << 20));
     let beside = worst(&beside.collect::<Vec<_>>());
     println!("      beside the guest's own memory: {beside:.1} MiB, both sides together");
     if let Some((_, last)) = pairs.last() {

@@ -1,7 +1,8 @@
 //! How a migration grows with what is moved: figures, and plots of them.
 //!
-//! `scale FOLDER PART…` with the parts `size`, `lanes`, `rate`, `read`, `sparse`, `zero` and
-//! `order` prints one table each; the first three draw SVGs into the folder. Each takes minutes.
+//! `scale FOLDER PART…` with the parts `size`, `lanes`, `rate`, `estimate`, `read`, `sparse`,
+//! `zero` and `order` prints one table each; the first three draw SVGs into the folder. Each takes
+//! minutes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,13 +14,15 @@ use whimbrel_agent::host_facts;
 use whimbrel_benches::plot::Chart;
 use whimbrel_benches::working::{self, Work, Worked};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_engine::page::{ByteCount, Layout, PageIndex, RegionId, RegionLayout};
+use whimbrel_engine::page::{ByteCount, Layout, PageIndex, RegionId, RegionLayout, Run};
 use whimbrel_guest::stress::{DirtyRate, Fill, Pattern, StressSpec, VcpuCount};
 
 const GIB: u64 = 1 << 30;
 const MIB: f64 = (1 << 20) as f64;
 /// Runs of each, of which the median is told.
 const REPEATS: usize = 3;
+/// The same where what is told is how far a forecast is off.
+const FORECASTS: usize = 21;
 
 fn main() -> anyhow::Result<()> {
     let mut arguments = std::env::args().skip(1);
@@ -30,6 +33,7 @@ fn main() -> anyhow::Result<()> {
             "size" => size(folder)?,
             "lanes" => lanes(folder)?,
             "rate" => rate(folder)?,
+            "estimate" => estimate()?,
             "read" => read()?,
             "sparse" => sparse()?,
             "zero" => zero()?,
@@ -101,7 +105,7 @@ fn size(folder: &Path) -> anyhow::Result<()> {
 fn sized(name: &str, moved: &[Migrated]) -> [f64; 3] {
     let total = of(moved, |moved| ms(moved.report.total));
     let cpu = of(moved, |moved| ms(moved.cpu));
-    let beside = of(moved, |moved| mib(moved.beside));
+    let beside = of(moved, |moved| moved.beside as f64 / MIB);
     println!(
         "{name:>12} {total:11.0} {cpu:9.0} {beside:13.1} {:14.2} {:18.2}",
         of(moved, |moved| ms(moved.downtime())),
@@ -136,7 +140,7 @@ fn lanes(folder: &Path) -> anyhow::Result<()> {
             of(&pairs, |(plain, _)| plain.cpu_s_per_gib()),
             of(&pairs, |(_, moved)| moved.sample().cpu_s_per_gib()),
         ];
-        let beside = of(&pairs, |(_, moved)| mib(moved.beside));
+        let beside = of(&pairs, |(_, moved)| moved.beside as f64 / MIB);
         println!(
             "{lanes:5} {:14.0} {:11.0} {:7.2} {:20.2} / {:.2} {beside:13.1}",
             rate[0],
@@ -202,7 +206,7 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
         felt.push(&*name, &figures.concat());
         totals.push(&*name, &worked.each_ref().map(|runs| of(runs, |run| ms(run.report.total))));
         costs.push(&*name, &worked.each_ref().map(|runs| of(runs, |run| ms(run.cpu))));
-        beside.push(name, &worked.each_ref().map(|runs| of(runs, |run| mib(run.beside))));
+        beside.push(name, &worked.each_ref().map(|runs| of(runs, |run| run.beside as f64 / MIB)));
     }
     save(folder, "rate.svg", &totals)?;
     save(folder, "rate-felt.svg", &felt)?;
@@ -210,12 +214,35 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
     save(folder, "rate-memory.svg", &beside)
 }
 
+/// The downtime that was expected before the pause, as a share of what it took.
+fn expected(run: &Worked) -> f64 {
+    let expected = run.report.downtime_estimate.unwrap_or_default();
+    expected.as_secs_f64() / run.report.downtime.total().as_secs_f64()
+}
+
+/// How far off the forecast of the downtime is.
+fn estimate() -> anyhow::Result<()> {
+    println!("MiB/s   expected / taken: median (the lower quarter ends, the upper one begins)");
+    memory::warm(3 * GIB as usize);
+    for mib_s in [0, 100, 400] {
+        let rate = match mib_s {
+            0 => DirtyRate::Idle,
+            mib_s => DirtyRate::PerSecond(ByteCount::mib(mib_s)),
+        };
+        let work = work(rate, Pattern::Uniform)?;
+        let runs =
+            (0..FORECASTS).map(|_| working::migrate(&work)).collect::<Result<Vec<_>, _>>()?;
+        let mut shares: Vec<_> = runs.iter().map(expected).collect();
+        shares.sort_by(f64::total_cmp);
+        let (low, high) = (shares[FORECASTS / 4], shares[FORECASTS - 1 - FORECASTS / 4]);
+        let taken = of(&runs, |run| ms(run.report.downtime.total()));
+        println!("{mib_s:5}   {:.2} ({low:.2}, {high:.2}) of {taken:.1} ms", of(&shares, |it| *it));
+    }
+    Ok(())
+}
+
 /// A row of medians.
 fn at_work(runs: &[Worked]) -> String {
-    let expected = |run: &Worked| {
-        let expected = run.report.downtime_estimate.unwrap_or_default();
-        expected.as_secs_f64() / run.report.downtime.total().as_secs_f64()
-    };
     format!(
         "{:10.0} / {:.0} / {:.0} {:8.0} ms {:6.1} ms {:6.2} {:6.0} ms {:6.0} ms {:6.2} {:6.2} %",
         of(runs, |run| run.rates[0]),
@@ -275,7 +302,7 @@ fn sparse() -> anyhow::Result<()> {
             size / GIB,
             of(moved, |moved| ms(moved.report.total)),
             of(moved, |moved| ms(moved.cpu)),
-            of(moved, |moved| mib(moved.beside)),
+            of(moved, |moved| moved.beside as f64 / MIB),
             of(moved, |moved| ms(moved.downtime())),
         );
     }
@@ -285,22 +312,30 @@ fn sparse() -> anyhow::Result<()> {
 /// 4 GiB of random pages, and the same with half of them zero, in pieces of 2 MiB or every second
 /// page, in turns; and a region beside it that nobody touched.
 fn zero() -> anyhow::Result<()> {
-    println!("4 GiB            total, ms   CPU, ms   bytes on the wire   time, CPU of the first");
-    memory::warm(4 * 4 * GIB as usize);
+    const SIZE: u64 = 2 * GIB;
+    println!("2 GiB            total, ms   CPU, ms   bytes on the wire   time, CPU of the first");
+    memory::warm(5 * SIZE as usize);
     let region = |id, size| RegionLayout { id: RegionId(id), size: ByteCount(size) };
-    let layout = Layout::new(vec![region(0, 4 * GIB), region(1, GIB)])?;
+    let layout = Layout::new(vec![region(0, SIZE), region(1, GIB)])?;
     let (page, zeros) = (memory::random(4096), vec![0; 4096]);
-    // After so many pages of either kind comes the other.
-    let kinds = [("random", u64::MAX), ("half zero, 2 MiB", 512), ("every second", 1)];
-    let filled = |each| {
+    // Which pages are zero.
+    type IsZero = fn(u64) -> bool;
+    let kinds: [(&str, IsZero); 4] = [
+        ("random", |_| false),
+        ("half zero, 2 MiB", |page| page / 512 % 2 == 1),
+        ("every second", |page| page % 2 == 1),
+        ("all zero", |_| true),
+    ];
+    let filled = |is_zero: IsZero| {
         let guest = GuestMemory::allocate(&layout, Backing::Private)?;
-        for number in 0..4 * GIB / 4096 {
-            let bytes = if number / each % 2 == 0 { &page } else { &zeros };
+        for number in 0..SIZE / 4096 {
+            let bytes = if is_zero(number) { &zeros } else { &page };
             guest.write(RegionId(0), PageIndex(number).offset(), bytes)?;
         }
         anyhow::Ok(guest)
     };
-    let guests = [filled(kinds[0].1)?, filled(kinds[1].1)?, filled(kinds[2].1)?];
+    let [a, b, c, d] = kinds.map(|(_, is_zero)| filled(is_zero));
+    let guests = [a?, b?, c?, d?];
     let moved = in_turns(&guests, |guest| {
         let (resident, tables) = (guest.resident()?, page_tables()?);
         let moved = moving::migrate(guest, idle(4))?;
@@ -326,7 +361,35 @@ fn zero() -> anyhow::Result<()> {
             share(|moved| moved.cpu),
         );
     }
+    let reads =
+        (0..REPEATS).map(|_| read_plainly(&guests[3], SIZE)).collect::<Result<Vec<_>, _>>()?;
+    let speed = |time: Duration| SIZE as f64 / GIB as f64 / time.as_secs_f64();
+    println!(
+        "zeros: found at {:.1} GiB/s, where two threads that do nothing else read {:.1} GiB/s",
+        of(&moved[3], |moved| speed(moved.report.total)),
+        of(&reads, |took| speed(*took)),
+    );
     Ok(())
+}
+
+/// How long it takes two threads to read the first region and do nothing with it.
+fn read_plainly(guest: &GuestMemory, size: u64) -> anyhow::Result<Duration> {
+    const PART: u64 = 256;
+    let began = std::time::Instant::now();
+    let half = |first: u64| {
+        let mut part = vec![0; PART as usize * 4096];
+        let pages = size / 4096;
+        for page in (first * PART..pages).step_by(2 * PART as usize) {
+            guest.copy_run(Run::new(RegionId(0), page, PART), &mut part)?;
+        }
+        anyhow::Ok(())
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| half(1));
+        half(0)?;
+        other.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?
+    })?;
+    Ok(began.elapsed())
 }
 
 /// What it brings to leave pages that are always written for last.
@@ -357,8 +420,11 @@ fn order() -> anyhow::Result<()> {
 
 fn save(folder: &Path, name: &str, chart: &Chart) -> anyhow::Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let kernel = host_facts().kernel.unwrap_or_else(|| "unknown".into());
-    let chart = Chart { machine: format!("{cores} cores, kernel {kernel}"), ..chart.clone() };
+    let facts = host_facts();
+    let or_unknown = |fact: Option<String>| fact.unwrap_or_else(|| "unknown".into());
+    let (kernel, processor) = (or_unknown(facts.kernel), or_unknown(facts.processor));
+    let machine = format!("{cores} cores of {processor}, kernel {kernel}");
+    let chart = Chart { machine, ..chart.clone() };
     std::fs::create_dir_all(folder)?;
     Ok(std::fs::write(folder.join(name), chart.svg())?)
 }

@@ -74,6 +74,16 @@ pub enum AgentError {
         /// The address.
         address: SocketAddr,
     },
+    /// What is shown over HTTP could be read on the way, and used by whoever has read it.
+    #[error(
+        "HTTP at {address} is not encrypted, and whoever reads the token on the way could move \
+         guests with it: let it listen at 127.0.0.1 and reach it through a tunnel or a proxy with \
+         TLS, or leave --http-may out, and it only shows them"
+    )]
+    ReadableToken {
+        /// The address.
+        address: SocketAddr,
+    },
     /// The token for HTTP cannot be read.
     #[error("the token in {} cannot be read: {source}", path.display())]
     UnreadableToken {

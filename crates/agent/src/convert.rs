@@ -246,6 +246,7 @@ pub(crate) fn report_of(report: &Report) -> api::MigrationReport {
             last_pages_us: micros(downtime.last_pages),
             prepared_us: micros(downtime.prepared),
             grant_us: micros(downtime.grant),
+            run_us: micros(downtime.run),
             verify_us: micros(downtime.verify),
         }),
         downtime_estimate_us: report.downtime_estimate.map(micros),

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use tonic::Status;
 use whimbrel_control::api;
 use whimbrel_engine::transport::{self, Path};
 
@@ -26,6 +27,23 @@ pub struct Heartbeats {
     pub same_subnet: Option<Heartbeat>,
     /// Where routers are between.
     pub cross_subnet: Option<Heartbeat>,
+}
+
+impl Heartbeat {
+    /// # Errors
+    /// If nobody could keep to it.
+    pub(crate) fn read(said: &api::HostHeartbeat) -> Result<Self, Status> {
+        let delay = Duration::from_micros(said.delay_us);
+        if delay.is_zero() || said.threshold < 2 {
+            let why = "a heartbeat has a delay, of which two or more may be missing, as 1sx5";
+            return Err(Status::invalid_argument(why));
+        }
+        Ok(Self { delay, threshold: said.threshold })
+    }
+
+    pub(crate) fn said(self) -> api::HostHeartbeat {
+        api::HostHeartbeat { delay_us: micros(self.delay), threshold: self.threshold }
+    }
 }
 
 impl Heartbeats {

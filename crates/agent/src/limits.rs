@@ -22,6 +22,7 @@ use whimbrel_engine::transport::{self, Network};
 
 use crate::agent::Core;
 use crate::guests::{Guest, Migration};
+use crate::heartbeats::{Heartbeat, Heartbeats};
 use crate::lock::lock;
 use crate::options::AgentOptions;
 use crate::process_api as process;
@@ -170,7 +171,8 @@ impl Pace {
     }
 }
 
-/// What this host's migrations may send together, and each path from some of its networks.
+/// What this host's migrations may send together, and each path from some of its networks; and how
+/// long their peers may be silent.
 #[derive(Debug)]
 pub(crate) struct HostLimits(Mutex<Said>);
 
@@ -178,12 +180,19 @@ pub(crate) struct HostLimits(Mutex<Said>);
 struct Said {
     host: Option<ByteRate>,
     networks: Vec<Network>,
+    heartbeats: Heartbeats,
 }
 
 impl HostLimits {
     pub(crate) fn new(options: &AgentOptions) -> Self {
         let networks = options.networks.clone();
-        Self(Mutex::new(Said { host: options.limit, networks }))
+        let heartbeats = options.heartbeats;
+        Self(Mutex::new(Said { host: options.limit, networks, heartbeats }))
+    }
+
+    /// Those of the migrations that begin now.
+    pub(crate) fn heartbeats(&self) -> Heartbeats {
+        lock(&self.0).heartbeats
     }
 
     fn said(&self) -> Said {
@@ -317,6 +326,8 @@ impl Core {
     }
 
     fn set_host_limits(&self, request: &api::SetLimitsRequest) -> Result<(), Status> {
+        let read = |said: &Option<_>| said.as_ref().map(Heartbeat::read).transpose();
+        let (near, far) = (read(&request.same_subnet)?, read(&request.cross_subnet)?);
         let mut said = lock(&self.limits.0);
         let mut networks = said.networks.clone();
         for limit in &request.networks {
@@ -333,11 +344,13 @@ impl Core {
         }
         said.networks = networks;
         said.host = request.host_bytes_per_s.map_or(said.host, rate);
+        said.heartbeats.same_subnet = near.or(said.heartbeats.same_subnet);
+        said.heartbeats.cross_subnet = far.or(said.heartbeats.cross_subnet);
         Ok(())
     }
 
     fn host_limits_in_force(&self) -> api::LimitsInForce {
-        let Said { host, networks } = self.limits.said();
+        let Said { host, networks, heartbeats } = self.limits.said();
         let limit = |network: &Network| {
             let network_name = network.which.to_string();
             let limit = network.limit?;
@@ -346,6 +359,8 @@ impl Core {
         api::LimitsInForce {
             host_bytes_per_s: host.map(|host| host.0),
             networks: networks.iter().filter_map(limit).collect(),
+            same_subnet: heartbeats.same_subnet.map(Heartbeat::said),
+            cross_subnet: heartbeats.cross_subnet.map(Heartbeat::said),
             ..Default::default()
         }
     }

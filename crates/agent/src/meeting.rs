@@ -114,6 +114,8 @@ mod tests {
     use std::time::Duration;
 
     use tempfile::TempDir;
+    use tokio::io::copy_bidirectional;
+    use tokio::net::{TcpListener, TcpStream};
     use tonic::Code;
     use whimbrel_control::{Client, ClientError};
     use whimbrel_engine::Journal;
@@ -141,10 +143,6 @@ mod tests {
 
     /// An agent whose guest runs under a term of this generation, and its process.
     async fn host(generation: u64, peer: &str) -> (TempDir, String, StubProcess) {
-        host_at("127.0.0.1:0", generation, peer).await
-    }
-
-    async fn host_at(listen: &str, generation: u64, peer: &str) -> (TempDir, String, StubProcess) {
         let temp = tempfile::tempdir().unwrap();
         let process = StubProcess::of(GUEST).await;
         let data = DataFolder::open(temp.path()).unwrap();
@@ -155,18 +153,28 @@ mod tests {
         folder.write_process(&process.file).unwrap();
         write(&data, generation, peer);
         drop(data);
-        let address = serve(temp.path(), listen).await;
+        let address = serve(temp.path()).await;
         (temp, address, process)
     }
 
     /// An agent with this folder.
-    async fn serve(data: &Path, listen: &str) -> String {
-        let mut options = AgentOptions::new(data, listen.parse().unwrap());
+    async fn serve(data: &Path) -> String {
+        let mut options = AgentOptions::new(data, ([127, 0, 0, 1], 0).into());
         options.deadlines.ask_pause = Duration::from_millis(10);
         let agent = Agent::bound(options).await;
         let address = agent.address().to_string();
         tokio::spawn(agent.serve(std::future::pending()));
         address
+    }
+
+    /// Has whoever comes in at `door` come to an agent.
+    fn lead(door: TcpListener, to: String) {
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = door.accept().await {
+                let mut far = TcpStream::connect(&to).await.unwrap();
+                tokio::spawn(async move { copy_bidirectional(&mut near, &mut far).await });
+            }
+        });
     }
 
     async fn yielded(process: &mut StubProcess) -> String {
@@ -177,10 +185,12 @@ mod tests {
 
     #[tokio::test]
     async fn where_two_sides_meet_the_lower_term_gives_way() {
-        let ports = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
-        let [there, here] = ports.map(|port| port.local_addr().unwrap().to_string());
-        let (_there_folder, _there, mut lower) = host_at(&there, 4, &here).await;
-        let (_here_folder, _here, higher) = host_at(&here, 5, &there).await;
+        // Each has to know where the other one is before both are.
+        let door = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = door.local_addr().unwrap().to_string();
+        let (_there_folder, there, mut lower) = host(4, &peer).await;
+        let (_here_folder, here, higher) = host(5, &there).await;
+        lead(door, here);
         let reason = yielded(&mut lower).await;
         assert!(reason.contains("under term"), "{reason}");
         assert!(higher.yielded.borrow().is_empty());
@@ -191,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_side_that_had_a_promise_is_believed_to_run_the_guest() {
         let nothing = tempfile::tempdir().unwrap();
-        let other = serve(nothing.path(), "127.0.0.1:0").await;
+        let other = serve(nothing.path()).await;
         for (peer, code) in [(NOWHERE, Code::Unavailable), (&*other, Code::PermissionDenied)] {
             let (_folder, address, process) = host(4, peer).await;
             let mut client =

@@ -309,7 +309,7 @@ impl Core {
 
     /// The same for ways of a class.
     pub(crate) fn deadlines_of(&self, near: bool) -> MigrationDeadlines {
-        self.options.heartbeats.apply(near, self.options.deadlines.migration)
+        self.limits.heartbeats().apply(near, self.options.deadlines.migration)
     }
 
     fn announcement(

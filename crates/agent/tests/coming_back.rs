@@ -39,8 +39,9 @@ impl LeftBehind {
         let last = ended(&mut destination, &begun.migration_id).await;
         assert_eq!(last.outcome(), Outcome::Completed, "{}", last.reason);
         signal(before.pid, "-STOP");
-        // The next one is not to wait for what stands still.
-        here.arguments.push("process_call_ms=300".to_owned());
+        // The next one waits so long for what stands still, and for the process of a guest that
+        // comes in.
+        here.arguments.push("process_call_ms=5000".to_owned());
         here.restart();
         Self { here, there, process: before.pid, _lifeline: lifeline }
     }

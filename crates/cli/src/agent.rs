@@ -72,6 +72,7 @@ impl From<AgentError> for Stop {
     fn from(error: AgentError) -> Self {
         let exit = match &error {
             AgentError::NoToken { .. }
+            | AgentError::ReadableToken { .. }
             | AgentError::ShortToken
             | AgentError::OpenToken { .. }
             | AgentError::Pinning => Exit::Usage,

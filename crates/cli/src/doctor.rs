@@ -316,6 +316,7 @@ mod tests {
         }
         HostFacts {
             kernel: Some("6.18.44-x".into()),
+            processor: None,
             memory_available: Some(ByteCount(64 << 30)),
             overcommit: Some(Overcommit::Heuristic),
             huge_pages: Some("madvise".into()),

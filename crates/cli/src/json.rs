@@ -49,6 +49,7 @@ struct Parts {
     last_pages_us: u64,
     prepared_us: u64,
     grant_us: u64,
+    run_us: u64,
     verify_us: u64,
 }
 
@@ -180,6 +181,7 @@ fn parts(downtime: crate::view::state::Downtime) -> Parts {
         last_pages_us: us(downtime.last_pages),
         prepared_us: us(downtime.prepared),
         grant_us: us(downtime.grant),
+        run_us: us(downtime.run),
         verify_us: us(downtime.verify),
     }
 }

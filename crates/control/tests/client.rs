@@ -9,9 +9,17 @@ use whimbrel_control::api::agent_server::{Agent, AgentServer};
 use whimbrel_control::{Access, AgentAddress, Client, ClientError, Deadlines, PRODUCT, api};
 use whimbrel_identity::{IdentityFolder, Trust};
 
-fn deadlines() -> Deadlines {
-    let short = Duration::from_secs(2);
-    Deadlines { connect: short, call: short, check: short, quiet: short }
+/// For what comes, however busy the machine is.
+const PATIENT: Duration = Duration::from_secs(60);
+/// For what does not come.
+const SHORT: Duration = Duration::from_secs(3);
+
+fn patient() -> Deadlines {
+    Deadlines { connect: PATIENT, call: PATIENT, check: PATIENT, quiet: PATIENT }
+}
+
+fn hurried() -> Deadlines {
+    Deadlines { connect: SHORT, call: SHORT, ..patient() }
 }
 
 async fn listen() -> (TcpListener, AgentAddress) {
@@ -21,7 +29,7 @@ async fn listen() -> (TcpListener, AgentAddress) {
 }
 
 async fn connect(address: &AgentAddress) -> Result<Client, ClientError> {
-    Client::connect(address, deadlines()).await
+    Client::connect(address, patient()).await
 }
 
 /// Answers every connection with `words` and then holds it open.
@@ -54,16 +62,21 @@ async fn a_name_that_does_not_exist() {
     let folder = IdentityFolder::at(temp.path());
     folder.ensure().unwrap();
     let access = Access::beyond(Trust::open(folder).unwrap());
-    let error = Client::connect_as(&address, deadlines(), &access).await.unwrap_err();
+    // Whoever knows of names may not answer: that comes to the same.
+    let error = Client::connect_as(&address, hurried(), &access).await.unwrap_err();
     assert!(matches!(error, ClientError::NotThere { .. }), "{error:?}");
 }
 
 #[tokio::test]
 async fn somebody_else_there() {
-    for words in [b"SSH-2.0-OpenSSH_9.9\r\n".as_slice(), b"HTTP/1.1 400 Bad Request\r\n\r\n", b""] {
+    for (words, deadlines) in [
+        (b"SSH-2.0-OpenSSH_9.9\r\n".as_slice(), patient()),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", patient()),
+        (b"", hurried()),
+    ] {
         let (listener, address) = listen().await;
         say(listener, words);
-        let error = connect(&address).await.unwrap_err();
+        let error = Client::connect(&address, deadlines).await.unwrap_err();
         assert!(matches!(error, ClientError::NotWhimbrel { .. }), "{error:?}");
         assert!(error.to_string().contains("not a Whimbrel agent"), "{error}");
     }
@@ -211,7 +224,8 @@ async fn a_refusal_is_the_agents_own_sentence() {
 #[tokio::test]
 async fn an_answer_that_does_not_come_is_late() {
     let (address, _server) = serve(PRODUCT, 1);
-    let mut client = connect(&address).await.unwrap();
+    let deadlines = Deadlines { call: SHORT, ..patient() };
+    let mut client = Client::connect(&address, deadlines).await.unwrap();
     let error = client.list_guests(api::ListGuestsRequest::default()).await.unwrap_err();
     assert!(matches!(error, ClientError::Late { .. }), "{error:?}");
 }
@@ -222,7 +236,8 @@ async fn an_agent_that_dies_ends_the_watch() {
     let mut client = connect(&address).await.unwrap();
     let mut watch = client.watch("guest").await.unwrap();
     drop(server);
-    let ended = tokio::time::timeout(Duration::from_secs(10), watch.next()).await;
+    // Well before anybody misses a sign of life.
+    let ended = tokio::time::timeout(PATIENT / 2, watch.next()).await;
     let error = ended.expect("the watch ends by itself").unwrap_err();
     assert!(matches!(error, ClientError::Lost { .. }), "{error:?}");
 }

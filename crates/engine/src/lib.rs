@@ -23,6 +23,7 @@ mod link;
 mod options;
 mod outgoing;
 mod progress;
+mod spawn;
 
 pub use ended::{Asked, Cancel, Ended, Ending, HungGuest, Returned};
 pub use incoming::Incoming;

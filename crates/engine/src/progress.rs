@@ -143,8 +143,10 @@ pub struct DowntimeParts {
     pub last_pages: Duration,
     /// From Prepare to Prepared, without what the destination spent on a full verification.
     pub prepared: Duration,
-    /// From the grant to the receipt of Running.
+    /// From Prepared until the grant was durable and sent.
     pub grant: Duration,
+    /// From the grant to the receipt of Running: the destination records it, and starts the guest.
+    pub run: Duration,
 }
 
 impl DowntimeParts {
@@ -152,7 +154,7 @@ impl DowntimeParts {
     #[must_use]
     pub fn total(&self) -> Duration {
         let sending = self.harvest + self.state + self.verify + self.last_pages;
-        self.pause + sending + self.prepared + self.grant
+        self.pause + sending + self.prepared + self.grant + self.run
     }
 }
 

@@ -128,6 +128,8 @@ pub struct Forecast {
     stalled: u32,
     throttle: u8,
     harvest: Duration,
+    /// The one before it.
+    earlier: Duration,
     errand: Option<Duration>,
     round_trip: Option<Duration>,
     state: ByteCount,
@@ -139,11 +141,11 @@ pub struct Forecast {
 impl Hash for Forecast {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self { settings, bandwidth, recent, counted, telling, dirty_rate, .. } = self;
-        let Self { before, stalled, throttle, harvest, errand, round_trip, .. } = self;
+        let Self { before, stalled, throttle, harvest, earlier, errand, round_trip, .. } = self;
         let Self { state: saved, verification, limits, .. } = self;
         let carried = (bandwidth.map(f64::to_bits), recent.map(f64::to_bits), counted, telling);
         let rates = (carried, dirty_rate.map(f64::to_bits));
-        let times = (harvest, errand, round_trip, limits);
+        let times = (harvest, earlier, errand, round_trip, limits);
         (settings, rates, before, stalled, throttle, times, saved, verification).hash(state);
     }
 }
@@ -163,6 +165,7 @@ impl Forecast {
             stalled: 0,
             throttle: 0,
             harvest: Duration::ZERO,
+            earlier: Duration::ZERO,
             errand: None,
             round_trip: None,
             state: ByteCount::ZERO,
@@ -316,6 +319,13 @@ impl Forecast {
         if self.stalled < STALLED_ROUNDS { Decision::Another } else { self.by_policy(round.dirty) }
     }
 
+    /// Whether a pause takes too long without any page. One harvest that something came in between
+    /// does not say so.
+    fn is_too_slow_at_rest(&self) -> bool {
+        let calm = Self { harvest: self.harvest.min(self.earlier), ..self.clone() };
+        calm.exceeds(PageCount::ZERO, self.settings.downtime_max)
+    }
+
     fn by_policy(&mut self, dirty: PageCount) -> Decision {
         let give_up = |forecast: &Self| Decision::GiveUp(forecast.numbers(dirty));
         match self.settings.policy {
@@ -325,11 +335,7 @@ impl Forecast {
             Policy::Wait => Decision::Another,
             Policy::GiveUp => give_up(self),
             // What it takes beside the pages is not less for a slower guest.
-            Policy::Throttle { .. }
-                if self.exceeds(PageCount::ZERO, self.settings.downtime_max) =>
-            {
-                give_up(self)
-            }
+            Policy::Throttle { .. } if self.is_too_slow_at_rest() => give_up(self),
             Policy::Throttle { most } => {
                 let higher = THROTTLE_STEPS.into_iter().find(|step| *step > self.throttle);
                 let next = higher.unwrap_or(most).min(most);
@@ -344,7 +350,7 @@ impl Forecast {
     }
 
     fn measure(&mut self, round: Round) {
-        self.harvest = round.harvest;
+        self.earlier = core::mem::replace(&mut self.harvest, round.harvest);
         self.errand = Some(quickest(self.errand, round.errand.min(ERRAND_MAX)));
         if let Some(open) = round.open {
             let written = round.written.bytes().0 as f64;

@@ -47,9 +47,10 @@ const CHUNK: usize = 256 << 10;
 const ROUND_TRIPS: usize = 20;
 /// What an answer to a packet has: the token, and the size that arrived.
 const ANSWER_SIZE: usize = TOKEN_SIZE + 4;
-/// A packet without an answer is sent so often, and waited for so long each time.
-const PACKET_TRIES: usize = 3;
-const PACKET_WAIT: Duration = Duration::from_millis(150);
+/// A packet without an answer is sent so often, and waited for so long each time if nothing else
+/// is answered either.
+const PACKET_TRIES: u32 = 3;
+const PACKET_WAIT: Duration = Duration::from_secs(1);
 /// Every host takes packets of this size, by the rules of each protocol.
 const MTU_MIN: (u32, u32) = (576, 1280);
 /// The largest frames that anybody uses.
@@ -384,30 +385,40 @@ async fn packets(
     Ok((Some(passed), mtu_here))
 }
 
-/// Whether a packet with so much payload is answered.
+/// Whether a packet with so much payload is answered. A small one follows it: where that is
+/// answered alone the large one did not pass, and whoever is only slow to answer is waited for.
 async fn passes(socket: &UdpSocket, token: ProbeToken, payload: u32) -> io::Result<bool> {
     let mut packet = vec![0; payload as usize];
     packet[..TOKEN_SIZE].copy_from_slice(&token);
-    for _ in 0..PACKET_TRIES {
+    for number in 0..PACKET_TRIES {
         if socket.send(&packet).await.is_err() {
             // Too large for the interface; or the answer to an earlier one was an error.
             continue;
         }
-        let mut answer = [0; ANSWER_SIZE];
-        let answered = async {
-            loop {
-                let size = socket.recv(&mut answer).await?;
-                let arrived = answer[TOKEN_SIZE..] == payload.to_be_bytes();
-                if size == ANSWER_SIZE && answer[..TOKEN_SIZE] == token && arrived {
-                    return Ok::<_, io::Error>(());
-                }
-            }
-        };
-        if let Ok(Ok(())) = timeout(PACKET_WAIT, answered).await {
+        // Of a size by which its answer is told from those to earlier ones.
+        let small = TOKEN_SIZE as u32 + (payload * PACKET_TRIES + number) % 256;
+        let _ = socket.send(&packet[..small as usize]).await;
+        let answered = first_answered(socket, token, [payload, small]);
+        if let Ok(Ok(first)) = timeout(PACKET_WAIT, answered).await
+            && first == payload
+        {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Which of the sizes is answered first.
+async fn first_answered(socket: &UdpSocket, token: ProbeToken, sizes: [u32; 2]) -> io::Result<u32> {
+    let mut answer = [0; ANSWER_SIZE];
+    loop {
+        let size = socket.recv(&mut answer).await?;
+        let (shown, arrived) = answer.split_at(TOKEN_SIZE);
+        let told = sizes.into_iter().find(|size| arrived == size.to_be_bytes());
+        if let Some(told) = told.filter(|_| size == ANSWER_SIZE && shown == token) {
+            return Ok(told);
+        }
+    }
 }
 
 impl Measured {

@@ -179,7 +179,9 @@ async fn a_way_that_stays_dark_ends_its_lanes_and_is_connected_anew() {
     let (near, far) = quic();
     let mut door = door(far);
     let relay = Relay::to(door.address()).await;
-    let (mut one, mut other) = relayed(&mut door, &relay, &near, SHORT).await;
+    // It holds for the handshake too.
+    let silence = Duration::from_secs(4);
+    let (mut one, mut other) = relayed(&mut door, &relay, &near, silence).await;
     says(&mut *one, &mut *other, b"here");
     relay.darken(true);
     for lane in [&mut one, &mut other] {

@@ -22,6 +22,10 @@ pub(super) const DEADLINES: &str = "greeting=2s,silence=1s,resume=3s,retry=100ms
     reacquire=1s,lane-open=1s,lane-stall=1s,ask=1s,ask-pause=100ms,ask-pause-max=500ms,\
     abandon=2s,settle=4s,collect=2s,peer-connect=1s,process-call=1s,process-stop=3s";
 
+/// How long an answer is waited for where something may be wrong, and where nothing is.
+const SHORT: Duration = Duration::from_secs(3);
+const LONG: Duration = Duration::from_secs(60);
+
 /// How often each side is looked at.
 const LOOK: Duration = Duration::from_millis(30);
 
@@ -119,7 +123,15 @@ impl Host {
     /// # Errors
     /// If it does not answer.
     pub async fn client(&self) -> Result<Client, ClientError> {
-        connect(&self.agent.address).await
+        connect(&self.agent.address, SHORT).await
+    }
+
+    /// The same while nothing is wrong: whoever is only slow is waited for.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub async fn patient(&self) -> Result<Client, ClientError> {
+        connect(&self.agent.address, LONG).await
     }
 
     /// Looks at the guest from now on.
@@ -131,7 +143,7 @@ impl Host {
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
-                let Ok(mut client) = connect(&address).await else { continue };
+                let Ok(mut client) = connect(&address, SHORT).await else { continue };
                 loop {
                     looks.tick().await;
                     let asked = Instant::now();
@@ -249,9 +261,8 @@ pub(super) fn owns(standing: &str) -> bool {
     matches!(standing, "owner" | "running")
 }
 
-async fn connect(address: &str) -> Result<Client, ClientError> {
-    let secs = Duration::from_secs;
-    let deadlines = Deadlines { connect: secs(2), call: secs(5), ..Deadlines::default() };
+async fn connect(address: &str, within: Duration) -> Result<Client, ClientError> {
+    let deadlines = Deadlines { connect: within, call: within, ..Deadlines::default() };
     let address = address.parse().expect("an agent's address");
     Client::connect_as(&address, deadlines, &realm::realm().access()).await
 }

@@ -204,7 +204,7 @@ impl World {
     /// Looks whether the record of a side is in one of these words.
     async fn record_of(&mut self, side: Side, words: &'static [&'static str]) -> Look {
         let uuid = self.uuid.clone();
-        let client = self.host(side).client().await.expect("nothing is wrong yet");
+        let client = self.host(side).patient().await.expect("nothing is wrong yet");
         Arc::new(move || -> Seen {
             let (mut client, guest) = (client.clone(), uuid.clone());
             Box::pin(async move {
@@ -225,7 +225,7 @@ impl World {
                 let host = self.host(side);
                 let ending = host.ending(&uuid).await.expect("nothing is wrong yet");
                 let migration = ending.migration.expect("it moves").migration_id;
-                let mut client = host.client().await.expect("nothing is wrong yet");
+                let mut client = host.patient().await.expect("nothing is wrong yet");
                 // The answer has what came of it, which is to be held up.
                 tokio::spawn(async move {
                     let request = api::CancelMigrationRequest { migration };
@@ -251,10 +251,17 @@ impl World {
             options: Some(options),
             ..Default::default()
         };
-        let mut client = self.source.client().await.expect("nothing is wrong yet");
+        let mut client = self.source.patient().await.expect("nothing is wrong yet");
+        let known = api::GetMigrationRequest { migration: self.uuid.clone() };
         tokio::spawn(async move {
-            // How it ends is asked for afterwards.
-            let _ = client.migrate(request).await;
+            // The deadlines of this harness are short, and nothing is tried yet: an order that took
+            // too long is given again. How it ends is asked for afterwards.
+            let mut looks = interval(Duration::from_millis(50));
+            while client.migrate(request.clone()).await.is_err()
+                && client.get_migration(known.clone()).await.is_err()
+            {
+                looks.tick().await;
+            }
         })
     }
 
@@ -354,7 +361,7 @@ impl World {
             _ => return None,
         };
         let checking = async {
-            let mut client = host.client().await.map_err(|error| error.to_string())?;
+            let mut client = host.patient().await.map_err(|error| error.to_string())?;
             let request = api::CheckGuestRequest { guest: self.uuid.clone() };
             client.check_guest(request).await.map_err(|error| error.to_string())
         };
@@ -366,7 +373,7 @@ impl World {
         let uuid = self.uuid.clone();
         let mut left = Vec::new();
         for side in [Side::Source, Side::Destination] {
-            if let Ok(mut client) = self.host(side).client().await {
+            if let Ok(mut client) = self.host(side).patient().await {
                 let request = api::StopGuestRequest { guest: uuid.clone(), force: true };
                 // Where it has gone from there is nothing to stop.
                 let _ = client.stop_guest(request).await;

@@ -285,7 +285,12 @@ impl Shared {
             from.read_exact(&mut seal).await?;
             let message = Message::decode(&body).ok();
             let step = message.as_ref().and_then(Step::of).filter(|step| self.counts(*step));
-            let passing = self.hold(step).await?;
+            let recorded = self.recorded().await;
+            let passing = self.hold(recorded.or(step)).await?;
+            if recorded.is_some() && passing.is_none() {
+                // Nobody waits for it any more, nor does anything that was to be in the dark.
+                self.dark.send_replace(false);
+            }
             self.light().await;
             if let Some(Message::Prepare(prepare)) = message
                 && self.another_root.swap(false, Ordering::Relaxed)
@@ -333,7 +338,9 @@ impl Shared {
         marks.into_iter().find(passed).map(|(_, step)| step)
     }
 
-    /// The step that a record says has come; from then on it is dark.
+    /// The step that a record says has come, which is seen between two messages: whoever looked for
+    /// every piece of the last pages would make a pause as long as it may be. From then on it is
+    /// dark.
     async fn recorded(&self) -> Option<Step> {
         let (step, look) = lock(&self.look).clone()?;
         let awaited = || lock(&self.expected).iter().any(|(awaited, _)| *awaited == step);
@@ -348,10 +355,6 @@ impl Shared {
 
     /// Waits for a word about what was read, if somebody waits for this step.
     async fn hold(&self, step: Option<Step>) -> io::Result<Passing> {
-        let step = match step {
-            None => self.recorded().await,
-            step => step,
-        };
         let waiting = {
             let mut expected = lock(&self.expected);
             let at = expected.iter().position(|(awaited, _)| Some(*awaited) == step);
@@ -362,7 +365,8 @@ impl Shared {
         let _ = waiting.send(Held { answer, passed });
         match answered.await {
             Ok(Fate::Lost) => Err(io::ErrorKind::ConnectionAborted.into()),
-            Ok(Fate::Delivered) | Err(_) => Ok(Some(passing)),
+            Ok(Fate::Delivered) => Ok(Some(passing)),
+            Err(_) => Ok(None),
         }
     }
 

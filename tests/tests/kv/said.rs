@@ -1,6 +1,7 @@
 //! What is said to a store of ours and to a real Redis server.
 
-/// Commands in order. After `~` replies come in any order, after `~~` in any order of pairs.
+/// Commands in order. After `~` replies come in any order, after `~~` in any order of pairs. After
+/// `^` they are numbers that time goes into, and are compared in millions.
 pub(crate) const SAID: &str = r#"
 PING
 PING hello
@@ -68,6 +69,37 @@ PEXPIREAT a 9999999999999
 EXPIRE none 10
 EXPIRE a -1
 GET a
+SET a v PX 5000000000
+^PTTL a
+^TTL a
+EXPIRE a 7000000
+^TTL a
+^PTTL a
+PEXPIRE a 9000000000
+^PTTL a
+^TTL a
+PEXPIRE a 8000000000 GT
+PEXPIRE a 8000000000 LT
+^PTTL a
+SET a w KEEPTTL
+^PTTL a
+PERSIST a
+TTL a
+PTTL a
+PERSIST a
+PEXPIRE a 5000000000 XX
+PEXPIRE a 5000000000 NX
+^PTTL a
+SET a v
+PTTL a
+SET a v EX 5000000
+^TTL a
+PEXPIRE a 0
+EXISTS a
+PTTL a
+TTL a
+PERSIST a
+PEXPIRE a 5000000000
 MSET k1 v1 k2 v2
 MSET k1 v1 k2
 MSET

@@ -19,13 +19,25 @@ fn words(line: &str) -> Vec<Vec<u8>> {
 }
 
 async fn reply(connection: &mut Connection, line: &str) -> Reply {
-    let bare = line.trim_start_matches('~');
+    let bare = line.trim_start_matches(['~', '^']);
     let words = words(bare);
     let words: Vec<_> = words.iter().map(Vec::as_slice).collect();
     let reply = connection.command(&words).await;
-    match line.len() - bare.len() {
-        0 => reply,
-        group => reply.unordered(group),
+    match &line[..line.len() - bare.len()] {
+        "" => reply,
+        "^" => in_millions(reply),
+        tildes => reply.unordered(tildes.len()),
+    }
+}
+
+/// A number, rounded: no time that passes between two replies is seen in it.
+fn in_millions(reply: Reply) -> Reply {
+    match reply {
+        Reply::Line(':', text) => {
+            let number: i64 = text.parse().expect("a number");
+            Reply::Line(':', ((number + 500_000) / 1_000_000).to_string())
+        }
+        other => other,
     }
 }
 

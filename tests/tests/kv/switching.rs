@@ -33,7 +33,8 @@ const CUTS: [(Step, Cut, Fate); 10] = [
 /// is a matter of the order in which things happen, see below.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_waits_as_long_as_the_reported_blackout() {
-    let (here, there) = (agent(&["--die-with-parent"]).await, agent(&["--die-with-parent"]).await);
+    // With deadlines that a slow look at the destination does not come near.
+    let (here, there) = (Agent::start().await, Agent::start().await);
     let address = store(&here, "32MiB").await;
     let pinger = Pinger::start(&address).await;
     let leg = Leg::between(&here, &there).await;

@@ -251,6 +251,10 @@ async fn http_is_off_and_elsewhere_only_with_a_token() {
     let open = ["agent", "--data", data, "--listen", "127.0.0.1:0", "--http", "0.0.0.0:0"];
     let refused = run(&open).await.ended(2);
     assert!(refused.err.contains("--http-token"), "{refused:?}");
+    for may in ["order", "manage"] {
+        let refused = run(&[&open[..], &["--http-may", may]].concat()).await.ended(2);
+        assert!(refused.err.contains("is not encrypted"), "{refused:?}");
+    }
 
     let token = folder.path().join("token");
     os::write(&token, "open-sesame-open-sesame\n", false);

@@ -166,7 +166,9 @@ async fn put_in_doubt(here: &Agent) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_doubt_is_resolved_by_a_click() {
-    let deadlines = "silence=1s,resume=2s,doubt=2s,settle=3s,ask=1s,peer-connect=1s";
+    // The doubt comes from the death over there. Silence would have the grant said again, and a
+    // short doubt would have it asked for, while somebody is there yet.
+    let deadlines = "silence=20s,resume=20s,doubt=10s,settle=3s,ask=1s";
     let here = with_page(&["--deadlines", deadlines]).await;
     here.guest("web", &["--memory", "16MiB", "--dirty-rate", "1MiB/s"]).await;
     let Some(mut browser) = opened(&here) else { return };

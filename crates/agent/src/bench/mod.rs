@@ -65,15 +65,16 @@ impl Meter {
         Ok(Self { cpu: os::usage()?.cpu, held: memory + tables })
     }
 
-    /// Processor time until now, and how much more memory than at the beginning was held at the
-    /// worst moment, page tables included.
+    /// Processor time until now, and how many more bytes of memory than at the beginning were held
+    /// at the worst moment, page tables included. The kernel counts memory to some hundred KiB: of
+    /// nothing more that may be less than nothing.
     ///
     /// # Errors
     /// If the system does not tell.
-    pub fn read(&self) -> io::Result<(Duration, ByteCount)> {
+    pub fn read(&self) -> io::Result<(Duration, i64)> {
         let now = os::usage()?;
         let held = now.peak + os::resident()?.1;
-        Ok((now.cpu - self.cpu, ByteCount(held.0.saturating_sub(self.held.0))))
+        Ok((now.cpu - self.cpu, held.0 as i64 - self.held.0 as i64))
     }
 }
 

@@ -146,9 +146,9 @@ pub struct Migrated {
     pub stood_still: Duration,
     /// CPU time of both sides.
     pub cpu: Duration,
-    /// Memory that both sides together held at the worst moment, beside the guest's own on each;
-    /// page tables are in it.
-    pub beside: ByteCount,
+    /// Bytes that both sides together held at the worst moment, beside the guest's own on each;
+    /// page tables are in it. As [`Meter::read`] counts.
+    pub beside: i64,
 }
 
 impl Migrated {
@@ -178,6 +178,9 @@ pub fn migrate(guest: &GuestMemory, way: Way) -> Result<Migrated, BenchError> {
     let sleeper = Sleeper { memory, last_writes: way.last_writes, moments: moments.clone() };
     let (source, destination) = runtime.block_on(both(sleeper, way))?;
     let (cpu, held) = meter.read()?;
+    // Before anything else reads it, which could populate more.
+    let arrived = destination.guest.map(|guest| guest.memory());
+    let own = arrived.as_ref().map(GuestMemory::resident).transpose()?.unwrap_or_default();
     let wrong = |why| Err(BenchError::Wrong(why));
     if !matches!(source.outcome, Outcome::Completed { .. }) {
         return wrong(format!("the migration did not complete: {:?}", source.outcome));
@@ -187,9 +190,9 @@ pub fn migrate(guest: &GuestMemory, way: Way) -> Result<Migrated, BenchError> {
     if report.pages_verified != pages {
         return wrong(format!("{} of {pages} verified", report.pages_verified));
     }
-    let Some(arrived) = destination.guest else { return wrong("no guest arrived".into()) };
-    same(guest, &arrived.memory())?;
-    let beside = ByteCount(held.0.saturating_sub(arrived.memory().resident()?.0));
+    let Some(arrived) = arrived else { return wrong("no guest arrived".into()) };
+    same(guest, &arrived)?;
+    let beside = held - own.0 as i64;
     let Some(stood_still) = moments.between() else {
         return wrong("the guest was not parked, or did not run on".into());
     };

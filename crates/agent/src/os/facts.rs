@@ -11,6 +11,8 @@ pub struct HostFacts {
     pub kernel: Option<String>,
     /// The version of any other system, by its name.
     pub system: Option<String>,
+    /// What the processor calls itself.
+    pub processor: Option<String>,
     /// What Whimbrel does elsewhere and cannot do on this system, whatever the host is set to.
     pub lacks: &'static [Lack],
     /// Which dirty trackers work here, found out by trying them.

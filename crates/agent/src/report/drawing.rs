@@ -17,7 +17,7 @@ const LABEL: f64 = 70.0;
 const ROUNDS_DRAWN_MAX: usize = 24;
 
 /// The parts of the downtime with their names, in their order.
-pub(super) fn parts(parts: &DowntimeParts) -> [(&'static str, u64); 7] {
+pub(super) fn parts(parts: &DowntimeParts) -> [(&'static str, u64); 8] {
     [
         ("park the guest", parts.pause_us),
         ("last harvest", parts.harvest_us),
@@ -25,7 +25,8 @@ pub(super) fn parts(parts: &DowntimeParts) -> [(&'static str, u64); 7] {
         ("full verification", parts.verify_us),
         ("send the last pages", parts.last_pages_us),
         ("prepare and compare", parts.prepared_us),
-        ("grant and run", parts.grant_us),
+        ("grant", parts.grant_us),
+        ("run there", parts.run_us),
     ]
 }
 

@@ -70,7 +70,8 @@ pub struct WebOptions {
     /// agent asks callers who they are, or others than this host can ask.
     pub token: Option<PathBuf>,
     /// What may be done there, which no policy says; if this does not either, to look where the
-    /// agent asks callers who they are, and everything where it does not.
+    /// agent asks callers who they are or others than this host can ask, and everything where
+    /// neither is so. Others than this host only look: what they show can be read on the way.
     pub may: Option<WebRight>,
 }
 
@@ -91,9 +92,17 @@ impl Web {
     ) -> Result<Self, AgentError> {
         let address = options.listen;
         let token = options.token.as_deref().map(read_token).transpose()?;
-        let may = options.may.unwrap_or(if asks { WebRight::Look } else { WebRight::Manage });
+        let beyond = !is_this_host(address.ip());
+        let may = match options.may {
+            Some(WebRight::Order | WebRight::Manage) if beyond => {
+                return Err(AgentError::ReadableToken { address });
+            }
+            Some(may) => may,
+            None if asks || beyond => WebRight::Look,
+            None => WebRight::Manage,
+        };
         match &token {
-            None if asks || !is_this_host(address.ip()) => {
+            None if asks || beyond => {
                 return Err(AgentError::NoToken { address });
             }
             Some(token) if token.len() < TOKEN_MIN => return Err(AgentError::ShortToken),

@@ -19,8 +19,9 @@ pub(crate) struct ShownArgs {
     /// The file with the token that whoever asks over HTTP has to show, for your user only.
     #[arg(long, value_name = "FILE", requires = "http")]
     pub(crate) http_token: Option<PathBuf>,
-    /// What may be done over HTTP, whatever the policy says [default: look where the agent asks
-    /// callers who they are, manage where it does not].
+    /// What may be done over HTTP, whatever the policy says; more than to look only at an address
+    /// of this host, as HTTP is not encrypted [default: look where the agent asks callers who they
+    /// are or --http is another host's to reach, and manage elsewhere].
     #[arg(long, value_name = "RIGHT", requires = "http")]
     pub(crate) http_may: Option<May>,
     /// What the agent and the processes of its guests log: lines of text or JSON objects.

@@ -72,6 +72,10 @@ pub(crate) struct LimitArgs {
     /// What each path from a migration network of the agent may carry, as eth1=2Gbit/s.
     #[arg(long = "network", value_name = "NETWORK=RATE", value_parser = network_limit)]
     pub(crate) networks: Vec<(String, Limit)>,
+    /// How soon a silent peer is taken for lost in migrations that begin from now on, as
+    /// same-subnet=1sx5,cross-subnet=2sx10.
+    #[arg(long, value_name = "CLASS=TIMExN,...", value_parser = heartbeats)]
+    pub(crate) heartbeat: Option<Heartbeats>,
     /// Print one JSON object.
     #[arg(long)]
     pub(crate) json: bool,

@@ -179,6 +179,7 @@ fn parts(parts: &api::DowntimeParts) -> Downtime {
         last_pages: us(parts.last_pages_us),
         prepared: us(parts.prepared_us),
         grant: us(parts.grant_us),
+        run: us(parts.run_us),
         verify: us(parts.verify_us),
     }
 }

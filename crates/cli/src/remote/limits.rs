@@ -1,6 +1,9 @@
 //! `limit`: how fast a migration, or a host, may send.
 
+use std::time::Duration;
+
 use serde::Serialize;
+use whimbrel_agent::Heartbeat;
 use whimbrel_control::api;
 
 use crate::args::LimitArgs;
@@ -15,6 +18,11 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
         network: network.clone(),
         bytes_per_s: limit.told(),
     };
+    let heartbeats = args.heartbeat.unwrap_or_default();
+    let beat = |beat: Heartbeat| api::HostHeartbeat {
+        delay_us: u64::try_from(beat.delay.as_micros()).unwrap_or(u64::MAX),
+        threshold: beat.threshold,
+    };
     let request = api::SetLimitsRequest {
         migration: args.guest.clone().unwrap_or_default(),
         rate_bytes_per_s: args.rate.map(Limit::told),
@@ -22,6 +30,8 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
         weight: args.weight,
         host_bytes_per_s: args.host.map(Limit::told),
         networks: args.networks.iter().map(network).collect(),
+        same_subnet: heartbeats.same_subnet.map(beat),
+        cross_subnet: heartbeats.cross_subnet.map(beat),
     };
     let in_force = args.target.connect().await?.set_limits(request).await?;
     match args.json {
@@ -52,7 +62,19 @@ fn lines(guest: Option<&str>, asked: &[&str], limits: &api::LimitsInForce) -> Ve
     lines.extend(limited.clone().map(|limit| of(&limit.network, Some(limit.bytes_per_s))));
     let free = |asked: &&&str| limited.clone().all(|limit| limit.network != **asked);
     lines.extend(asked.iter().filter(free).map(|network| of(network, None)));
+    lines.extend(heartbeats(limits).map(|(class, beat)| {
+        let delay = units::time(Duration::from_micros(beat.delay_us));
+        format!("a silent peer, {class}: lost after {} times {delay}", beat.threshold)
+    }));
     lines
+}
+
+/// The heartbeats that were said, with their classes.
+fn heartbeats(
+    limits: &api::LimitsInForce,
+) -> impl Iterator<Item = (&'static str, api::HostHeartbeat)> {
+    let all = [("same-subnet", limits.same_subnet), ("cross-subnet", limits.cross_subnet)];
+    all.into_iter().filter_map(|(class, beat)| Some((class, beat?)))
 }
 
 #[derive(Serialize)]
@@ -63,6 +85,14 @@ struct Object<'a> {
     share_bytes_per_s: Option<u64>,
     host_bytes_per_s: Option<u64>,
     networks: Vec<NetworkObject<'a>>,
+    heartbeats: Vec<HeartbeatObject>,
+}
+
+#[derive(Serialize)]
+struct HeartbeatObject {
+    class: &'static str,
+    delay_us: u64,
+    threshold: u32,
 }
 
 #[derive(Serialize)]
@@ -83,6 +113,13 @@ fn object(limits: &api::LimitsInForce) -> Object<'_> {
             .iter()
             .map(|limit| NetworkObject { network: &limit.network, bytes_per_s: limit.bytes_per_s })
             .collect(),
+        heartbeats: heartbeats(limits)
+            .map(|(class, api::HostHeartbeat { delay_us, threshold })| HeartbeatObject {
+                class,
+                delay_us,
+                threshold,
+            })
+            .collect(),
     }
 }
 
@@ -97,6 +134,7 @@ mod tests {
             weight: Some(300),
             share_bytes_per_s: Some(200_000_000),
             networks: vec![api::NetworkLimit { network, bytes_per_s: 50_000_000 }],
+            cross_subnet: Some(api::HostHeartbeat { delay_us: 2_000_000, threshold: 10 }),
             ..Default::default()
         }
     }
@@ -111,9 +149,10 @@ mod tests {
             "the host: no limit",
             "each path from eth1: 400 Mbit/s (48 MiB/s)",
             "each path from eth2: no limit",
+            "a silent peer, cross-subnet: lost after 10 times 2 s",
         ];
         assert_eq!(told, expected);
-        assert_eq!(lines(None, &[], &in_force()).len(), 2);
+        assert_eq!(lines(None, &[], &in_force()).len(), 3);
     }
 
     #[test]
@@ -123,5 +162,9 @@ mod tests {
         assert_eq!(value["rate_bytes_per_s"], 250_000_000);
         assert_eq!(value["host_bytes_per_s"], serde_json::Value::Null);
         assert_eq!(value["networks"][0]["network"], "eth1");
+        let beats = serde_json::json!([
+            { "class": "cross-subnet", "delay_us": 2_000_000, "threshold": 10 }
+        ]);
+        assert_eq!(value["heartbeats"], beats);
     }
 }

@@ -149,6 +149,7 @@ pub(crate) struct Downtime {
     pub(crate) last_pages: Duration,
     pub(crate) prepared: Duration,
     pub(crate) grant: Duration,
+    pub(crate) run: Duration,
     pub(crate) verify: Duration,
 }
 

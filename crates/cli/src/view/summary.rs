@@ -114,6 +114,7 @@ fn parts(downtime: &Downtime) -> Vec<Line> {
         ("last pages", downtime.last_pages),
         ("verify", downtime.prepared),
         ("hand over", downtime.grant),
+        ("start", downtime.run),
     ];
     let mut lines = vec![String::new()];
     for (name, time) in parts.iter().filter(|(_, time)| !time.is_zero()) {
@@ -217,7 +218,8 @@ mod tests {
                 state: us(0),
                 last_pages: us(900),
                 prepared: us(350),
-                grant: us(190),
+                grant: us(70),
+                run: us(120),
                 verify: us(0),
             }),
             downtime_limit: Some(us(300_000)),
@@ -257,7 +259,7 @@ mod tests {
 
   stood still   1.8 ms of 300 ms allowed; forecast was 2.5 ms
                 pause 90 µs, last look 310 µs, last pages 900 µs
-                verify 350 µs, hand over 190 µs
+                verify 350 µs, hand over 70 µs, start 120 µs
   guest saw     a gap of 2.4 ms at the longest; 31 ms of work time lost
   sent          1.2 GiB in 2 rounds over 2 lanes, 1.3 GiB/s
                 over TCP, encrypted with TLS 1.3

@@ -19,6 +19,7 @@ use crate::ended::Returned;
 use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use crate::journal::SharedJournal;
 use crate::lanes::{DestinationLanes, in_this_span, panic_message};
+use crate::spawn::Spawn;
 
 /// One thing to do.
 pub(super) enum Job {
@@ -56,8 +57,8 @@ pub(super) struct Hands {
 }
 
 impl Hands {
-    /// Starts the thread.
-    pub(super) fn start(mut work: Work) -> std::io::Result<Self> {
+    /// Starts the thread. If it cannot be started nothing is left of the work (museum M6).
+    pub(super) fn start(mut work: Work, spawn: Spawn) -> std::io::Result<Self> {
         let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
         let (last, farewell) = mpsc::sync_channel(1);
         let (give_back, returned) = oneshot::channel();
@@ -68,7 +69,7 @@ impl Hands {
                 let _ = give_back.send(guest);
             }
         });
-        std::thread::Builder::new().name("whimbrel-hands".into()).spawn(labour)?;
+        spawn(Box::new(labour))?;
         Ok(Self { jobs, last, returned })
     }
 

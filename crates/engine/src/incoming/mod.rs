@@ -27,6 +27,7 @@ use crate::journal::SharedJournal;
 use crate::link::{Connection, LinkEvent};
 use crate::options::IncomingOptions;
 use crate::progress::Progress;
+use crate::spawn::{Spawn, spawn};
 use driver::Driver;
 use hands::{Hands, Work};
 
@@ -159,14 +160,14 @@ impl Incoming {
     /// Outside of a tokio runtime.
     pub fn run(self) -> impl Future<Output = io::Result<Ended>> + Send {
         let ending = self.ending();
-        ending.begin(self.drive());
+        ending.begin(self.drive(spawn));
         async move { ending.take().await.expect("nobody else took what is still awaited here") }
     }
 
-    async fn drive(self) -> io::Result<Ended> {
+    pub(crate) async fn drive(self, spawn: Spawn) -> io::Result<Ended> {
         let (happened, events) = mpsc::channel(HAPPENED_MAX);
         let journal = SharedJournal::new(self.journal);
-        let hands = Hands::start(Work {
+        let work = Work {
             factory: self.factory,
             backing: self.options.backing,
             journal: journal.clone(),
@@ -177,7 +178,8 @@ impl Incoming {
             memory_max: self.options.memory_max,
             digesters: None,
             happened: happened.clone(),
-        })?;
+        };
+        let hands = Hands::start(work, spawn)?;
         let driver = Driver::new(self.token, self.options, hands, journal, happened)?;
         Ok(driver.run(self.door, events, (self.cancel.1, self.asked.1), self.progress).await)
     }

@@ -52,12 +52,14 @@ pub(super) struct Account {
     /// When all of the round was taken, until the harvest after it came.
     round_over: Option<Instant>,
     pause: PauseTimes,
-    /// When the state was saved, memory verified, everything sent, and when the grant went out.
+    /// When the state was saved, memory verified, everything sent, the destination prepared, and
+    /// when the grant went out.
     parked: Option<Instant>,
     verified: Option<Instant>,
     flushed: Option<Instant>,
     /// Pages that the root says nothing of which the destination was to agree with.
     unknown: PageCount,
+    prepared: Option<Instant>,
     granted: Option<Instant>,
     /// How long the destination digested while the guest stood still.
     verified_there: Duration,
@@ -91,6 +93,7 @@ impl Account {
             verified: None,
             flushed: None,
             unknown: PageCount::ZERO,
+            prepared: None,
             granted: None,
             verified_there: Duration::ZERO,
             downtime: DowntimeParts::default(),
@@ -212,6 +215,7 @@ impl Account {
             SourceEvent::Flushed { root, .. } => {
                 (self.flushed, self.unknown) = (Some(Instant::now()), root.unknown);
             }
+            SourceEvent::Message(Message::Prepared(..)) => self.prepared = Some(Instant::now()),
             SourceEvent::Message(Message::Running(_)) | SourceEvent::Answered(Answer::Runs) => {
                 self.runs();
             }
@@ -227,7 +231,9 @@ impl Account {
         let (Some(began), Some(parked)) = (self.pause.began, self.parked) else { return };
         let (Some(flushed), Some(granted)) = (self.flushed, self.granted) else { return };
         let verified = self.verified.unwrap_or(parked);
-        let there = self.verified_there.min(granted - flushed);
+        // One that came again after the grant tells nothing.
+        let prepared = self.prepared.unwrap_or(granted).clamp(flushed, granted);
+        let there = self.verified_there.min(prepared - flushed);
         let inside = self.pause.pause + self.pause.harvest + self.pause.state;
         self.downtime = DowntimeParts {
             pause: self.pause.pause,
@@ -236,8 +242,9 @@ impl Account {
             state: self.pause.state + (parked - began).saturating_sub(inside),
             verify: (verified - parked) + there,
             last_pages: flushed - verified,
-            prepared: granted - flushed - there,
-            grant: granted.elapsed(),
+            prepared: prepared - flushed - there,
+            grant: granted - prepared,
+            run: granted.elapsed(),
         };
     }
 

@@ -20,6 +20,7 @@ use crate::guest::{Guest, GuestError, Throttle};
 use crate::journal::SharedJournal;
 use crate::lanes::{SourceLanes, in_this_span, panic_message};
 use crate::options::CoreShare;
+use crate::spawn::Spawn;
 
 /// One thing to do.
 #[derive(Debug)]
@@ -75,7 +76,10 @@ pub(super) struct Hands {
 
 impl Hands {
     /// Starts the thread. If it cannot be started the guest comes back (museum M6).
-    pub(super) fn start(work: Work) -> Result<Self, (std::io::Error, Box<dyn Guest>)> {
+    pub(super) fn start(
+        work: Work,
+        spawn: Spawn,
+    ) -> Result<Self, (std::io::Error, Box<dyn Guest>)> {
         let (jobs, todo) = mpsc::sync_channel(JOBS_MAX);
         let (last, farewell) = mpsc::sync_channel(1);
         let (give_back, returned) = oneshot::channel();
@@ -85,8 +89,8 @@ impl Hands {
             todo.iter().chain(farewell).for_each(|job| work.guarded(job));
             work.give_back(give_back);
         });
-        match std::thread::Builder::new().name("whimbrel-hands".into()).spawn(labour) {
-            Ok(_) => {
+        match spawn(Box::new(labour)) {
+            Ok(()) => {
                 handover.send(work).expect("the thread waits for it");
                 Ok(Self { jobs, last, returned })
             }

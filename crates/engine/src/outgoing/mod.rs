@@ -32,6 +32,7 @@ use crate::lanes::{EVENTS_MAX, SourceLanes};
 use crate::link::LinkEvent;
 use crate::options::{DestinationAddress, OutgoingOptions};
 use crate::progress::{Progress, Report};
+use crate::spawn::{Spawn, spawn};
 use driver::{Connected, Driver};
 use hands::{Comparison, Hands, PauseTimes, Work};
 
@@ -117,11 +118,11 @@ impl Outgoing {
     /// Outside of a tokio runtime.
     pub fn run(self) -> impl Future<Output = Ended> + Send {
         let ending = self.ending();
-        ending.begin(self.drive());
+        ending.begin(self.drive(spawn));
         async move { ending.take().await.expect("nobody else took what is still awaited here") }
     }
 
-    async fn drive(self) -> Ended {
+    pub(crate) async fn drive(self, spawn: Spawn) -> Ended {
         let memory = self.guest.memory();
         let tracker = match open_tracker(&memory, &self.options) {
             Ok(tracker) => tracker,
@@ -164,7 +165,7 @@ impl Outgoing {
             digesters: (self.options.source.verify == Verify::Full).then(Digesters::start),
             happened: happened.clone(),
         };
-        let hands = match Hands::start(work) {
+        let hands = match Hands::start(work, spawn) {
             Ok(hands) => hands,
             Err((error, guest)) => {
                 let why = format!("no thread could be started: {error}");

@@ -18,7 +18,12 @@ use whimbrel_engine::{
 use crate::scribe::{R, Scribe, ScribeFactory};
 use crate::{TOKEN, assert_writes, options, standing};
 
+/// For what hangs, and for nothing else.
 const SOON: Duration = Duration::from_secs(1);
+/// For what hangs, where the same deadline is one of steps that do not.
+const STEP: Duration = Duration::from_secs(5);
+/// For what does not hang, however busy the machine is.
+const PATIENT: Duration = Duration::from_secs(30);
 const PAGES: u64 = 256;
 
 /// The calls in which a guest can hang here.
@@ -101,22 +106,47 @@ fn leash() -> (Sender<()>, Arc<Mutex<Receiver<()>>>) {
     (release, Arc::new(Mutex::new(waits)))
 }
 
-fn hurried() -> OutgoingOptions {
+/// For a source that waits for everything.
+fn sends() -> OutgoingOptions {
     let mut options = options(Duration::from_secs(1));
-    options.source.pause_timeout = SOON;
-    options.source.doubt_timeout = SOON;
+    options.source.pause_budget = PATIENT;
+    options.source.pause_timeout = PATIENT;
+    options.source.doubt_timeout = PATIENT;
+    options.return_timeout = PATIENT;
+    options
+}
+
+/// For a source whose disk hangs.
+fn sends_past_a_disk() -> OutgoingOptions {
+    let mut options = sends();
+    options.source.pause_budget = SOON;
+    // The pause itself may take twice as long as this, the notes in it do not.
+    options.source.convergence.downtime_max = PATIENT;
     options.return_timeout = SOON;
     options
 }
 
-async fn migrate(source: Box<dyn Guest>, factory: Box<dyn GuestFactory>) -> (Ended, Ended) {
-    let options =
-        IncomingOptions { step_timeout: SOON, return_timeout: SOON, ..IncomingOptions::default() };
+/// For a destination that waits for everything.
+fn takes() -> IncomingOptions {
+    IncomingOptions { step_timeout: PATIENT, return_timeout: PATIENT, ..IncomingOptions::default() }
+}
+
+/// For a destination where something hangs.
+fn takes_what_hangs() -> IncomingOptions {
+    IncomingOptions { step_timeout: STEP, return_timeout: SOON, ..IncomingOptions::default() }
+}
+
+async fn migrate(
+    source: Box<dyn Guest>,
+    sends: OutgoingOptions,
+    factory: Box<dyn GuestFactory>,
+    takes: IncomingOptions,
+) -> (Ended, Ended) {
     let anywhere = ([127, 0, 0, 1], 0).into();
     let journal = Box::<VolatileJournal>::default();
-    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, options).expect("a port");
+    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, takes).expect("a port");
     let to = whimbrel_engine::DestinationAddress { address: incoming.address(), token: TOKEN };
-    let outgoing = Outgoing::new(source, Box::<VolatileJournal>::default(), to, hurried());
+    let outgoing = Outgoing::new(source, Box::<VolatileJournal>::default(), to, sends);
     let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
     (source, destination.expect("a destination"))
 }
@@ -142,7 +172,10 @@ async fn a_guest_that_hangs_in_its_pause_stays_and_runs_when_it_answers() {
     let (release, waits) = leash();
     let guest = Box::new(Scribe::filled(PAGES, 8));
     let guest = Box::new(Hanging { guest, call: Call::Pause, waits });
-    let (source, destination) = migrate(guest, Box::new(ScribeFactory::default())).await;
+    let mut options = sends();
+    (options.source.pause_timeout, options.return_timeout) = (SOON, SOON);
+    let factory = Box::new(ScribeFactory::default());
+    let (source, destination) = migrate(guest, options, factory, takes()).await;
     let failure = aborted(&source);
     assert_eq!(failure.fault, Fault::Guest);
     assert!(failure.why.contains("the guest hangs"), "{failure}");
@@ -180,13 +213,10 @@ impl Journal for HangingDisk {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_hangs_under_the_grant_ends_the_attempt() {
     let (release, waits) = leash();
-    let (incoming, to) = crate::incoming(ScribeFactory::default(), IncomingOptions::default());
+    let (incoming, to) = crate::incoming(ScribeFactory::default(), takes());
     let journal = HangingDisk(VolatileJournal::default(), Standing::Granted, waits);
-    let mut options = hurried();
-    options.source.pause_budget = SOON;
-    options.source.doubt_timeout = 10 * SOON;
     let guest = Box::new(Scribe::filled(PAGES, 8));
-    let outgoing = Outgoing::new(guest, Box::new(journal), to, options);
+    let outgoing = Outgoing::new(guest, Box::new(journal), to, sends_past_a_disk());
     let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
     let destination = destination.expect("ran");
     assert!(aborted(&source).why.contains("the disk hangs"), "{source:?}");
@@ -202,15 +232,15 @@ async fn a_disk_that_hangs_under_the_grant_ends_the_attempt() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_hangs_under_the_start_starts_nothing() {
     let (release, waits) = leash();
-    let options =
-        IncomingOptions { step_timeout: SOON, return_timeout: SOON, ..IncomingOptions::default() };
-    let journal = HangingDisk(VolatileJournal::default(), Standing::Running, waits);
+    let journal = Box::new(HangingDisk(VolatileJournal::default(), Standing::Running, waits));
     let (anywhere, factory) = (([127, 0, 0, 1], 0).into(), Box::new(ScribeFactory::default()));
-    let incoming = Incoming::bind(anywhere, TOKEN, factory, Box::new(journal), options);
+    let incoming = Incoming::bind(anywhere, TOKEN, factory, journal, takes_what_hangs());
     let incoming = incoming.expect("a port");
     let to = whimbrel_engine::DestinationAddress { address: incoming.address(), token: TOKEN };
     let guest = Box::new(Scribe::filled(PAGES, 8));
-    let outgoing = Outgoing::new(guest, Box::<VolatileJournal>::default(), to, hurried());
+    let mut options = sends();
+    options.source.doubt_timeout = STEP;
+    let outgoing = Outgoing::new(guest, Box::<VolatileJournal>::default(), to, options);
     let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
     let destination = destination.expect("ran");
     // It cannot be recorded that it never ran, so that the source does not hear it.
@@ -231,15 +261,12 @@ async fn a_disk_that_hangs_under_the_start_starts_nothing() {
 async fn a_disk_that_hangs_under_a_note_does_not_keep_the_guest_from_running_on() {
     let (release, waits) = leash();
     let factory = ScribeFactory { fails_to_load: true, ..ScribeFactory::default() };
-    let (incoming, to) = crate::incoming(factory, IncomingOptions::default());
+    let (incoming, to) = crate::incoming(factory, takes());
     let guest = Scribe::filled(PAGES, 8);
     let memory = guest.memory();
     let journal = HangingDisk(VolatileJournal::default(), Standing::Owner, waits);
     let journal = Box::new(journal);
-    let mut options = hurried();
-    (options.source.pause_budget, options.source.pause_timeout) = (SOON, 10 * SOON);
-    options.source.convergence.downtime_max = SOON;
-    let outgoing = Outgoing::new(Box::new(guest), journal, to, options);
+    let outgoing = Outgoing::new(Box::new(guest), journal, to, sends_past_a_disk());
     let (source, destination) = tokio::join!(outgoing.run(), incoming.run());
     assert!(aborted(&source).why.contains("it was told not to"), "{source:?}");
     assert!(matches!(destination.expect("ran").outcome, Outcome::Aborted(_)));
@@ -263,9 +290,10 @@ async fn a_disk_that_hangs_under_a_note_does_not_keep_the_guest_from_running_on(
 async fn a_guest_that_hangs_over_its_state_keeps_nobody_waiting() {
     let (release, waits) = leash();
     let factory = Box::new(HangingFactory(ScribeFactory::default(), Call::LoadState, waits));
-    let (source, destination) = migrate(Box::new(Scribe::filled(PAGES, 8)), factory).await;
+    let guest = Box::new(Scribe::filled(PAGES, 8));
+    let (source, destination) = migrate(guest, sends(), factory, takes_what_hangs()).await;
     let failure = aborted(&source).clone();
-    let late = format!("did not come about within {} ms", SOON.as_millis());
+    let late = format!("did not come about within {} ms", STEP.as_millis());
     assert!(failure.why.contains(&late), "{failure}");
     assert_eq!(standing(&source), Some(Standing::Owner));
     assert_writes(source.guest.expect("back")).await;
@@ -286,7 +314,10 @@ async fn a_guest_that_hangs_when_it_is_run_is_in_doubt_until_it_answers() {
     let (release, waits) = leash();
     let factory = ScribeFactory { busy_pages: 8, ..ScribeFactory::default() };
     let factory = Box::new(HangingFactory(factory, Call::Resume, waits));
-    let (source, destination) = migrate(Box::new(Scribe::filled(PAGES, 8)), factory).await;
+    let guest = Box::new(Scribe::filled(PAGES, 8));
+    let mut options = sends();
+    options.source.doubt_timeout = STEP;
+    let (source, destination) = migrate(guest, options, factory, takes_what_hangs()).await;
     // It was granted: neither side may run it, and neither may say that the other will not.
     assert!(matches!(source.outcome, Outcome::InDoubt { .. }), "{source:?}");
     assert_eq!(standing(&source), Some(Standing::Granted));

@@ -1,9 +1,17 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
 use whimbrel_engine::guest::{Guest, GuestFactory};
+use whimbrel_engine::protocol::{Policy, Token};
+use whimbrel_engine::{
+    DestinationAddress, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions,
+    VolatileJournal,
+};
 use whimbrel_guest::kv::{KvFactory, KvGuest, KvMonitor, Position, ToGuest};
 use whimbrel_memory::GuestMemory;
 use whimbrel_memory::page::{ByteCount, Run};
 
-use crate::common::{Relay, bulk, command, guest, memory};
+use crate::common::{PATIENCE, Relay, bulk, command, guest, memory};
 
 const SIZE: ByteCount = ByteCount::mib(8);
 
@@ -27,6 +35,42 @@ fn moved(mut source: KvGuest) -> Moved {
     guest.load_state(&state).expect("its memory is here");
     let monitor = factory.monitors().get().expect("one was made");
     Moved { guest, monitor }
+}
+
+/// A migration of the engine, over loopback. The guest runs where it is then.
+fn migrated(source: KvGuest) -> Moved {
+    let factory = KvFactory::default();
+    let monitors = factory.monitors();
+    let mut options = OutgoingOptions { host: 7, ..OutgoingOptions::default() };
+    // How long it takes is not what is looked at.
+    options.source.convergence.policy = Policy::SwitchOver;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).enable_all().build().expect("threads");
+    let (left, right) = runtime.block_on(async {
+        let (anywhere, token) = (SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Token(0x5eca7e));
+        let journal = Box::<VolatileJournal>::default;
+        let (factory, there) = (Box::new(factory), IncomingOptions::default());
+        let incoming = Incoming::bind(anywhere, token, factory, journal(), there);
+        let incoming = incoming.expect("a free port");
+        let to = DestinationAddress { address: incoming.address(), token };
+        let outgoing = Outgoing::new(Box::new(source), journal(), to, options);
+        tokio::join!(outgoing.run(), incoming.run())
+    });
+    assert!(matches!(left.outcome, Outcome::Completed { .. }), "{left:?}");
+    let guest = right.expect("a destination").guest.expect("it runs there");
+    Moved { guest, monitor: monitors.get().expect("one was made") }
+}
+
+/// What is replied, which is a number.
+#[track_caller]
+fn number(relay: &mut Relay, said: &str) -> i64 {
+    let start = relay.heard.len();
+    relay.say(format!("{said}\r\n").as_bytes());
+    relay.listen(|relay| relay.heard[start..].ends_with(b"\r\n"));
+    relay.confirm();
+    let reply = String::from_utf8_lossy(&relay.heard[start..]);
+    let number = reply.strip_prefix(':').and_then(|number| number.trim_end().parse().ok());
+    number.unwrap_or_else(|| panic!("{said}: {reply}"))
 }
 
 fn pages(memory: &GuestMemory) -> Vec<u8> {
@@ -196,4 +240,36 @@ fn a_guest_whose_older_memory_goes_on_elsewhere_keeps_no_client_that_knows_more(
     waits.hears(b"GET a\r\n", b"$1\r\n1\r\n");
     let check = monitor.self_check().expect("still");
     assert_eq!((check.damage, check.keys), (None, 1));
+}
+
+/// When a key ends is in guest memory, and comes along.
+#[test]
+fn keys_that_end_move_and_end_when_they_would_have() {
+    let source = guest(SIZE);
+    let mut relay = Relay::new(&source.monitor(), 1, 1);
+    relay.hears(b"SET long l EX 1000\r\nSET plain p\r\n", b"+OK\r\n+OK\r\n");
+    let (began, soon) = (Instant::now(), Duration::from_secs(2));
+    relay.hears(b"SET soon s PX 2000\r\n", b"+OK\r\n");
+    let before = number(&mut relay, "PTTL long");
+    let moved = migrated(source);
+    relay.attach(&moved.monitor);
+    let after = number(&mut relay, "PTTL long");
+    assert!((before - 60_000..=before).contains(&after), "{after} ms are left of {before}");
+    assert_eq!(number(&mut relay, "PTTL plain"), -1);
+    // On a slow host it has ended on the way.
+    let left = number(&mut relay, "PTTL soon");
+    assert!(left == -2 || (1..=2000).contains(&left), "{left} ms are left of 2000");
+    assert_eq!(number(&mut relay, "PERSIST plain"), 0, "it would not end");
+    assert_eq!(number(&mut relay, "EXPIRE plain 500"), 1);
+    assert!((1..=500).contains(&number(&mut relay, "TTL plain")));
+    assert_eq!(number(&mut relay, "EXPIRE long 2000 GT"), 1);
+    assert_eq!(number(&mut relay, "PERSIST long"), 1);
+    assert_eq!(number(&mut relay, "PTTL long"), -1);
+    while number(&mut relay, "EXISTS soon") == 1 {
+        assert!(began.elapsed() < PATIENCE, "it does not end");
+    }
+    assert!(began.elapsed() > soon / 2, "it has ended too soon");
+    relay.hears(b"MGET long plain soon\r\n", b"*3\r\n$1\r\nl\r\n$1\r\np\r\n$-1\r\n");
+    let check = moved.monitor.self_check().expect("still");
+    assert_eq!((check.damage, check.keys), (None, 2));
 }

@@ -6,12 +6,13 @@ const PAGES: PageCount = PageCount(262_144);
 struct Rounds {
     forecast: Forecast,
     throughput: Throughput,
+    harvest: Duration,
 }
 
 fn rounds(policy: Policy, downtime_ms: u64) -> Rounds {
     let downtime_max = Duration::from_millis(downtime_ms);
     let forecast = Forecast::new(Convergence { downtime_max, policy }, PAGES);
-    Rounds { forecast, throughput: Throughput::default() }
+    Rounds { forecast, throughput: Throughput::default(), harvest: ms(1) }
 }
 
 fn pages(mib: u64) -> PageCount {
@@ -32,7 +33,7 @@ impl Rounds {
         self.throughput.busy += took;
         let (throughput, open) = (self.throughput, Some(took.max(ms(1))));
         let (written, dirty) = (pages(dirty), pages(dirty));
-        let (harvest, errand) = (ms(1), Duration::from_micros(100));
+        let (harvest, errand) = (self.harvest, Duration::from_micros(100));
         self.forecast.decide(Round { throughput, open, written, dirty, harvest, errand })
     }
 
@@ -125,6 +126,22 @@ fn a_throttle_that_cannot_help_is_not_tried() {
     let throttles = |decision: &Decision| matches!(decision, Decision::Throttle(_));
     assert!(!decisions.iter().any(throttles), "{decisions:?}");
     assert!(matches!(decisions.last(), Some(Decision::GiveUp(_))), "{decisions:?}");
+}
+
+/// What came in between a harvest once is not what every pause would take.
+#[test]
+fn one_slow_harvest_is_no_reason_to_give_up() {
+    let after = |slow: &[usize]| {
+        let mut rounds = rounds(Policy::Throttle { most: 99 }, 300);
+        let decided = (0..3).map(|round| {
+            rounds.harvest = if slow.contains(&round) { ms(1000) } else { ms(1) };
+            rounds.round(512, 512)
+        });
+        decided.last().expect("three rounds")
+    };
+    assert_eq!(after(&[2]), Decision::Throttle(20));
+    let both = after(&[1, 2]);
+    assert!(matches!(&both, Decision::GiveUp(why) if why.contains("1000 ms for the last harvest")));
 }
 
 /// A guest that was never touched sends a few bytes, by which no link is known.

@@ -13,6 +13,7 @@ pub(crate) fn host_facts() -> HostFacts {
     HostFacts {
         kernel: read("/proc/sys/kernel/osrelease"),
         system: None,
+        processor: read("/proc/cpuinfo").as_deref().and_then(processor).map(str::to_owned),
         lacks: &[],
         trackers: probe_host(Backing::default()),
         memory_available: super::memory_available().ok(),
@@ -42,6 +43,12 @@ pub(crate) fn tcp_buffers_max() -> Option<(ByteCount, ByteCount)> {
 
 fn read(path: &str) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+/// Some kinds of processors have no name there.
+fn processor(told: &str) -> Option<&str> {
+    let line = told.lines().find(|line| line.starts_with("model name"))?;
+    line.split_once(':').map(|(_, name)| name.trim())
 }
 
 fn overcommit(text: &str) -> Option<Overcommit> {
@@ -110,6 +117,13 @@ mod tests {
     fn what_the_kernel_promises_is_understood() {
         assert_eq!(overcommit("2"), Some(Overcommit::Never));
         assert_eq!(overcommit("3"), None);
+    }
+
+    #[test]
+    fn a_processor_is_called_by_its_name() {
+        let told = "processor\t: 0\nmodel name\t: Some CPU @ 2.10GHz\nflags\t: a b\n";
+        assert_eq!(processor(told), Some("Some CPU @ 2.10GHz"));
+        assert_eq!(processor("processor\t: 0\n"), None);
     }
 
     #[test]

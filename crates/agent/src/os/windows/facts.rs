@@ -85,6 +85,7 @@ pub(crate) fn host_facts() -> HostFacts {
     HostFacts {
         kernel: None,
         system: Some(format!("Windows{}", version.unwrap_or_default())),
+        processor: std::env::var("PROCESSOR_IDENTIFIER").ok(),
         lacks: LACKS,
         trackers: probe_host(Backing::default()),
         memory_available: super::memory_available().ok(),

@@ -203,9 +203,10 @@ fn what_is_written_back_after_a_dead_lane_goes_again() {
 #[test]
 fn a_path_is_not_blamed_for_one_lane_that_starves() {
     let traffic = Traffic::default();
-    // So slow that there is always something to send.
-    traffic.set_limits(Limits { rounds: Some(ByteRate(4 << 20)), ..Limits::default() });
-    let stall_timeout = Duration::from_secs(1);
+    // So slow that there is something to send for longer than both of them take to fail.
+    traffic.set_limits(Limits { rounds: Some(ByteRate(512 << 10)), ..Limits::default() });
+    // Longer than a busy machine holds the other one up, which would fail before this one.
+    let stall_timeout = Duration::from_secs(6);
     let options = LaneOptions { stall_timeout, traffic, ..LaneOptions::default() };
     let mut world = World::with(KINDS[0], options);
     let swallow = |swallows: Arc<AtomicBool>| {

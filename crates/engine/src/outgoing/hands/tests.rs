@@ -16,6 +16,7 @@ use crate::journal::{SharedJournal, VolatileJournal};
 use crate::lanes::{LaneOptions, SourceLanes};
 use crate::options::CoreShare;
 use crate::outgoing::Happened;
+use crate::spawn::spawn;
 
 /// A guest that is nothing but its memory.
 struct Still(GuestMemory);
@@ -155,7 +156,7 @@ fn a_guest_that_stays_is_given_back_when_nobody_tracks_it_any_more() {
         let (mut work, _said) = hands();
         let ended = Arc::new(AtomicBool::new(false));
         work.tracker = Box::new(Slow(Arc::clone(&ended)));
-        let Ok(hands) = Hands::start(work) else { panic!("there is no thread") };
+        let Ok(hands) = Hands::start(work, spawn) else { panic!("there is no thread") };
         let back = hands.finish(last).blocking_recv();
         assert!(ended.load(Ordering::SeqCst), "it is tracked still");
         assert!(back.is_ok_and(|back| back.runs), "the guest comes back");
