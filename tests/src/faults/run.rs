@@ -372,6 +372,7 @@ impl World {
     async fn clean_up(&mut self) -> Vec<String> {
         let uuid = self.uuid.clone();
         let mut left = Vec::new();
+        self.way.forget();
         for side in [Side::Source, Side::Destination] {
             if let Ok(mut client) = self.host(side).patient().await {
                 let request = api::StopGuestRequest { guest: uuid.clone(), force: true };

@@ -101,6 +101,8 @@ impl Drop for Way {
     }
 }
 
+/// Fewer bytes than pages come in.
+const SMALL: usize = 16 << 10;
 /// Bytes on the lanes by which the first round is well under way.
 const FIRST_ROUND: u64 = 1 << 20;
 
@@ -153,6 +155,12 @@ impl Way {
         let before = lock(&self.shared.look).replace((step, look));
         assert!(before.is_none(), "one record is looked at");
         self.expect(step)
+    }
+
+    /// Nobody waits for a step any more.
+    pub fn forget(&self) {
+        lock(&self.shared.expected).clear();
+        *lock(&self.shared.look) = None;
     }
 
     /// Ends connections; false if there are none of that kind.
@@ -285,12 +293,7 @@ impl Shared {
             from.read_exact(&mut seal).await?;
             let message = Message::decode(&body).ok();
             let step = message.as_ref().and_then(Step::of).filter(|step| self.counts(*step));
-            let recorded = self.recorded().await;
-            let passing = self.hold(recorded.or(step)).await?;
-            if recorded.is_some() && passing.is_none() {
-                // Nobody waits for it any more, nor does anything that was to be in the dark.
-                self.dark.send_replace(false);
-            }
+            let passing = self.hold(step, true).await?;
             self.light().await;
             if let Some(Message::Prepare(prepare)) = message
                 && self.another_root.swap(false, Ordering::Relaxed)
@@ -317,7 +320,9 @@ impl Shared {
                 return Ok(());
             }
             let step = if to_destination { self.carries(read as u64) } else { None };
-            let passing = self.hold(step).await?;
+            // What is encrypted may be a message as well, if it is small. Whoever looked for every
+            // piece of the last pages would make a pause as long as it may be.
+            let passing = self.hold(step, read < SMALL).await?;
             self.light().await;
             self.spoil(Kind::Lane, &mut buffer[..read]);
             to.write_all(&buffer[..read]).await?;
@@ -338,25 +343,27 @@ impl Shared {
         marks.into_iter().find(passed).map(|(_, step)| step)
     }
 
-    /// The step that a record says has come, which is seen between two messages: whoever looked for
-    /// every piece of the last pages would make a pause as long as it may be. From then on it is
-    /// dark.
+    /// The step that a record says has come; from then on it is dark.
     async fn recorded(&self) -> Option<Step> {
         let (step, look) = lock(&self.look).clone()?;
         let awaited = || lock(&self.expected).iter().any(|(awaited, _)| *awaited == step);
         if self.carried.load(Ordering::Relaxed) < self.memory || !awaited() || !look().await {
             return None;
         }
+        // Whoever looks has a connection of their own, which is not to be found afterwards. Another
+        // may have seen it at the same time.
+        lock(&self.look).take()?;
         self.dark.send_replace(true);
-        // Whoever looks has a connection of their own, which is not to be found afterwards.
-        *lock(&self.look) = None;
         Some(step)
     }
 
-    /// Waits for a word about what was read, if somebody waits for this step.
-    async fn hold(&self, step: Option<Step>) -> io::Result<Passing> {
+    /// Waits for a word about what was read, if somebody waits for this step, or for one that a
+    /// record tells of to who `looks`.
+    async fn hold(&self, step: Option<Step>, looks: bool) -> io::Result<Passing> {
+        let recorded = if looks { self.recorded().await } else { None };
         let waiting = {
             let mut expected = lock(&self.expected);
+            let step = recorded.or(step);
             let at = expected.iter().position(|(awaited, _)| Some(*awaited) == step);
             at.map(|at| expected.swap_remove(at).1)
         };
@@ -366,7 +373,13 @@ impl Shared {
         match answered.await {
             Ok(Fate::Lost) => Err(io::ErrorKind::ConnectionAborted.into()),
             Ok(Fate::Delivered) => Ok(Some(passing)),
-            Err(_) => Ok(None),
+            Err(_) => {
+                if recorded.is_some() {
+                    // Nobody waits for it any more, nor does anything that was to be in the dark.
+                    self.dark.send_replace(false);
+                }
+                Ok(None)
+            }
         }
     }
 
