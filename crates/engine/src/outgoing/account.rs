@@ -232,7 +232,7 @@ impl Account {
         let (Some(flushed), Some(granted)) = (self.flushed, self.granted) else { return };
         let verified = self.verified.unwrap_or(parked);
         // One that came again after the grant tells nothing.
-        let prepared = self.prepared.unwrap_or(granted).clamp(flushed, granted);
+        let prepared = self.prepared.unwrap_or(granted).max(flushed).min(granted);
         let there = self.verified_there.min(prepared - flushed);
         let inside = self.pause.pause + self.pause.harvest + self.pause.state;
         self.downtime = DowntimeParts {
