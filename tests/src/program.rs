@@ -359,8 +359,16 @@ impl Agent {
 
     /// Starts a guest and waits until it is at work.
     pub async fn guest(&self, name: &str, options: &[&str]) {
-        let words = ["run", "--name", name, "--json"];
-        let _ = self.ask(&[words.as_slice(), options].concat()).await.ended(0);
+        let words = [&["run", "--name", name, "--json"], options].concat();
+        let mut said = self.ask(&words).await;
+        // What Wine says once in a while where many processes start at the same time.
+        for _ in 0..3 {
+            if !said.out.contains("os error 1359") {
+                break;
+            }
+            said = self.ask(&words).await;
+        }
+        let _ = said.ended(0);
         self.until(name, |guest| guest["state"] == "running").await;
     }
 
