@@ -168,6 +168,15 @@ fn work(rate: DirtyRate, pattern: Pattern) -> anyhow::Result<Work> {
     Ok(Work { layout, spec, way: AT_WORK })
 }
 
+/// The rate of so many MiB/s; the largest number stands for as fast as it can.
+const fn dirty_rate(mib_s: u64) -> DirtyRate {
+    match mib_s {
+        0 => DirtyRate::Idle,
+        u64::MAX => DirtyRate::Max,
+        mib_s => DirtyRate::PerSecond(ByteCount::mib(mib_s)),
+    }
+}
+
 /// What the guest's work costs the migration, and the migration the guest's work.
 fn rate(folder: &Path) -> anyhow::Result<()> {
     println!(
@@ -187,12 +196,8 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
     let beside = trackers.map(|kind| format!("beside the guest's own, {kind}"));
     let mut beside = Chart::of(title, x, "MiB", &beside);
     for mib_s in [0, 100, 400, u64::MAX] {
-        let (name, rate) = match mib_s {
-            0 => ("0".into(), DirtyRate::Idle),
-            u64::MAX => ("max".into(), DirtyRate::Max),
-            mib_s => (mib_s.to_string(), DirtyRate::PerSecond(ByteCount::mib(mib_s))),
-        };
-        let work = work(rate, Pattern::Uniform)?;
+        let name = if mib_s == u64::MAX { "max".into() } else { mib_s.to_string() };
+        let work = work(dirty_rate(mib_s), Pattern::Uniform)?;
         let worked = in_turns(&trackers, |tracker| {
             let way = working::Way { tracker: Some(*tracker), ..AT_WORK };
             working::migrate(&Work { way, ..work.clone() })
@@ -225,11 +230,7 @@ fn estimate() -> anyhow::Result<()> {
     println!("MiB/s   expected / taken: median (the lower quarter ends, the upper one begins)");
     memory::warm(3 * GIB as usize);
     for mib_s in [0, 100, 400] {
-        let rate = match mib_s {
-            0 => DirtyRate::Idle,
-            mib_s => DirtyRate::PerSecond(ByteCount::mib(mib_s)),
-        };
-        let work = work(rate, Pattern::Uniform)?;
+        let work = work(dirty_rate(mib_s), Pattern::Uniform)?;
         let runs =
             (0..FORECASTS).map(|_| working::migrate(&work)).collect::<Result<Vec<_>, _>>()?;
         let mut shares: Vec<_> = runs.iter().map(expected).collect();

@@ -16,7 +16,7 @@ use crate::deadlines::MigrationDeadlines;
 pub struct Heartbeat {
     /// Between two signs of life.
     pub delay: Duration,
-    /// How many may be missing, at least 2.
+    /// How many may be missing, at least [`Heartbeat::THRESHOLD_MIN`].
     pub threshold: u32,
 }
 
@@ -30,18 +30,23 @@ pub struct Heartbeats {
 }
 
 impl Heartbeat {
+    /// One that is missing may only be late.
+    pub const THRESHOLD_MIN: u32 = 2;
+
     /// # Errors
     /// If nobody could keep to it.
     pub(crate) fn read(said: &api::HostHeartbeat) -> Result<Self, Status> {
         let delay = Duration::from_micros(said.delay_us);
-        if delay.is_zero() || said.threshold < 2 {
+        if delay.is_zero() || said.threshold < Self::THRESHOLD_MIN {
             let why = "a heartbeat has a delay, of which two or more may be missing, as 1sx5";
             return Err(Status::invalid_argument(why));
         }
         Ok(Self { delay, threshold: said.threshold })
     }
 
-    pub(crate) fn said(self) -> api::HostHeartbeat {
+    /// As agents are told of it.
+    #[must_use]
+    pub fn said(self) -> api::HostHeartbeat {
         api::HostHeartbeat { delay_us: micros(self.delay), threshold: self.threshold }
     }
 }

@@ -1,5 +1,8 @@
 //! What a virtual machine monitor implements to have its guests moved.
 
+#[cfg(test)]
+pub(crate) mod still;
+
 use bytes::Bytes;
 use whimbrel_memory::GuestMemory;
 use whimbrel_page::{ByteCount, Layout};

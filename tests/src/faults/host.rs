@@ -23,8 +23,8 @@ pub(super) const DEADLINES: &str = "greeting=2s,silence=1s,resume=3s,retry=100ms
     abandon=2s,settle=4s,collect=2s,peer-connect=1s,process-call=1s,process-stop=3s";
 
 /// How long an answer is waited for where something may be wrong, and where nothing is.
-const SHORT: Duration = Duration::from_secs(3);
-const LONG: Duration = Duration::from_secs(60);
+const HURRIED: Duration = Duration::from_secs(3);
+const PATIENT: Duration = Duration::from_secs(60);
 
 /// How often each side is looked at.
 const LOOK: Duration = Duration::from_millis(30);
@@ -123,7 +123,7 @@ impl Host {
     /// # Errors
     /// If it does not answer.
     pub async fn client(&self) -> Result<Client, ClientError> {
-        connect(&self.agent.address, SHORT).await
+        connect(&self.agent.address, HURRIED).await
     }
 
     /// The same while nothing is wrong: whoever is only slow is waited for.
@@ -131,7 +131,7 @@ impl Host {
     /// # Errors
     /// If it does not answer.
     pub async fn patient(&self) -> Result<Client, ClientError> {
-        connect(&self.agent.address, LONG).await
+        connect(&self.agent.address, PATIENT).await
     }
 
     /// Looks at the guest from now on.
@@ -143,7 +143,7 @@ impl Host {
             looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 looks.tick().await;
-                let Ok(mut client) = connect(&address, SHORT).await else { continue };
+                let Ok(mut client) = connect(&address, HURRIED).await else { continue };
                 loop {
                     looks.tick().await;
                     let asked = Instant::now();

@@ -5,8 +5,6 @@ use whimbrel_agent::{Heartbeat, Heartbeats};
 use super::{BadInput, duration};
 
 const EXAMPLE: &str = "same-subnet=1sx5,cross-subnet=2sx10";
-/// One that is missing may only be late.
-const THRESHOLD_MIN: u32 = 2;
 
 /// Reads the heartbeats of one class of ways or both.
 pub(crate) fn heartbeats(text: &str) -> Result<Heartbeats, BadInput> {
@@ -28,7 +26,8 @@ pub(crate) fn heartbeats(text: &str) -> Result<Heartbeats, BadInput> {
 fn heartbeat(text: &str) -> Option<Heartbeat> {
     let (delay, threshold) = text.trim().split_once('x')?;
     let delay = duration(delay).ok().filter(|delay| !delay.is_zero())?;
-    let threshold = threshold.parse().ok().filter(|threshold| *threshold >= THRESHOLD_MIN)?;
+    let threshold =
+        threshold.parse().ok().filter(|threshold| *threshold >= Heartbeat::THRESHOLD_MIN)?;
     Some(Heartbeat { delay, threshold })
 }
 

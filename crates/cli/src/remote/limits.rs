@@ -19,10 +19,6 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
         bytes_per_s: limit.told(),
     };
     let heartbeats = args.heartbeat.unwrap_or_default();
-    let beat = |beat: Heartbeat| api::HostHeartbeat {
-        delay_us: u64::try_from(beat.delay.as_micros()).unwrap_or(u64::MAX),
-        threshold: beat.threshold,
-    };
     let request = api::SetLimitsRequest {
         migration: args.guest.clone().unwrap_or_default(),
         rate_bytes_per_s: args.rate.map(Limit::told),
@@ -30,8 +26,8 @@ pub(crate) async fn limit(args: LimitArgs) -> Ending {
         weight: args.weight,
         host_bytes_per_s: args.host.map(Limit::told),
         networks: args.networks.iter().map(network).collect(),
-        same_subnet: heartbeats.same_subnet.map(beat),
-        cross_subnet: heartbeats.cross_subnet.map(beat),
+        same_subnet: heartbeats.same_subnet.map(Heartbeat::said),
+        cross_subnet: heartbeats.cross_subnet.map(Heartbeat::said),
     };
     let in_force = args.target.connect().await?.set_limits(request).await?;
     match args.json {

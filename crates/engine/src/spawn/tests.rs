@@ -1,15 +1,15 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
-use whimbrel_memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_page::{ByteCount, Layout, PageCount, RegionId};
+use whimbrel_memory::{GuestMemory, TrackerKind};
+use whimbrel_page::{ByteCount, Layout, RegionId};
 use whimbrel_protocol::{Fault, GuestUuid, Outcome, Token};
 
 use super::{Spawn, spawn};
-use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
+use crate::guest::still::Still;
+use crate::guest::{Guest, GuestDescription, GuestError, GuestFactory};
 use crate::{
     DestinationAddress, Incoming, IncomingOptions, Journal, Outgoing, OutgoingOptions,
     VolatileJournal,
@@ -18,56 +18,6 @@ use crate::{
 const WHY: &str = "there are no more threads";
 const NO_THREAD: Spawn = |_| Err(io::Error::other(WHY));
 const TOKEN: Token = Token(0x5eca7e);
-
-/// A guest that is nothing but its memory. It runs, and counts what is asked of it.
-struct Still {
-    memory: GuestMemory,
-    asked: Arc<AtomicU32>,
-}
-
-impl Still {
-    fn running() -> Self {
-        let layout = Layout::single(PageCount(16).bytes()).expect("valid");
-        let memory = GuestMemory::allocate(&layout, Backing::Private).expect("memory");
-        Self { memory, asked: Arc::default() }
-    }
-
-    fn asked<T>(&self, answer: T) -> Result<T, GuestError> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        Ok(answer)
-    }
-}
-
-impl Guest for Still {
-    fn describe(&self) -> GuestDescription {
-        let (name, kind) = ("still".to_owned(), "still".to_owned());
-        GuestDescription { uuid: GuestUuid(1), name, kind, state_version: 1 }
-    }
-
-    fn memory(&self) -> GuestMemory {
-        self.memory.clone()
-    }
-
-    fn pause(&mut self) -> Result<(), GuestError> {
-        self.asked(())
-    }
-
-    fn resume(&mut self) -> Result<(), GuestError> {
-        self.asked(())
-    }
-
-    fn save_state(&mut self) -> Result<Bytes, GuestError> {
-        self.asked(Bytes::new())
-    }
-
-    fn load_state(&mut self, _: &Bytes) -> Result<(), GuestError> {
-        self.asked(())
-    }
-
-    fn throttle(&mut self, _: Throttle) -> Result<(), GuestError> {
-        self.asked(())
-    }
-}
 
 /// Where nobody arrives, and why.
 struct Nowhere(Arc<str>);
@@ -94,7 +44,7 @@ fn outgoing(guest: Box<dyn Guest>, journal: Box<dyn Journal>, address: SocketAdd
 
 #[tokio::test]
 async fn a_source_without_a_thread_gives_the_guest_back_as_it_was() {
-    let still = Still::running();
+    let still = Still::of_pages(16);
     let (memory, asked) = (still.memory(), Arc::clone(&still.asked));
     let word = || memory.load_u64(RegionId(0), ByteCount(8)).expect("inside");
     memory.store_u64(RegionId(0), ByteCount(8), 7).expect("inside");
@@ -124,7 +74,7 @@ async fn a_destination_without_a_thread_leaves_nothing_and_the_source_hears_of_i
     let incoming = Incoming::bind(anywhere, TOKEN, Box::new(factory), journal, options);
     let incoming = incoming.expect("a free port");
     let address = incoming.address();
-    let guest = Box::new(Still::running());
+    let guest = Box::new(Still::of_pages(16));
     let source = outgoing(guest, Box::<VolatileJournal>::default(), address);
     let (source, destination) = tokio::join!(source.drive(spawn), incoming.drive(NO_THREAD));
     assert_eq!(destination.expect_err("there is no thread").to_string(), WHY);

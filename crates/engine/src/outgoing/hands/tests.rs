@@ -2,64 +2,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::mpsc::{Receiver, channel};
-use whimbrel_memory::{
-    Backing, DirtyTracker, GuestMemory, KernelWrites, MemoryError, TrackerKind, open,
-};
-use whimbrel_page::{ByteCount, Layout, PageCount, PageIndex, PageSet, RegionId};
-use whimbrel_protocol::{GuestUuid, Harvest, SourceEvent};
+use whimbrel_memory::{DirtyTracker, KernelWrites, MemoryError, TrackerKind, open};
+use whimbrel_page::{ByteCount, PageCount, PageIndex, PageSet, RegionId};
+use whimbrel_protocol::{Harvest, SourceEvent};
 
 use super::{Comparison, Hands, Job, Work};
-use crate::guest::{Guest, GuestDescription, GuestError, Throttle};
+use crate::guest::Guest as _;
+use crate::guest::still::Still;
 use crate::journal::{SharedJournal, VolatileJournal};
 use crate::lanes::{LaneOptions, SourceLanes};
 use crate::options::CoreShare;
 use crate::outgoing::Happened;
 use crate::spawn::spawn;
 
-/// A guest that is nothing but its memory.
-struct Still(GuestMemory);
-
-impl Guest for Still {
-    fn describe(&self) -> GuestDescription {
-        let (name, kind) = ("still".to_owned(), "still".to_owned());
-        GuestDescription { uuid: GuestUuid(1), name, kind, state_version: 1 }
-    }
-
-    fn memory(&self) -> GuestMemory {
-        self.0.clone()
-    }
-
-    fn pause(&mut self) -> Result<(), GuestError> {
-        Ok(())
-    }
-
-    fn resume(&mut self) -> Result<(), GuestError> {
-        Ok(())
-    }
-
-    fn save_state(&mut self) -> Result<Bytes, GuestError> {
-        Ok(Bytes::new())
-    }
-
-    fn load_state(&mut self, _: &Bytes) -> Result<(), GuestError> {
-        Ok(())
-    }
-
-    fn throttle(&mut self, _: Throttle) -> Result<(), GuestError> {
-        Ok(())
-    }
-}
-
 /// Hands on a guest of sixteen pages, and what they say.
 fn hands() -> (Work, Receiver<Happened>) {
-    let layout = Layout::single(PageCount(16).bytes()).expect("valid");
-    let memory = GuestMemory::allocate(&layout, Backing::Private).expect("memory");
+    let guest = Still::of_pages(16);
+    let memory = guest.memory();
+    let layout = memory.layout().clone();
     let (happened, said) = channel(16);
     let lanes = SourceLanes::new(memory.clone(), LaneOptions::default(), channel(16).0);
     let work = Work {
-        guest: Box::new(Still(memory.clone())),
+        guest: Box::new(guest),
         tracker: open(TrackerKind::Model, &memory).expect("it works everywhere"),
         lanes,
         journal: SharedJournal::new(Box::<VolatileJournal>::default()),

@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use whimbrel_page::{Layout, PAGE_SIZE, PageSet, RegionId, Run};
 
-use super::pagemap::{CHECK_ARMED, PRESENT, PROTECT, Pagemap, Query, SWAPPED, WRITTEN};
+use super::pagemap::{CHECK_ARMED, PRESENT, PROTECT, Pagemap, Query, SWAPPED, WRITTEN, once};
 use crate::sys::Mapping;
 
 /// Pages in a piece, at least; a huge region has larger ones, and not more than so many.
@@ -162,7 +162,7 @@ impl Piece {
         let flags = PROTECT | CHECK_ARMED;
         let query = Query { flags, any: PRESENT | SWAPPED, ..Query::default() };
         let mut populated = 0;
-        pagemap.scan(self.addresses.clone(), query, |_, count| populated += count)?;
+        pagemap.scan(self.addresses.clone(), query, once(|_, count| populated += count))?;
         self.full.store(populated == self.pages(), Ordering::SeqCst);
         Ok(())
     }

@@ -88,7 +88,9 @@ impl Pagemap {
     }
 
     /// Hands the pages of a range of addresses that `query` finds to `each`, as first page and
-    /// count, counted from the start of the range.
+    /// count, counted from the start of the range. After a call that had no room for more runs the
+    /// kernel goes back a little: some come twice, and one that was written in between comes only
+    /// then, behind others.
     pub(super) fn scan(
         &mut self,
         range: Range<usize>,
@@ -126,6 +128,18 @@ impl Pagemap {
     }
 }
 
+/// For who counts what a scan finds: each page once, as it was when it was come by first.
+pub(super) fn once(mut each: impl FnMut(u64, u64)) -> impl FnMut(u64, u64) {
+    let mut told = 0;
+    move |first, count| {
+        let (from, end) = (first.max(told), first + count);
+        if from < end {
+            each(from, end - from);
+            told = end;
+        }
+    }
+}
+
 impl From<Query> for ScanArg {
     fn from(query: Query) -> Self {
         Self {
@@ -148,16 +162,7 @@ pub(in crate::sys) fn populated(
 ) -> io::Result<()> {
     let query =
         Query { inverted: ZERO_FRAME, all: ZERO_FRAME, any: PRESENT | SWAPPED, ..Query::default() };
-    // Where a call had no room for more runs, the next one may report some of them again.
-    let mut told = 0;
-    let once = |first: u64, count: u64| {
-        let (from, end) = (first.max(told), first + count);
-        if from < end {
-            each(from, end - from);
-            told = end;
-        }
-    };
-    match Pagemap::open()?.scan(range.clone(), query, once) {
+    match Pagemap::open()?.scan(range.clone(), query, once(&mut each)) {
         // The first call fails, or none does: nothing has been reported yet.
         Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => populated_by_page(range, each),
         other => other,
