@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
-use whimbrel_engine::memory::GuestMemory;
+use whimbrel_engine::memory::{GuestMemory, Writers};
 use whimbrel_engine::page::{ByteCount, Layout, PageIndex, RegionId, Run};
 use whimbrel_engine::protocol::GuestUuid;
 
@@ -100,6 +100,10 @@ impl Guest for Reader {
 
     fn memory(&self) -> GuestMemory {
         self.memory.clone()
+    }
+
+    fn writers(&self) -> Writers {
+        Writers::OwnThreads
     }
 
     fn state_size_hint(&self) -> Option<ByteCount> {

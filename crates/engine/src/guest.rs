@@ -4,7 +4,7 @@
 pub(crate) mod still;
 
 use bytes::Bytes;
-use whimbrel_memory::GuestMemory;
+use whimbrel_memory::{GuestMemory, Writers};
 use whimbrel_page::{ByteCount, Layout};
 use whimbrel_protocol::GuestUuid;
 
@@ -67,6 +67,12 @@ pub trait Guest: Send + 'static {
 
     /// A handle on its memory. All of the guest's own writes go through this mapping.
     fn memory(&self) -> GuestMemory;
+
+    /// Who writes its memory. One that can say that only threads of this process do has shorter
+    /// downtimes: see [`whimbrel_memory::open_for`].
+    fn writers(&self) -> Writers {
+        Writers::Anyone
+    }
 
     /// How large its saved state will be, if that can be said while it runs: the first estimate of
     /// the downtime counts it in. Later ones know the size of the state that was saved.

@@ -32,5 +32,7 @@ pub use guest_memory::{Backing, GuestMemory, HugePages};
 pub use landing::Landing;
 pub use probe::{Candidate, Probe, probe, probe_host};
 pub use sys::{AdoptedRegion, take_long_turns};
-pub use tracker::{DirtyTracker, KernelWrites, NoSuchTracker, TrackerKind, open};
+pub use tracker::{
+    DirtyTracker, KernelWrites, NoSuchTracker, TrackerKind, Writers, open, open_for,
+};
 pub use whimbrel_page as page;

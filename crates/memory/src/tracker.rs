@@ -133,15 +133,40 @@ impl FromStr for TrackerKind {
     }
 }
 
+/// Who writes a guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writers {
+    /// Threads of this process, other processes, and workers of the kernel, such as KVM's for a
+    /// vCPU whose page has been swapped out, or a driver's.
+    Anyone,
+    /// Threads of this process and nobody else, by themselves or in a system call.
+    OwnThreads,
+}
+
 /// Opens a tracker of this kind on `memory`, disarmed. A memory has one tracker at a time.
 ///
 /// # Errors
 /// [`MemoryError::AlreadyTracked`] while another tracker of this memory exists,
 /// [`MemoryError::Unsupported`] if this kind does not work here.
 pub fn open(kind: TrackerKind, memory: &GuestMemory) -> Result<Box<dyn DirtyTracker>, MemoryError> {
+    open_for(kind, memory, Writers::Anyone)
+}
+
+/// As [`open`], for memory with these writers. What others write where it was said that only own
+/// threads do may be missed; in return a harvest costs what was written since the last one, and
+/// not what there is. (With userfaultfd, where the host logs page faults for this process: perf
+/// events are allowed to it.)
+///
+/// # Errors
+/// As [`open`].
+pub fn open_for(
+    kind: TrackerKind,
+    memory: &GuestMemory,
+    writers: Writers,
+) -> Result<Box<dyn DirtyTracker>, MemoryError> {
     match kind {
         TrackerKind::Model => Ok(Box::new(Tracked::new(memory, Model)?)),
-        real => sys::open(real, memory),
+        real => sys::open(real, memory, writers),
     }
 }
 

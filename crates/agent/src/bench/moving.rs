@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::runtime::Builder;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
-use whimbrel_engine::memory::Backing;
+use whimbrel_engine::memory::{Backing, Writers};
 pub use whimbrel_engine::memory::{GuestMemory, HugePages};
 use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE, PageIndex, RegionId, Run};
 use whimbrel_engine::protocol::{GuestUuid, Token};
@@ -90,6 +90,10 @@ impl Guest for Sleeper {
 
     fn memory(&self) -> GuestMemory {
         self.memory.clone()
+    }
+
+    fn writers(&self) -> Writers {
+        Writers::OwnThreads
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {

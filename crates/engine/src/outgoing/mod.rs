@@ -19,7 +19,7 @@ mod verify;
 use std::future::Future;
 
 use tokio::sync::{mpsc, watch};
-use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError, open, probe};
+use whimbrel_memory::{DirtyTracker, GuestMemory, MemoryError, Writers, open_for, probe};
 use whimbrel_page::{PageCount, PageSet, Run};
 use whimbrel_protocol::{Failure, Fault, Outcome, SourceEvent, Subject, Verify};
 
@@ -124,7 +124,7 @@ impl Outgoing {
 
     pub(crate) async fn drive(self, spawn: Spawn) -> Ended {
         let memory = self.guest.memory();
-        let tracker = match open_tracker(&memory, &self.options) {
+        let tracker = match open_tracker(&memory, self.guest.writers(), &self.options) {
             Ok(tracker) => tracker,
             Err(failure) => return Ended::unbegun(failure, self.guest, self.journal),
         };
@@ -187,6 +187,7 @@ impl Ended {
 
 fn open_tracker(
     memory: &GuestMemory,
+    writers: Writers,
     options: &OutgoingOptions,
 ) -> Result<Box<dyn DirtyTracker>, Failure> {
     let failed = |error: MemoryError| Failure::new(Fault::Memory, error.to_string());
@@ -194,5 +195,5 @@ fn open_tracker(
         let why = "no dirty tracker works on this host; `whimbrel doctor` says what each one needs";
         Failure::new(Fault::Memory, why)
     })?;
-    open(kind, memory).map_err(failed)
+    open_for(kind, memory, writers).map_err(failed)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
-use whimbrel_engine::memory::{Backing, GuestMemory};
+use whimbrel_engine::memory::{Backing, GuestMemory, Writers};
 use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE, PageIndex, RegionId};
 use whimbrel_engine::protocol::GuestUuid;
 
@@ -170,6 +170,10 @@ impl Guest for Scribe {
 
     fn memory(&self) -> GuestMemory {
         self.memory.clone()
+    }
+
+    fn writers(&self) -> Writers {
+        Writers::OwnThreads
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
 use whimbrel_engine::protocol::GuestUuid;
-use whimbrel_memory::GuestMemory;
 use whimbrel_memory::page::{ByteCount, Layout};
+use whimbrel_memory::{GuestMemory, Writers};
 
 use super::arena::Arena;
 use super::doorway::{Call, Doorway};
@@ -173,6 +173,10 @@ impl Guest for KvGuest {
 
     fn memory(&self) -> GuestMemory {
         self.shared.arena.memory().clone()
+    }
+
+    fn writers(&self) -> Writers {
+        Writers::OwnThreads
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {

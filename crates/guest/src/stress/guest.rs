@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, Throttle};
 use whimbrel_engine::protocol::GuestUuid;
-use whimbrel_memory::GuestMemory;
 use whimbrel_memory::page::{ByteCount, Layout};
+use whimbrel_memory::{GuestMemory, Writers};
 
 use super::config::{StressConfig, VCPUS_MAX};
 use super::monitor::StressMonitor;
@@ -178,6 +178,10 @@ impl Guest for StressGuest {
 
     fn memory(&self) -> GuestMemory {
         self.shared.memory.clone()
+    }
+
+    fn writers(&self) -> Writers {
+        Writers::OwnThreads
     }
 
     fn state_size_hint(&self) -> Option<ByteCount> {

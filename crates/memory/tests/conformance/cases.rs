@@ -4,7 +4,7 @@ use whimbrel_memory::page::{
     Layout, PAGE_SIZE, PageCount, PageIndex, PageSet, RegionId, RegionLayout, Run,
 };
 use whimbrel_memory::{
-    Backing, DirtyTracker, GuestMemory, HugePages, MemoryError, TrackerKind, open,
+    Backing, DirtyTracker, GuestMemory, HugePages, MemoryError, TrackerKind, Writers, open_for,
 };
 
 /// The region of a memory that has only one.
@@ -19,6 +19,7 @@ pub(crate) struct Case {
     pub(crate) kind: TrackerKind,
     pub(crate) backing: Backing,
     pub(crate) huge: HugePages,
+    pub(crate) writers: Writers,
 }
 
 impl Case {
@@ -52,7 +53,7 @@ impl Case {
             }
             other => other.expect("a small memory"),
         };
-        match open(self.kind, &memory) {
+        match open_for(self.kind, &memory, self.writers) {
             Err(error @ MemoryError::Unsupported { .. }) => Some(error.to_string()),
             other => other.map(|_| None).expect("opened"),
         }
@@ -74,7 +75,7 @@ impl Case {
     }
 
     pub(crate) fn tracker(self, memory: &GuestMemory) -> Box<dyn DirtyTracker> {
-        open(self.kind, memory).expect("the tracker works here")
+        open_for(self.kind, memory, self.writers).expect("the tracker works here")
     }
 
     /// An armed tracker.

@@ -9,13 +9,14 @@ use cases::Case;
 
 /// Makes a module for each kind of memory, with a test for each check of the suite.
 macro_rules! suite {
-    ($($memory:ident: $tracker:ident $backing:ident $huge:ident;)*) => {$(
+    ($($memory:ident: $tracker:ident $backing:ident $huge:ident $writers:ident;)*) => {$(
         mod $memory {
-            use whimbrel_memory::{Backing, HugePages, TrackerKind};
+            use whimbrel_memory::{Backing, HugePages, TrackerKind, Writers};
             const CASE: super::Case = super::Case {
                 kind: TrackerKind::$tracker,
                 backing: Backing::$backing,
                 huge: HugePages::$huge,
+                writers: Writers::$writers,
             };
             suite!(@checks
                 super::harvests: what_was_written_is_found_once,
@@ -50,18 +51,23 @@ macro_rules! suite {
 }
 
 suite! {
-    userfaultfd_private: Userfaultfd Private HostDefault;
-    userfaultfd_shared: Userfaultfd Shared HostDefault;
-    userfaultfd_transparent: Userfaultfd Private Transparent;
-    userfaultfd_reserved: Userfaultfd Private Reserved;
-    userfaultfd_shared_reserved: Userfaultfd Shared Reserved;
-    mprotect_private: Mprotect Private HostDefault;
-    mprotect_shared: Mprotect Shared HostDefault;
-    mprotect_transparent: Mprotect Private Transparent;
-    mprotect_reserved: Mprotect Private Reserved;
-    mprotect_shared_reserved: Mprotect Shared Reserved;
-    write_watch_private: WriteWatch Private HostDefault;
-    write_watch_transparent: WriteWatch Private Transparent;
-    model_private: Model Private HostDefault;
-    model_shared: Model Shared HostDefault;
+    userfaultfd_private: Userfaultfd Private HostDefault Anyone;
+    userfaultfd_shared: Userfaultfd Shared HostDefault Anyone;
+    userfaultfd_transparent: Userfaultfd Private Transparent Anyone;
+    userfaultfd_reserved: Userfaultfd Private Reserved Anyone;
+    userfaultfd_shared_reserved: Userfaultfd Shared Reserved Anyone;
+    userfaultfd_own_private: Userfaultfd Private HostDefault OwnThreads;
+    userfaultfd_own_shared: Userfaultfd Shared HostDefault OwnThreads;
+    userfaultfd_own_transparent: Userfaultfd Private Transparent OwnThreads;
+    userfaultfd_own_reserved: Userfaultfd Private Reserved OwnThreads;
+    userfaultfd_own_shared_reserved: Userfaultfd Shared Reserved OwnThreads;
+    mprotect_private: Mprotect Private HostDefault Anyone;
+    mprotect_shared: Mprotect Shared HostDefault Anyone;
+    mprotect_transparent: Mprotect Private Transparent Anyone;
+    mprotect_reserved: Mprotect Private Reserved Anyone;
+    mprotect_shared_reserved: Mprotect Shared Reserved Anyone;
+    write_watch_private: WriteWatch Private HostDefault Anyone;
+    write_watch_transparent: WriteWatch Private Transparent Anyone;
+    model_private: Model Private HostDefault Anyone;
+    model_shared: Model Shared HostDefault Anyone;
 }

@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use whimbrel_page::{Layout, PAGE_SIZE, PageSet, RegionId, Run};
 
 use super::pagemap::{CHECK_ARMED, PRESENT, PROTECT, Pagemap, Query, SWAPPED, WRITTEN, once};
+use super::suspects::Part;
 use crate::sys::Mapping;
 
 /// Pages in a piece, at least; a huge region has larger ones, and not more than so many.
@@ -43,60 +44,83 @@ enum Task {
     Find { flags: u64 },
 }
 
-/// What all threads of one scan look at.
-struct Shared {
-    pieces: Vec<Piece>,
+/// One scan.
+struct Scan {
+    task: Task,
+    pieces: Arc<[Piece]>,
     /// The next piece to take.
     next: AtomicUsize,
 }
 
 /// The pieces, and the threads that scan them.
 pub(super) struct Crew {
-    shared: Arc<Shared>,
+    pieces: Arc<[Piece]>,
     pagemap: Pagemap,
     helpers: Vec<Helper>,
 }
 
 /// A thread beside the caller's, and the set that travels to it and back.
 struct Helper {
-    orders: mpsc::SyncSender<(Task, PageSet)>,
+    orders: mpsc::SyncSender<(Arc<Scan>, PageSet)>,
     done: mpsc::Receiver<(io::Result<()>, PageSet)>,
     set: Option<PageSet>,
     thread: JoinHandle<()>,
 }
 
 impl Crew {
-    /// Protects what is populated of `mappings`, and starts threads. A scan that reports leaves
-    /// alone what it does not find.
-    pub(super) fn protect<'a>(
+    /// Starts threads.
+    pub(super) fn start<'a>(
         layout: &Layout,
         mappings: impl Iterator<Item = (RegionId, &'a Mapping)>,
     ) -> io::Result<Self> {
         let pagemap = Pagemap::open()?;
-        let pieces: Vec<_> = mappings.flat_map(|(region, mapping)| cut(region, mapping)).collect();
-        let pages: u64 = pieces.iter().map(Piece::pages).sum();
+        let pieces: Arc<[_]> =
+            mappings.flat_map(|(region, mapping)| cut(region, mapping)).collect();
         let cores = thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
-        let threads = (pages / THREAD_PAGES).min(cores).min(THREADS_MAX);
-        let shared = Arc::new(Shared { pieces, next: AtomicUsize::new(0) });
+        let threads = (pages(&pieces) / THREAD_PAGES).min(cores).min(THREADS_MAX);
         // Where no thread can be started the others do its work.
-        let helpers =
-            (1..threads).map_while(|_| Helper::start(layout, shared.clone()).ok()).collect();
-        let mut crew = Self { shared, pagemap, helpers };
-        crew.perform(Task::Protect, &mut PageSet::new(layout))?;
-        Ok(crew)
+        let helpers = (1..threads).map_while(|_| Helper::start(layout).ok()).collect();
+        Ok(Self { pieces, pagemap, helpers })
+    }
+
+    /// Protects what is populated. A scan that reports leaves alone what it does not find.
+    pub(super) fn protect(&mut self, layout: &Layout) -> io::Result<()> {
+        self.perform(Task::Protect, self.pieces.clone(), &mut PageSet::new(layout))
     }
 
     /// Adds what was written to `found`.
     pub(super) fn scan(&mut self, flags: u64, found: &mut PageSet) -> io::Result<()> {
-        self.perform(Task::Find { flags }, found)
+        self.perform(Task::Find { flags }, self.pieces.clone(), found)
     }
 
-    fn perform(&mut self, task: Task, found: &mut PageSet) -> io::Result<()> {
-        self.shared.next.store(0, Ordering::SeqCst);
-        self.helpers.iter_mut().for_each(|helper| helper.begin(task));
-        let own = self.shared.work(&mut self.pagemap, task, found);
-        // All of them are waited for, also after an error: the next scan counts pieces anew.
-        self.helpers.iter_mut().map(|helper| helper.finish(found)).fold(own, Result::and)
+    /// As [`Crew::scan`], for who knows that nothing was written but in these parts.
+    pub(super) fn scan_parts(
+        &mut self,
+        parts: &[Part],
+        flags: u64,
+        found: &mut PageSet,
+    ) -> io::Result<()> {
+        let mut pieces = Vec::new();
+        for of_region in self.pieces.chunk_by(|one, next| one.region == next.region) {
+            for (_, range) in parts.iter().filter(|(region, _)| *region == of_region[0].region) {
+                let from = of_region.partition_point(|piece| piece.addresses.end <= range.start);
+                pieces.extend(of_region[from..].iter().map_while(|piece| piece.part(range)));
+            }
+        }
+        self.perform(Task::Find { flags }, pieces.into(), found)
+    }
+
+    /// What is no work for two is done by the caller's thread.
+    fn perform(&mut self, task: Task, pieces: Arc<[Piece]>, found: &mut PageSet) -> io::Result<()> {
+        let helpers = match pages(&pieces) {
+            0..THREAD_PAGES => &mut [],
+            _ => &mut self.helpers[..],
+        };
+        let scan = Arc::new(Scan { task, pieces, next: AtomicUsize::new(0) });
+        helpers.iter_mut().for_each(|helper| helper.begin(&scan));
+        let own = scan.work(&mut self.pagemap, found);
+        // All of them are waited for, also after an error: their sets are to be back.
+        helpers.iter_mut().map(|helper| helper.finish(found)).fold(own, Result::and)
     }
 }
 
@@ -111,13 +135,13 @@ impl Drop for Crew {
 }
 
 impl Helper {
-    fn start(layout: &Layout, shared: Arc<Shared>) -> io::Result<Self> {
+    fn start(layout: &Layout) -> io::Result<Self> {
         let mut pagemap = Pagemap::open()?;
-        let (orders, todo) = mpsc::sync_channel::<(Task, PageSet)>(1);
+        let (orders, todo) = mpsc::sync_channel::<(Arc<Scan>, PageSet)>(1);
         let (tell, done) = mpsc::sync_channel(1);
         let work = move || {
-            while let Ok((task, mut found)) = todo.recv() {
-                let outcome = shared.work(&mut pagemap, task, &mut found);
+            while let Ok((scan, mut found)) = todo.recv() {
+                let outcome = scan.work(&mut pagemap, &mut found);
                 if tell.send((outcome, found)).is_err() {
                     return;
                 }
@@ -127,10 +151,10 @@ impl Helper {
         Ok(Self { orders, done, set: Some(PageSet::new(layout)), thread })
     }
 
-    fn begin(&mut self, task: Task) {
+    fn begin(&mut self, scan: &Arc<Scan>) {
         if let Some(set) = self.set.take() {
             // A thread that is gone took no piece; it is found out when it does not answer.
-            let _ = self.orders.send((task, set));
+            let _ = self.orders.send((scan.clone(), set));
         }
     }
 
@@ -144,11 +168,11 @@ impl Helper {
     }
 }
 
-impl Shared {
+impl Scan {
     /// Takes one piece after the other until none is left.
-    fn work(&self, pagemap: &mut Pagemap, task: Task, found: &mut PageSet) -> io::Result<()> {
+    fn work(&self, pagemap: &mut Pagemap, found: &mut PageSet) -> io::Result<()> {
         while let Some(piece) = self.pieces.get(self.next.fetch_add(1, Ordering::SeqCst)) {
-            match task {
+            match self.task {
                 Task::Protect => piece.protect(pagemap)?,
                 Task::Find { flags } => piece.find(pagemap, flags, found)?,
             }
@@ -178,9 +202,22 @@ impl Piece {
         })
     }
 
+    /// What this piece has of a range, if anything.
+    fn part(&self, range: &Range<usize>) -> Option<Self> {
+        let start = self.addresses.start.max(range.start);
+        let addresses = start..self.addresses.end.min(range.end);
+        let before = self.before + ((start - self.addresses.start) / PAGE_SIZE) as u64;
+        let full = AtomicBool::new(self.full.load(Ordering::SeqCst));
+        (!addresses.is_empty()).then_some(Self { region: self.region, before, addresses, full })
+    }
+
     const fn pages(&self) -> u64 {
         ((self.addresses.end - self.addresses.start) / PAGE_SIZE) as u64
     }
+}
+
+fn pages(pieces: &[Piece]) -> u64 {
+    pieces.iter().map(Piece::pages).sum()
 }
 
 fn cut(region: RegionId, mapping: &Mapping) -> Vec<Piece> {

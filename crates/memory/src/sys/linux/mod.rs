@@ -5,6 +5,7 @@ mod adopting;
 mod crew;
 mod extents;
 mod fault;
+mod fault_log;
 mod guarded;
 mod mprotect;
 mod own;
@@ -15,6 +16,7 @@ mod placer;
 mod populator;
 #[cfg(test)]
 mod sparse;
+mod suspects;
 mod turns;
 mod userfaultfd;
 
@@ -27,7 +29,7 @@ use whimbrel_page::{PAGE_SIZE, PageCount};
 
 use super::Mapping;
 use crate::tracked::Tracked;
-use crate::{DirtyTracker, GuestMemory, MemoryError, TrackerKind};
+use crate::{DirtyTracker, GuestMemory, MemoryError, TrackerKind, Writers};
 use extents::Extents;
 pub(super) use fault::Guard;
 use mprotect::Mprotect;
@@ -45,9 +47,10 @@ pub(crate) const TRACKERS: &[TrackerKind] = &[TrackerKind::Userfaultfd, TrackerK
 pub(crate) fn open(
     kind: TrackerKind,
     memory: &GuestMemory,
+    writers: Writers,
 ) -> Result<Box<dyn DirtyTracker>, MemoryError> {
     Ok(match kind {
-        TrackerKind::Userfaultfd => Box::new(Tracked::new(memory, Userfaultfd::new()?)?),
+        TrackerKind::Userfaultfd => Box::new(Tracked::new(memory, Userfaultfd::new(writers)?)?),
         TrackerKind::Mprotect => Box::new(Tracked::new(memory, Mprotect)?),
         _ => return Err(super::foreign(kind)),
     })

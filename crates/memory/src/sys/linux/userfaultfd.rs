@@ -17,15 +17,16 @@ use std::mem::size_of;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, Run};
+use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, RegionId, Run};
 
 use super::crew::Crew;
 use super::pagemap::{CHECK_ARMED, PROTECT, Pagemap, Query, WRITTEN};
+use super::suspects::{Part, Suspects};
 use super::{Extents, checked};
 use crate::sys::Mapping;
 use crate::tracked::Mechanism;
 use crate::write_log::Logged;
-use crate::{GuestMemory, KernelWrites, MemoryError, TrackerKind};
+use crate::{GuestMemory, KernelWrites, MemoryError, TrackerKind, Writers};
 
 /// `struct uffdio_api`.
 #[repr(C)]
@@ -69,6 +70,7 @@ const _: () = assert!(UFFDIO_UNREGISTER == super::ior(0xaa, 0x01, size_of::<Addr
 const TABLE_PAGES: u64 = 512;
 
 pub(super) struct Userfaultfd {
+    writers: Writers,
     pagemap: Pagemap,
     /// While armed.
     armed: Option<Armed>,
@@ -77,17 +79,18 @@ pub(super) struct Userfaultfd {
 struct Armed {
     descriptor: OwnedFd,
     /// Scans the regions in private memory.
-    crew: Option<Crew>,
+    crew: Crew,
+    suspects: Suspects,
     /// For each region in shared memory, the page tables that are protected as a whole.
     tables: Vec<Option<Bitmap>>,
 }
 
 impl Userfaultfd {
     /// Whether the host has what is needed is found out here, not when arming.
-    pub(super) fn new() -> Result<Self, MemoryError> {
+    pub(super) fn new(writers: Writers) -> Result<Self, MemoryError> {
         connect().map_err(unsupported)?;
         let pagemap = Pagemap::open().map_err(MemoryError::os("open /proc/self/pagemap"))?;
-        Ok(Self { pagemap, armed: None })
+        Ok(Self { writers, pagemap, armed: None })
     }
 
     fn gather(
@@ -98,15 +101,25 @@ impl Userfaultfd {
     ) -> Result<(), MemoryError> {
         let failed = || MemoryError::os("scan guest memory for written pages");
         let armed = self.armed.as_mut().expect("armed");
-        armed.crew.iter_mut().try_for_each(|crew| crew.scan(flags, found)).map_err(failed())?;
+        let protects = flags & PROTECT != 0;
+        let parts = armed.suspects.begin_scan(protects);
+        match &parts {
+            Some(parts) => armed.crew.scan_parts(parts, flags, found),
+            None => armed.crew.scan(flags, found),
+        }
+        .map_err(failed())?;
         for ((region, mapping), tables) in memory.regions().zip(&mut armed.tables) {
             let insert = |first, count| {
                 found.insert(Run::new(region, first, count));
             };
             if let (Some(file), Some(tables)) = (mapping.file(), tables) {
-                let mut shared = Shared { pagemap: &mut self.pagemap, mapping, file, tables };
-                shared.scan(flags, insert).map_err(failed())?;
+                let mut shared =
+                    Shared { region, pagemap: &mut self.pagemap, mapping, file, tables };
+                shared.scan(flags, parts.as_deref(), insert).map_err(failed())?;
             }
+        }
+        if parts.is_none() && !protects {
+            armed.suspects.add(found);
         }
         Ok(())
     }
@@ -123,18 +136,23 @@ impl Mechanism for Userfaultfd {
         let none = |mapping: &Mapping| Bitmap::new(mapping.pages().div_ceil(TABLE_PAGES));
         let tables =
             memory.regions().map(|(_, mapping)| mapping.file().map(|_| none(mapping))).collect();
+        let private = memory.regions().filter(|(_, mapping)| mapping.file().is_none());
         let protected = || MemoryError::os("write-protect guest memory");
-        let armed = self.armed.insert(Armed { descriptor, crew: None, tables });
-        for ((_, mapping), tables) in memory.regions().zip(&mut armed.tables) {
+        let crew = Crew::start(memory.layout(), private).map_err(protected())?;
+        let suspects = Suspects::new(memory, self.writers);
+        let armed = self.armed.insert(Armed { descriptor, crew, suspects, tables });
+        for (_, mapping) in memory.regions() {
             register(&armed.descriptor, mapping)
                 .map_err(MemoryError::os("register guest memory"))?;
+        }
+        armed.crew.protect(memory.layout()).map_err(protected())?;
+        for ((region, mapping), tables) in memory.regions().zip(&mut armed.tables) {
             if let (Some(file), Some(tables)) = (mapping.file(), tables) {
-                let mut shared = Shared { pagemap: &mut self.pagemap, mapping, file, tables };
+                let mut shared =
+                    Shared { region, pagemap: &mut self.pagemap, mapping, file, tables };
                 shared.protect().map_err(protected())?;
             }
         }
-        let private = memory.regions().filter(|(_, mapping)| mapping.file().is_none());
-        armed.crew = Some(Crew::protect(memory.layout(), private).map_err(protected())?);
         Ok(())
     }
 
@@ -210,6 +228,7 @@ pub(super) unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Res
 
 /// One region of shared memory under protection.
 struct Shared<'a> {
+    region: RegionId,
     pagemap: &'a mut Pagemap,
     mapping: &'a Mapping,
     file: &'a File,
@@ -228,15 +247,24 @@ impl Shared<'_> {
         Ok(())
     }
 
-    /// Hands what was written to `each`.
-    fn scan(&mut self, flags: u64, mut each: impl FnMut(u64, u64)) -> io::Result<()> {
+    /// Hands what was written to `each`, which lies in `parts` if that is known.
+    fn scan(
+        &mut self,
+        flags: u64,
+        parts: Option<&[Part]>,
+        mut each: impl FnMut(u64, u64),
+    ) -> io::Result<()> {
         // Looked up first: what gets data later is found by the next scan.
         let fresh = self.new_tables()?;
-        let mut next = self.tables.next_one(0);
+        let mut wanted = self.tables.clone();
+        if let Some(parts) = parts {
+            wanted.intersect_with(&self.tables_of(parts));
+        }
+        let mut next = wanted.next_one(0);
         while let Some(start) = next {
-            let end = start + self.tables.run_length(start, u64::MAX);
+            let end = start + wanted.run_length(start, u64::MAX);
             self.scan_tables(start..end, flags, &mut each)?;
-            next = self.tables.next_one(end);
+            next = wanted.next_one(end);
         }
         for tables in fresh {
             self.scan_fresh(tables.clone(), flags, &mut each)?;
@@ -297,6 +325,18 @@ impl Shared<'_> {
         Ok(found)
     }
 
+    /// The page tables that map a part of this region.
+    fn tables_of(&self, parts: &[Part]) -> Bitmap {
+        let mut tables = Bitmap::new(self.tables.len());
+        let table =
+            |address| ((address - self.mapping.addresses().start) / PAGE_SIZE) as u64 / TABLE_PAGES;
+        for (_, range) in parts.iter().filter(|(region, _)| *region == self.region) {
+            let (first, last) = (table(range.start), table(range.end - 1));
+            tables.insert(first, last - first + 1);
+        }
+        tables
+    }
+
     fn addresses(&self, tables: &Range<u64>) -> Range<usize> {
         let within = self.mapping.addresses();
         let address = |table: u64| {
@@ -305,3 +345,6 @@ impl Shared<'_> {
         address(tables.start)..address(tables.end)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -16,7 +16,7 @@ use windows_sys::Win32::Foundation::ERROR_NOACCESS;
 
 use super::Mapping;
 use crate::tracked::Tracked;
-use crate::{DirtyTracker, GuestMemory, MemoryError, TrackerKind};
+use crate::{DirtyTracker, GuestMemory, MemoryError, TrackerKind, Writers};
 pub(super) use own::Own;
 pub(super) use watch::Guard;
 use watch::WriteWatch;
@@ -28,6 +28,7 @@ pub(crate) const TRACKERS: &[TrackerKind] = &[TrackerKind::WriteWatch];
 pub(crate) fn open(
     kind: TrackerKind,
     memory: &GuestMemory,
+    _: Writers,
 ) -> Result<Box<dyn DirtyTracker>, MemoryError> {
     match kind {
         TrackerKind::WriteWatch => Ok(Box::new(Tracked::new(memory, WriteWatch::new(memory)?)?)),
