@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use whimbrel_agent::bench::memory;
-use whimbrel_memory::{Backing, DirtyTracker, GuestMemory, Landing, TrackerKind, open};
+use whimbrel_memory::{
+    Backing, DirtyTracker, GuestMemory, Landing, TrackerKind, Writers, open_for,
+};
 use whimbrel_page::{ByteCount, Layout, PAGE_SIZE, PageIndex, PageSet, RegionId, Run};
 
 const R: RegionId = RegionId(0);
@@ -63,10 +65,14 @@ fn land_fresh(batch: &[u8]) -> Duration {
 
 fn harvests(c: &mut Criterion) {
     let guest = populated();
-    for kind in [TrackerKind::Userfaultfd, TrackerKind::Mprotect] {
-        let mut group = c.benchmark_group(format!("{kind}, 512 MiB"));
+    for (kind, writers) in [
+        (TrackerKind::Userfaultfd, Writers::Anyone),
+        (TrackerKind::Userfaultfd, Writers::OwnThreads),
+        (TrackerKind::Mprotect, Writers::Anyone),
+    ] {
+        let mut group = c.benchmark_group(format!("{kind}, {writers:?}, 512 MiB"));
         group.sample_size(10);
-        let mut tracker = match open(kind, &guest) {
+        let mut tracker = match open_for(kind, &guest, writers) {
             Ok(tracker) => tracker,
             Err(why) => {
                 println!("SKIPPED: {kind}: {why}");

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use whimbrel_memory::page::{ByteCount, Layout, PAGE_SIZE, PageIndex, PageSet, RegionId, Run};
-use whimbrel_memory::{Backing, DirtyTracker, GuestMemory, HugePages, TrackerKind, open};
+use whimbrel_memory::{
+    Backing, DirtyTracker, GuestMemory, HugePages, TrackerKind, Writers, open_for,
+};
 
 const R: RegionId = RegionId(0);
 const SIZE: ByteCount = ByteCount::mib(512);
@@ -33,7 +35,7 @@ fn figures_of_512_mib() {
         tell("list what is touched", best(|| memory.touched()));
         tell("copy it all out, 1 MiB a run", best(|| copy(&memory)));
         for kind in [TrackerKind::Userfaultfd, TrackerKind::Mprotect] {
-            match open(kind, &memory) {
+            match open_for(kind, &memory, Writers::OwnThreads) {
                 Ok(tracker) => figures_of(tracker, &memory),
                 Err(error) => println!("  {error}"),
             }
@@ -77,7 +79,7 @@ fn figures_of_256_gib_of_which_512_mib_are_touched() {
         write_pages(&memory, 1);
         tell("list what is touched", best(|| memory.touched()));
         for kind in [TrackerKind::Userfaultfd, TrackerKind::Mprotect] {
-            let Ok(mut tracker) = open(kind, &memory) else { continue };
+            let Ok(mut tracker) = open_for(kind, &memory, Writers::OwnThreads) else { continue };
             let mut found = PageSet::new(&layout);
             println!("  {kind}");
             tell("  arm", once(|| tracker.arm().expect("armed")));

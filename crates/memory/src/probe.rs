@@ -2,7 +2,7 @@
 
 use whimbrel_page::{ByteCount, Layout, PAGE_SIZE, PageCount, PageIndex, PageSet, RegionId};
 
-use crate::{Backing, DirtyTracker, GuestMemory, HugePages, MemoryError, TrackerKind, open};
+use crate::{Backing, DirtyTracker, GuestMemory, HugePages, MemoryError, TrackerKind, open, sys};
 
 /// What a probe found out about one tracker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,14 @@ pub fn probe(memory: &GuestMemory) -> Probe {
 /// Which trackers work on this host, for memory of this backing.
 #[must_use]
 pub fn probe_host(backing: Backing) -> Probe {
-    probe_with(backing, HugePages::HostDefault)
+    let mut probe = probe_with(backing, HugePages::HostDefault);
+    for found in probe.candidates.iter_mut().filter(|found| found.works) {
+        if let Some(harvest) = sys::harvests(found.kind) {
+            found.reason.push_str("; ");
+            found.reason.push_str(&harvest);
+        }
+    }
+    probe
 }
 
 fn probe_with(backing: Backing, huge: HugePages) -> Probe {

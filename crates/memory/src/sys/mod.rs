@@ -22,7 +22,7 @@ use windows as os;
 pub use adopted::AdoptedRegion;
 pub(crate) use mapping::Mapping;
 pub use os::take_long_turns;
-pub(crate) use os::{Placer, Populator, TRACKERS, is_fault, open, writes_behind_the_mmu};
+pub(crate) use os::{Placer, Populator, TRACKERS, harvests, is_fault, open, writes_behind_the_mmu};
 
 use crate::{MemoryError, TrackerKind};
 

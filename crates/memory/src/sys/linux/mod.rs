@@ -32,6 +32,7 @@ use crate::tracked::Tracked;
 use crate::{DirtyTracker, GuestMemory, MemoryError, TrackerKind, Writers};
 use extents::Extents;
 pub(super) use fault::Guard;
+use fault_log::FaultLog;
 use mprotect::Mprotect;
 pub(super) use own::Own;
 use pagemap::populated;
@@ -53,6 +54,17 @@ pub(crate) fn open(
         TrackerKind::Userfaultfd => Box::new(Tracked::new(memory, Userfaultfd::new(writers)?)?),
         TrackerKind::Mprotect => Box::new(Tracked::new(memory, Mprotect)?),
         _ => return Err(super::foreign(kind)),
+    })
+}
+
+/// What there is to say of the harvests of such a tracker on this host.
+pub(crate) fn harvests(kind: TrackerKind) -> Option<String> {
+    (kind == TrackerKind::Userfaultfd).then(|| match FaultLog::open() {
+        Ok(_) => "a harvest looks where the guest has written".to_owned(),
+        Err(error) => format!(
+            "a harvest looks at all of its memory, as page faults cannot be logged here: {error}; \
+             allow perf_event_open in the container or sandbox"
+        ),
     })
 }
 

@@ -36,6 +36,11 @@ pub(crate) fn open(
     }
 }
 
+/// There is nothing to say: the kernel is asked for the pages that were written.
+pub(crate) fn harvests(_: TrackerKind) -> Option<String> {
+    None
+}
+
 /// There is none: Windows watches no mapping of a file.
 pub(super) fn memory_file(_: u64, _: bool) -> io::Result<File> {
     let why = "Windows finds no writes to shared memory; choose private memory";
