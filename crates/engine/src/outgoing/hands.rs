@@ -296,11 +296,14 @@ impl Work {
     /// The harvest of the parked guest, rehearsed. What it finds stays on record.
     fn look(&mut self) -> Result<SourceEvent, Failure> {
         let began = Instant::now();
+        // This one may have to look everywhere, to know where the next has to. The pause has that.
+        peek(&mut *self.tracker, &mut self.dirty)?;
+        let again = Instant::now();
         peek(&mut *self.tracker, &mut self.dirty)?;
         let pending = self.lanes.merge(&self.dirty);
-        let took = began.elapsed();
+        let (took, parked) = (began.elapsed(), again.elapsed());
         let (written, throughput) = (self.dirty.count(), self.lanes.throughput());
-        Ok(SourceEvent::Looked(Harvest { pending, written, took, parked: took, throughput }))
+        Ok(SourceEvent::Looked(Harvest { pending, written, took, parked, throughput }))
     }
 
     fn pause(&mut self) -> Result<SourceEvent, Failure> {
