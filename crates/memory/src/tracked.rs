@@ -22,6 +22,11 @@ pub(crate) trait Mechanism: Send {
     /// Adds what was written to `found`.
     fn peek(&mut self, memory: &GuestMemory, found: &mut PageSet) -> Result<(), MemoryError>;
 
+    /// As `peek`, and may take longer so that the next one does not.
+    fn rehearse(&mut self, memory: &GuestMemory, found: &mut PageSet) -> Result<(), MemoryError> {
+        self.peek(memory, found)
+    }
+
     fn disarm(&mut self, memory: &GuestMemory) -> Result<(), MemoryError>;
 }
 
@@ -102,6 +107,13 @@ impl<M: Mechanism> DirtyTracker for Tracked<M> {
         self.collect(into, |mechanism, memory, found| {
             memory.log().peek(found);
             mechanism.peek(memory, found)
+        })
+    }
+
+    fn rehearse(&mut self, into: &mut PageSet) -> Result<PageCount, MemoryError> {
+        self.collect(into, |mechanism, memory, found| {
+            memory.log().peek(found);
+            mechanism.rehearse(memory, found)
         })
     }
 

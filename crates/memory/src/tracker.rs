@@ -70,6 +70,15 @@ pub trait DirtyTracker: Send {
         self.harvest(into)
     }
 
+    /// As [`DirtyTracker::harvest_paused`], of a guest that is not parked yet: may take longer, so
+    /// that the harvest of the parked guest does not.
+    ///
+    /// # Errors
+    /// As [`DirtyTracker::harvest`].
+    fn rehearse(&mut self, into: &mut PageSet) -> Result<PageCount, MemoryError> {
+        self.harvest_paused(into)
+    }
+
     /// Ends tracking: the guest then runs at full speed. May be called when not armed, and the
     /// tracker may be armed again.
     ///
@@ -136,10 +145,12 @@ impl FromStr for TrackerKind {
 /// Who writes a guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writers {
-    /// Threads of this process, other processes, and workers of the kernel, such as KVM's for a
-    /// vCPU whose page has been swapped out, or a driver's.
+    /// Threads of this process, other processes (a second mapping, `process_vm_writev`, vhost-user, a
+    /// debugger), devices, and workers of the kernel (KVM's for a vCPU whose page has been swapped
+    /// out, vhost's, those of registered io_uring buffers). Right for every virtual machine.
     Anyone,
-    /// Threads of this process and nobody else, by themselves or in a system call.
+    /// Threads of this process and nobody else, by themselves or in a system call of theirs that has
+    /// come back. Under KVM nothing would be gained: a vCPU's faults are not logged.
     OwnThreads,
 }
 
@@ -152,7 +163,7 @@ pub fn open(kind: TrackerKind, memory: &GuestMemory) -> Result<Box<dyn DirtyTrac
     open_for(kind, memory, Writers::Anyone)
 }
 
-/// As [`open`], for memory with these writers. What others write where it was said that only own
+/// As [`open`], for memory that has these writers until the tracker is dropped. What others write where it was said that only own
 /// threads do may be missed; in return a harvest costs what was written since the last one, and
 /// not what there is. (With userfaultfd, where the host logs page faults for this process: perf
 /// events are allowed to it.)

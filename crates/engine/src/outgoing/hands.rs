@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::oneshot;
-use whimbrel_memory::{DirtyTracker, GuestMemory};
+use whimbrel_memory::{DirtyTracker, GuestMemory, Writers};
 use whimbrel_page::{CHUNK_PAGES, PageSet};
 use whimbrel_protocol::{Failure, Fault, Harvest, Record, SourceEvent, Sums};
 
@@ -246,7 +246,7 @@ impl Work {
     fn fetch(&mut self) -> Result<Duration, Failure> {
         let scrub = self.scrub.as_ref().map(Scrub::hold);
         let began = Instant::now();
-        peek(&mut *self.tracker, &mut self.dirty)?;
+        rehearse(&mut *self.tracker, &mut self.dirty)?;
         let parked = began.elapsed();
         self.tracker.harvest(&mut self.dirty).map_err(memory)?;
         self.lanes.harvested(&self.dirty, began.elapsed());
@@ -296,10 +296,12 @@ impl Work {
     /// The harvest of the parked guest, rehearsed. What it finds stays on record.
     fn look(&mut self) -> Result<SourceEvent, Failure> {
         let began = Instant::now();
-        // This one may have to look everywhere, to know where the next has to. The pause has that.
-        peek(&mut *self.tracker, &mut self.dirty)?;
+        if self.guest.writers() == Writers::OwnThreads {
+            // It may look everywhere, to know where the next one has to; the pause has that.
+            rehearse(&mut *self.tracker, &mut self.dirty)?;
+        }
         let again = Instant::now();
-        peek(&mut *self.tracker, &mut self.dirty)?;
+        rehearse(&mut *self.tracker, &mut self.dirty)?;
         let pending = self.lanes.merge(&self.dirty);
         let (took, parked) = (began.elapsed(), again.elapsed());
         let (written, throughput) = (self.dirty.count(), self.lanes.throughput());
@@ -415,6 +417,12 @@ impl Work {
 fn peek(tracker: &mut dyn DirtyTracker, dirty: &mut PageSet) -> Result<(), Failure> {
     dirty.clear();
     tracker.harvest_paused(dirty).map_err(memory).map(drop)
+}
+
+/// As [`peek`], of a guest that is not parked yet.
+fn rehearse(tracker: &mut dyn DirtyTracker, dirty: &mut PageSet) -> Result<(), Failure> {
+    dirty.clear();
+    tracker.rehearse(dirty).map_err(memory).map(drop)
 }
 
 pub(super) fn memory(error: impl std::fmt::Display) -> Failure {

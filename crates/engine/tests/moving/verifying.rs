@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use whimbrel_engine::guest::{Guest, GuestDescription, GuestError, GuestFactory, Throttle};
-use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind, Writers};
+use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE, PageIndex};
 use whimbrel_engine::protocol::Standing;
 use whimbrel_engine::{Ended, Fault, IncomingOptions, Outcome, OutgoingOptions, Verify};
@@ -35,10 +35,6 @@ impl Guest for Haunted {
 
     fn memory(&self) -> GuestMemory {
         self.guest.memory()
-    }
-
-    fn writers(&self) -> Writers {
-        Writers::OwnThreads
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {

@@ -87,11 +87,6 @@ impl Mapping {
         Ok(Self { guard: OnceLock::new(), raw: Raw::Own(own), file, granule })
     }
 
-    /// Whether somebody else has mapped it.
-    pub(crate) fn is_adopted(&self) -> bool {
-        matches!(self.raw, Raw::Adopted(_))
-    }
-
     /// Its size in bytes.
     pub(crate) fn size(&self) -> u64 {
         self.raw.len() as u64

@@ -16,7 +16,7 @@ use std::mem::size_of;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread;
+use std::time::{Duration, Instant};
 
 use memmap2::{MmapOptions, MmapRaw};
 use whimbrel_page::PAGE_SIZE;
@@ -54,7 +54,7 @@ const SET_OUTPUT: u64 = 0x2405;
 /// The type of a record that is a sample.
 const SAMPLE: u32 = 9;
 
-/// Pages of a thread's buffer. A sample takes two words, so it holds 4,096 of them.
+/// Pages of a thread's buffer. A sample takes two words, so it holds 4,095 of them.
 const BUFFER_PAGES: usize = 16;
 /// Where `struct perf_event_mmap_page` has how far was written and read, and where the buffer is
 /// and how long, in words.
@@ -65,10 +65,10 @@ const WORD: usize = size_of::<u64>();
 
 /// How often counts are compared before faults that come all the time are taken for lost ones.
 const TRIES: usize = 8;
-/// How often others are let run until each of them was seen asleep.
-const YIELDS: usize = 64;
+/// How long others are looked at until each of them was seen asleep.
+const SETTLING_MAX: Duration = Duration::from_millis(1);
 /// Each takes two descriptors and a buffer.
-const THREADS_MAX: usize = 256;
+const THREADS_MAX: usize = 128;
 
 /// The faults of all threads there are.
 pub(super) struct FaultLog {
@@ -167,7 +167,8 @@ impl FaultLog {
     fn settle(&self) -> io::Result<bool> {
         let mut unsettled: Vec<_> =
             self.threads.keys().copied().filter(|id| *id != own_id()).collect();
-        for _ in 0..YIELDS {
+        let began = Instant::now();
+        loop {
             let mut awake = Vec::new();
             for id in unsettled {
                 if is_running(id)? == Some(true) {
@@ -177,10 +178,11 @@ impl FaultLog {
             if awake.is_empty() {
                 return Ok(true);
             }
+            if began.elapsed() > SETTLING_MAX {
+                return Ok(false);
+            }
             unsettled = awake;
-            thread::yield_now();
         }
-        Ok(false)
     }
 }
 

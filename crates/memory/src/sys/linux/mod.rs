@@ -60,11 +60,20 @@ pub(crate) fn open(
 /// What there is to say of the harvests of such a tracker on this host.
 pub(crate) fn harvests(kind: TrackerKind) -> Option<String> {
     (kind == TrackerKind::Userfaultfd).then(|| match FaultLog::open() {
-        Ok(_) => "a harvest looks where the guest has written".to_owned(),
-        Err(error) => format!(
-            "a harvest looks at all of its memory, as page faults cannot be logged here: {error}; \
-             allow perf_event_open in the container or sandbox"
-        ),
+        Ok(_) => "the host logs page faults, so that a harvest looks where a guest has written \
+            whose memory only its own threads write"
+            .to_owned(),
+        Err(error) => {
+            let hint = match error.raw_os_error() {
+                Some(libc::EACCES | libc::EPERM | libc::ENOSYS) => {
+                    "; allow perf_event_open in the container or sandbox, and see the sysctl \
+                     kernel.perf_event_paranoid"
+                }
+                _ => "",
+            };
+            let why = "a harvest looks at all of a guest's memory, as page faults cannot be logged";
+            format!("{why} here: {error}{hint}")
+        }
     })
 }
 

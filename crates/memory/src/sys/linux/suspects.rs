@@ -15,6 +15,17 @@ use crate::{GuestMemory, Writers};
 /// more than that; a reserved huge page is a block.
 const BLOCK: usize = 512 * PAGE_SIZE;
 
+/// What a scan is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Protects what it finds.
+    Harvest,
+    /// Is followed by others that are to be quick.
+    Rehearsal,
+    /// Is what a parked guest waits for.
+    Parked,
+}
+
 /// A part of a region, by its addresses.
 pub(super) type Part = (RegionId, Range<usize>);
 
@@ -47,11 +58,16 @@ struct Blocks {
 }
 
 impl Suspects {
-    /// Suspects everything until the log is open, and always where others may write, or have
-    /// mapped the memory as they liked.
+    /// Suspects everything until the log is open, and always where others may write or have mapped
+    /// the memory as they liked, or where a page that was only read can be written: a reserved huge
+    /// page that is shared.
     pub(super) fn new(memory: &GuestMemory, writers: Writers) -> Self {
+        let fits = |mapping: &Mapping| {
+            let shared_and_huge = mapping.backing().is_some() && mapping.file().is_none();
+            mapping.is_own() && !shared_and_huge
+        };
         let log = match writers {
-            Writers::OwnThreads if memory.regions().all(|(_, mapping)| !mapping.is_adopted()) => {
+            Writers::OwnThreads if memory.regions().all(|(_, mapping)| fits(mapping)) => {
                 let opening = thread::Builder::new().name("whimbrel-log".into());
                 opening.spawn(FaultLog::open).map_or(Log::None, Log::Opening)
             }
@@ -72,10 +88,10 @@ impl Suspects {
     }
 
     /// Begins a scan: where to look for what was written, in ascending order; none means
-    /// everywhere. One that protects what it finds leaves nothing suspected; one that does not, and
-    /// looked everywhere, must [`Suspects::add`] what it has found.
-    pub(super) fn begin_scan(&mut self, protects: bool) -> Option<Vec<Part>> {
-        let complete = self.look(protects).unwrap_or_else(|_| {
+    /// everywhere. A harvest leaves nothing suspected; one that is none, and looked everywhere, must
+    /// [`Suspects::add`] what it has found.
+    pub(super) fn begin_scan(&mut self, purpose: Purpose) -> Option<Vec<Part>> {
+        let complete = self.look(purpose).unwrap_or_else(|_| {
             // What could not be read is worth nothing, now and later.
             self.log = Log::None;
             false
@@ -89,16 +105,16 @@ impl Suspects {
             (complete && few).then(|| self.regions.iter().flat_map(Blocks::parts).collect());
         #[cfg(test)]
         (self.led += u64::from(parts.is_some()));
-        if protects {
+        if purpose == Purpose::Harvest {
             self.regions.iter_mut().for_each(|blocks| blocks.suspected.clear());
         }
         parts
     }
 
-    /// Suspects what the log has. Returns whether that is all; otherwise the log begins anew. Its
-    /// first time is a harvest: until then all of the memory is sent, and threads are switched
-    /// more than at any other time.
-    fn look(&mut self, protects: bool) -> io::Result<bool> {
+    /// Suspects what the log has. Returns whether that is all; otherwise the log begins anew, unless
+    /// somebody waits. Its first time is a harvest: until then all of the memory is sent, and
+    /// threads are switched more than at any other time.
+    fn look(&mut self, purpose: Purpose) -> io::Result<bool> {
         let Some(log) = self.log.open()? else {
             return Ok(false);
         };
@@ -106,7 +122,12 @@ impl Suspects {
         let regions = &mut self.regions;
         let complete =
             log.take(|address| regions.iter_mut().for_each(|blocks| blocks.add(address)))?;
-        if !complete && (protects || log.has_begun()) {
+        let begins = match purpose {
+            Purpose::Harvest => true,
+            Purpose::Rehearsal => log.has_begun(),
+            Purpose::Parked => false,
+        };
+        if !complete && begins {
             log.restart()?;
         }
         Ok(complete)

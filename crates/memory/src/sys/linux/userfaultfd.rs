@@ -21,7 +21,7 @@ use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, RegionId, Run};
 
 use super::crew::Crew;
 use super::pagemap::{CHECK_ARMED, PROTECT, Pagemap, Query, WRITTEN};
-use super::suspects::{Part, Suspects};
+use super::suspects::{Part, Purpose, Suspects};
 use super::{Extents, checked};
 use crate::sys::Mapping;
 use crate::tracked::Mechanism;
@@ -96,13 +96,16 @@ impl Userfaultfd {
     fn gather(
         &mut self,
         memory: &GuestMemory,
-        flags: u64,
+        purpose: Purpose,
         found: &mut PageSet,
     ) -> Result<(), MemoryError> {
+        let flags = match purpose {
+            Purpose::Harvest => PROTECT | CHECK_ARMED,
+            Purpose::Rehearsal | Purpose::Parked => CHECK_ARMED,
+        };
         let failed = || MemoryError::os("scan guest memory for written pages");
         let armed = self.armed.as_mut().expect("armed");
-        let protects = flags & PROTECT != 0;
-        let parts = armed.suspects.begin_scan(protects);
+        let parts = armed.suspects.begin_scan(purpose);
         match &parts {
             Some(parts) => armed.crew.scan_parts(parts, flags, found),
             None => armed.crew.scan(flags, found),
@@ -118,7 +121,7 @@ impl Userfaultfd {
                 shared.scan(flags, parts.as_deref(), insert).map_err(failed())?;
             }
         }
-        if parts.is_none() && !protects {
+        if parts.is_none() && purpose != Purpose::Harvest {
             armed.suspects.add(found);
         }
         Ok(())
@@ -157,11 +160,15 @@ impl Mechanism for Userfaultfd {
     }
 
     fn harvest(&mut self, memory: &GuestMemory, found: &mut PageSet) -> Result<(), MemoryError> {
-        self.gather(memory, PROTECT | CHECK_ARMED, found)
+        self.gather(memory, Purpose::Harvest, found)
     }
 
     fn peek(&mut self, memory: &GuestMemory, found: &mut PageSet) -> Result<(), MemoryError> {
-        self.gather(memory, CHECK_ARMED, found)
+        self.gather(memory, Purpose::Parked, found)
+    }
+
+    fn rehearse(&mut self, memory: &GuestMemory, found: &mut PageSet) -> Result<(), MemoryError> {
+        self.gather(memory, Purpose::Rehearsal, found)
     }
 
     fn disarm(&mut self, memory: &GuestMemory) -> Result<(), MemoryError> {

@@ -151,6 +151,8 @@ fn write_from_another_process(at: usize) {
     let to = libc::iovec { iov_base: std::ptr::with_exposed_provenance_mut(at), iov_len: 1 };
     // SAFETY: the child calls nothing but the kernel, and the parent waits for it.
     let status = unsafe {
+        // Where only parents may look into their children.
+        libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY);
         let parent = libc::getpid();
         let child = libc::fork();
         if child == 0 {
@@ -179,11 +181,13 @@ fn what_the_log_has_not_seen_stays_suspected() {
             let unseen = (REGIONS[0], 2 * TABLE_PAGES + 9);
             thread::scope(|scope| {
                 // A thread that is new.
-                scope.spawn(|| write(memory, unseen.0, unseen.1));
+                scope.spawn(|| write(memory, unseen.0, unseen.1)).join().expect("it ends");
             });
             let before = tracker.suspects().led;
-            assert_eq!(tracker.found(memory, Userfaultfd::peek), [unseen]);
-            assert_eq!(tracker.suspects().led, before, "it was not known where to look");
+            for how in [Userfaultfd::peek as How, Userfaultfd::rehearse] {
+                assert_eq!(tracker.found(memory, how), [unseen]);
+                assert_eq!(tracker.suspects().led, before, "it was not known where to look");
+            }
             assert_eq!(tracker.led(memory, Userfaultfd::peek), [unseen]);
             assert_eq!(tracker.led(memory, Userfaultfd::harvest), [unseen]);
             assert_eq!(tracker.led(memory, Userfaultfd::harvest), []);
