@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Instant;
+
 use common::{AgentProcess, MIB, ended, filled, guest, guest_when, migrate_request, stress};
 use whimbrel_control::api::{self, GuestState, Outcome};
 
@@ -27,6 +29,13 @@ async fn a_full_disk_is_said_and_guests_go_on() {
     let last = ended(&mut source, &begun.migration_id).await;
     assert_eq!(last.outcome(), Outcome::Completed, "{}", last.reason);
 
+    // What the guest has left behind gives room once its process has ended: twice, as what is
+    // kept of it is written just after that.
+    let began = Instant::now();
+    while here.remembers_a_process() {
+        assert!(began.elapsed() < common::WATCHDOG, "its process does not end");
+    }
+    here.fill_disk();
     here.fill_disk();
     // A guest that comes to a full disk is refused, and goes on where it is.
     let mut destination = there.client().await;

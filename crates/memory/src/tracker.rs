@@ -145,12 +145,13 @@ impl FromStr for TrackerKind {
 /// Who writes a guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writers {
-    /// Threads of this process, other processes (a second mapping, `process_vm_writev`, vhost-user, a
-    /// debugger), devices, and workers of the kernel (KVM's for a vCPU whose page has been swapped
-    /// out, vhost's, those of registered io_uring buffers). Right for every virtual machine.
+    /// Threads of this process, other processes (a second mapping, `process_vm_writev`,
+    /// vhost-user, a debugger), devices, and workers of the kernel (KVM's for a vCPU whose page
+    /// has been swapped out, vhost's, those of registered io_uring buffers). Right for every
+    /// virtual machine.
     Anyone,
-    /// Threads of this process and nobody else, by themselves or in a system call of theirs that has
-    /// come back. Under KVM nothing would be gained: a vCPU's faults are not logged.
+    /// Threads of this process and nobody else, by themselves or in a system call of theirs that
+    /// has come back. Under KVM nothing would be gained: a vCPU's faults are not logged.
     OwnThreads,
 }
 
@@ -163,10 +164,10 @@ pub fn open(kind: TrackerKind, memory: &GuestMemory) -> Result<Box<dyn DirtyTrac
     open_for(kind, memory, Writers::Anyone)
 }
 
-/// As [`open`], for memory that has these writers until the tracker is dropped. What others write where it was said that only own
-/// threads do may be missed; in return a harvest costs what was written since the last one, and
-/// not what there is. (With userfaultfd, where the host logs page faults for this process: perf
-/// events are allowed to it.)
+/// As [`open`], for memory that has these writers until the tracker is dropped. What others write
+/// where it was said that only own threads do may be missed; in return a harvest costs what was
+/// written since the last one, and not what there is. (With userfaultfd, where the host logs page
+/// faults for this process: perf events are allowed to it.)
 ///
 /// # Errors
 /// As [`open`].

@@ -82,13 +82,23 @@ impl AgentProcess {
 
     /// Leaves no byte free on the agent's disk.
     pub(crate) fn fill_disk(&self) {
-        let path = format!("{}/filler", self.folder.path().display());
+        assert!(self.on_its_disk("yes >> filler; true"));
+    }
+
+    /// Whether a guest of it has a process that it remembers.
+    pub(crate) fn remembers_a_process(&self) -> bool {
+        self.on_its_disk("test -e guests/*/process")
+    }
+
+    /// Whether a script in its folder succeeds. The small disk is only there for the agent and
+    /// whoever joins it.
+    fn on_its_disk(&self, script: &str) -> bool {
+        let script = format!("cd {} && {{ {script}; }}", self.folder.path().display());
         let pid = self.child.id().to_string();
-        let fill = format!("yes >> {path}; true");
-        // The disk is only there for the agent and whoever joins it.
         let enter = ["--target", &pid, "--user", "--mount", "--preserve-credentials", "sh", "-c"];
-        let filled = Command::new("nsenter").args(enter).arg(fill).stderr(Stdio::null()).status();
-        assert!(filled.unwrap().success());
+        let outcome =
+            Command::new("nsenter").args(enter).arg(script).stderr(Stdio::null()).status();
+        outcome.unwrap().success()
     }
 
     /// Kills the agent without a warning, and starts another one on the same folder, which also

@@ -88,7 +88,7 @@ impl Suspects {
     }
 
     /// Begins a scan: where to look for what was written, in ascending order; none means
-    /// everywhere. A harvest leaves nothing suspected; one that is none, and looked everywhere, must
+    /// everywhere. A harvest leaves nothing suspected; another scan that looked everywhere must
     /// [`Suspects::add`] what it has found.
     pub(super) fn begin_scan(&mut self, purpose: Purpose) -> Option<Vec<Part>> {
         let complete = self.look(purpose).unwrap_or_else(|_| {
@@ -111,9 +111,9 @@ impl Suspects {
         parts
     }
 
-    /// Suspects what the log has. Returns whether that is all; otherwise the log begins anew, unless
-    /// somebody waits. Its first time is a harvest: until then all of the memory is sent, and
-    /// threads are switched more than at any other time.
+    /// Suspects what the log has. Returns whether that is all; otherwise the log begins anew,
+    /// unless somebody waits. Its first time is a harvest: until then all of the memory is sent,
+    /// and threads are switched more than at any other time.
     fn look(&mut self, purpose: Purpose) -> io::Result<bool> {
         let Some(log) = self.log.open()? else {
             return Ok(false);
