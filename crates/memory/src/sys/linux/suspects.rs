@@ -83,8 +83,8 @@ impl Suspects {
     }
 
     #[cfg(test)]
-    pub(super) fn is_opening(&self) -> bool {
-        matches!(&self.log, Log::Opening(opening) if !opening.is_finished())
+    pub(super) fn has_log(&self) -> bool {
+        !matches!(self.log, Log::None)
     }
 
     /// Begins a scan: where to look for what was written, in ascending order; none means

@@ -42,12 +42,13 @@ impl Userfaultfd {
     /// Armed, with a log that is complete, unless there is none.
     fn ready(&mut self, memory: &GuestMemory) -> bool {
         self.arm(memory).expect("armed");
-        while self.suspects().is_opening() {
+        // On a busy host somebody may not be seen asleep at once.
+        while self.suspects().has_log() && self.suspects().led == 0 {
+            self.found(memory, Self::harvest);
+            self.found(memory, Self::peek);
             thread::yield_now();
         }
-        self.found(memory, Self::harvest);
-        self.found(memory, Self::peek);
-        let known = self.suspects().led == 1;
+        let known = self.suspects().has_log();
         let strict = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|all| all == "all");
         assert!(known || !strict, "page faults cannot be logged");
         if !known {
@@ -188,6 +189,10 @@ fn what_the_log_has_not_seen_stays_suspected() {
                 assert_eq!(tracker.found(memory, how), [unseen]);
                 assert_eq!(tracker.suspects().led, before, "it was not known where to look");
             }
+            while tracker.suspects().led == before {
+                assert_eq!(tracker.found(memory, Userfaultfd::rehearse), [unseen]);
+                thread::yield_now();
+            }
             assert_eq!(tracker.led(memory, Userfaultfd::peek), [unseen]);
             assert_eq!(tracker.led(memory, Userfaultfd::harvest), [unseen]);
             assert_eq!(tracker.led(memory, Userfaultfd::harvest), []);
@@ -206,8 +211,7 @@ fn a_parked_guest_has_no_page_that_was_not_found() {
             return;
         }
         let (turn, over, writes) = (Barrier::new(3), AtomicBool::new(false), AtomicU64::new(0));
-        let before = tracker.suspects().led;
-        let mut lost = Vec::new();
+        let (mut lost, mut led) = (Vec::new(), 0);
         thread::scope(|scope| {
             for seed in [1, 2] {
                 let (turn, over, writes) = (&turn, &over, &writes);
@@ -224,16 +228,20 @@ fn a_parked_guest_has_no_page_that_was_not_found() {
                     take_over(&mut copy, memory, &tracker.found(memory, Userfaultfd::harvest));
                 }
                 turn.wait();
+                let before = tracker.suspects().led;
                 take_over(&mut copy, memory, &tracker.found(memory, Userfaultfd::peek));
+                led += tracker.suspects().led - before;
                 let differs = all().filter(|at| copy[index(*at)] != load(memory, *at));
                 lost.extend(differs.map(|at| (round, at)));
+                // Where the log was wanting after a harvest under fire, it begins anew.
+                tracker.found(memory, Userfaultfd::rehearse);
             }
             over.store(true, Ordering::SeqCst);
             turn.wait();
         });
         assert_eq!(lost, [], "round and page");
-        let led = tracker.suspects().led - before;
-        assert!(led > ROUNDS / 2, "it was known where to look {led} times");
+        // A third of the rounds have no harvest under fire.
+        assert!(led > ROUNDS / 4, "it was known where to look {led} times");
     });
 }
 
