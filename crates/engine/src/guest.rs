@@ -68,7 +68,7 @@ pub trait Guest: Send + 'static {
     /// A handle on its memory. All of the guest's own writes go through this mapping.
     fn memory(&self) -> GuestMemory;
 
-    /// Who writes its memory while it is moved; asked once a move. Who is not sure lets it be.
+    /// Who writes its memory; the same for as long as it is moved. Who is not sure lets it be.
     /// Where threads of this process are the only ones, the downtime does not grow with the
     /// memory: see [`whimbrel_memory::open_for`].
     fn writers(&self) -> Writers {

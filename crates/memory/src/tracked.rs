@@ -63,6 +63,18 @@ impl<M: Mechanism> Tracked<M> {
         Ok(self.found.count())
     }
 
+    /// Collects, and leaves the log as it is.
+    fn look(
+        &mut self,
+        into: &mut PageSet,
+        gather: fn(&mut M, &GuestMemory, &mut PageSet) -> Result<(), MemoryError>,
+    ) -> Result<PageCount, MemoryError> {
+        self.collect(into, |mechanism, memory, found| {
+            memory.log().peek(found);
+            gather(mechanism, memory, found)
+        })
+    }
+
     fn end(&mut self) -> Result<(), MemoryError> {
         let memory = &self.claim.memory;
         let outcome = self.mechanism.disarm(memory);
@@ -104,17 +116,11 @@ impl<M: Mechanism> DirtyTracker for Tracked<M> {
     }
 
     fn harvest_paused(&mut self, into: &mut PageSet) -> Result<PageCount, MemoryError> {
-        self.collect(into, |mechanism, memory, found| {
-            memory.log().peek(found);
-            mechanism.peek(memory, found)
-        })
+        self.look(into, M::peek)
     }
 
     fn rehearse(&mut self, into: &mut PageSet) -> Result<PageCount, MemoryError> {
-        self.collect(into, |mechanism, memory, found| {
-            memory.log().peek(found);
-            mechanism.rehearse(memory, found)
-        })
+        self.look(into, M::rehearse)
     }
 
     fn disarm(&mut self) -> Result<(), MemoryError> {

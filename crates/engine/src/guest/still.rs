@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::Bytes;
-use whimbrel_memory::{Backing, GuestMemory, Writers};
+use whimbrel_memory::{Backing, GuestMemory};
 use whimbrel_page::{Layout, PageCount};
 use whimbrel_protocol::GuestUuid;
 
@@ -37,10 +37,6 @@ impl Guest for Still {
 
     fn memory(&self) -> GuestMemory {
         self.memory.clone()
-    }
-
-    fn writers(&self) -> Writers {
-        Writers::OwnThreads
     }
 
     fn pause(&mut self) -> Result<(), GuestError> {

@@ -14,7 +14,6 @@ use std::thread::{self, JoinHandle};
 use whimbrel_page::{Layout, PAGE_SIZE, PageSet, RegionId, Run};
 
 use super::pagemap::{CHECK_ARMED, PRESENT, PROTECT, Pagemap, Query, SWAPPED, WRITTEN, once};
-use super::suspects::Part;
 use crate::sys::Mapping;
 
 /// Pages in a piece, at least; a huge region has larger ones, and not more than so many.
@@ -93,16 +92,16 @@ impl Crew {
         self.perform(Task::Find { flags }, self.pieces.clone(), found)
     }
 
-    /// As [`Crew::scan`], for who knows that nothing was written but in these parts.
+    /// As [`Crew::scan`], for who knows that nothing was written but at these addresses.
     pub(super) fn scan_parts(
         &mut self,
-        parts: &[Part],
+        parts: &[Range<usize>],
         flags: u64,
         found: &mut PageSet,
     ) -> io::Result<()> {
         let mut pieces = Vec::new();
         for of_region in self.pieces.chunk_by(|one, next| one.region == next.region) {
-            for (_, range) in parts.iter().filter(|(region, _)| *region == of_region[0].region) {
+            for range in parts {
                 let from = of_region.partition_point(|piece| piece.addresses.end <= range.start);
                 pieces.extend(of_region[from..].iter().map_while(|piece| piece.part(range)));
             }
@@ -251,11 +250,7 @@ mod tests {
         (PIECE_PAGES..pages).step_by(PIECE_PAGES as usize).for_each(write);
         let mut tracker = match open(TrackerKind::Userfaultfd, &memory) {
             Ok(tracker) => tracker,
-            Err(why) => {
-                let strict = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|all| all == "all");
-                assert!(!strict, "userfaultfd cannot be tested: {why}");
-                return println!("SKIPPED: {why}");
-            }
+            Err(why) => return super::super::tests::skipped(&why),
         };
         tracker.arm().expect("armed");
         let mut found = PageSet::new(&layout);

@@ -127,11 +127,13 @@ impl FaultLog {
     /// all since the restart that were over when it was called. A page may be written by other
     /// threads just before the fault that made it writable is over.
     pub(super) fn take(&mut self, mut each: impl FnMut(usize)) -> io::Result<bool> {
+        let Some(unlogged) = self.unlogged else {
+            return Ok(false);
+        };
         for _ in 0..TRIES {
             self.drain(&mut each);
             // In this order: a fault between the two makes the difference too large.
-            let faults = faults()?;
-            if self.unlogged.is_some_and(|unlogged| faults <= self.logged + unlogged) {
+            if faults()? <= self.logged + unlogged {
                 return Ok(true);
             }
         }

@@ -8,6 +8,15 @@ const OWN: &str = "WHIMBREL_TEST_OWN_PROCESS";
 /// If the process hangs, it is ended.
 const WATCHDOG_S: libc::c_uint = 300;
 
+/// Runs the test at this path below here once more, alone in a new process, where it has to pass,
+/// and returns whether it did; in that process returns false.
+pub(super) fn passes(test: &str) -> bool {
+    let Some(output) = run(test) else { return false };
+    print!("{}", String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    true
+}
+
 /// Runs the test at this path below here once more, alone in a new process, and returns what
 /// became of it; in that process returns nothing.
 pub(super) fn run(test: &str) -> Option<Output> {

@@ -26,15 +26,13 @@ const BESIDE_KIB_MAX: u64 = 48 << 10;
 /// In a process of its own, as the figures are those of a process.
 #[test]
 fn a_sparse_guest_costs_what_it_touches() {
-    let Some(output) = own_process::run("sparse::a_sparse_guest_costs_what_it_touches") else {
-        for backing in [Backing::Private, Backing::Shared] {
-            TrackerKind::here().for_each(|kind| check(kind, backing));
-        }
-        check_leaves();
+    if own_process::passes("sparse::a_sparse_guest_costs_what_it_touches") {
         return;
-    };
-    print!("{}", String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for backing in [Backing::Private, Backing::Shared] {
+        TrackerKind::here().for_each(|kind| check(kind, backing));
+    }
+    check_leaves();
 }
 
 fn check(kind: TrackerKind, backing: Backing) {
@@ -42,11 +40,7 @@ fn check(kind: TrackerKind, backing: Backing) {
     let before = Usage::now();
     let memory = GuestMemory::allocate(&layout, backing).expect("a sparse memory");
     let mut tracker = match open(kind, &memory) {
-        Err(error @ MemoryError::Unsupported { .. }) => {
-            let strict = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|all| all == "all");
-            assert!(!strict, "{kind} cannot be tested: {error}");
-            return println!("SKIPPED: {error}");
-        }
+        Err(error @ MemoryError::Unsupported { .. }) => return super::tests::skipped(&error),
         other => other.expect("opened"),
     };
     let runs = clumps();

@@ -7,13 +7,14 @@ use std::{io, mem};
 use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, RegionId, Run};
 
 use super::fault_log::FaultLog;
+use super::userfaultfd::TABLE_PAGES;
 use crate::sys::Mapping;
 use crate::{GuestMemory, Writers};
 
 /// Bytes of a block: what one page table maps, by absolute addresses. More than a page may come
 /// with a fault (all of a block, where it is a huge page), but in memory that we map ourselves not
 /// more than that; a reserved huge page is a block.
-const BLOCK: usize = 512 * PAGE_SIZE;
+const BLOCK: usize = TABLE_PAGES as usize * PAGE_SIZE;
 
 /// What a scan is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -25,9 +26,6 @@ pub(super) enum Purpose {
     /// Is what a parked guest waits for.
     Parked,
 }
-
-/// A part of a region, by its addresses.
-pub(super) type Part = (RegionId, Range<usize>);
 
 /// While armed: every page that can be written without a fault lies in a suspected block, or has a
 /// fault in the log.
@@ -73,7 +71,11 @@ impl Suspects {
             }
             _ => Log::None,
         };
-        let regions = memory.regions().map(|(id, mapping)| Blocks::new(id, mapping)).collect();
+        let blocks = |(region, mapping): (RegionId, &Mapping)| {
+            let size = BLOCK.max(mapping.granule.bytes().0 as usize);
+            Blocks::new(region, mapping.addresses(), size)
+        };
+        let regions = memory.regions().map(blocks).collect();
         Self {
             log,
             regions,
@@ -87,10 +89,10 @@ impl Suspects {
         !matches!(self.log, Log::None)
     }
 
-    /// Begins a scan: where to look for what was written, in ascending order; none means
-    /// everywhere. A harvest leaves nothing suspected; another scan that looked everywhere must
-    /// [`Suspects::add`] what it has found.
-    pub(super) fn begin_scan(&mut self, purpose: Purpose) -> Option<Vec<Part>> {
+    /// Begins a scan: at which addresses to look for what was written, ascending in each region;
+    /// none means everywhere. A harvest leaves nothing suspected; another scan that looked
+    /// everywhere must [`Suspects::add`] what it has found.
+    pub(super) fn begin_scan(&mut self, purpose: Purpose) -> Option<Vec<Range<usize>>> {
         let complete = self.look(purpose).unwrap_or_else(|_| {
             // What could not be read is worth nothing, now and later.
             self.log = Log::None;
@@ -160,9 +162,7 @@ impl Log {
 }
 
 impl Blocks {
-    fn new(region: RegionId, mapping: &Mapping) -> Self {
-        let addresses = mapping.addresses();
-        let size = BLOCK.max(mapping.granule.bytes().0 as usize);
+    fn new(region: RegionId, addresses: Range<usize>, size: usize) -> Self {
         let first = addresses.start / size * size;
         let suspected = Bitmap::new((addresses.end - first).div_ceil(size) as u64);
         Self { region, addresses, size, first, suspected }
@@ -183,7 +183,7 @@ impl Blocks {
         self.suspected.insert(from, last - from + 1);
     }
 
-    fn parts(&self) -> impl Iterator<Item = Part> {
+    fn parts(&self) -> impl Iterator<Item = Range<usize>> {
         let address = |block: u64| {
             let start = self.first + block as usize * self.size;
             start.clamp(self.addresses.start, self.addresses.end)
@@ -192,7 +192,7 @@ impl Blocks {
         std::iter::from_fn(move || {
             let from = self.suspected.next_one(at)?;
             at = from + self.suspected.run_length(from, u64::MAX);
-            Some((self.region, address(from)..address(at)))
+            Some(address(from)..address(at))
         })
     }
 }
@@ -201,14 +201,8 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    fn blocks(addresses: Range<usize>, size: usize) -> Blocks {
-        let first = addresses.start / size * size;
-        let suspected = Bitmap::new((addresses.end - first).div_ceil(size) as u64);
-        Blocks { region: RegionId(0), addresses, size, first, suspected }
-    }
-
     fn parts(blocks: &Blocks) -> Vec<(usize, usize)> {
-        blocks.parts().map(|(_, range)| (range.start, range.end)).collect()
+        blocks.parts().map(|range| (range.start, range.end)).collect()
     }
 
     /// A region that ends and begins within blocks.
@@ -216,7 +210,7 @@ mod tests {
     fn a_fault_makes_its_block_suspect() {
         let (start, end) = (10 * BLOCK + 3 * PAGE_SIZE, 13 * BLOCK + PAGE_SIZE);
         let suspected = |address| {
-            let mut blocks = blocks(start..end, BLOCK);
+            let mut blocks = Blocks::new(RegionId(0), start..end, BLOCK);
             blocks.add(address);
             parts(&blocks)
         };
@@ -234,7 +228,7 @@ mod tests {
     fn pages_make_their_blocks_suspect() {
         let (start, end) = (10 * BLOCK + 3 * PAGE_SIZE, 13 * BLOCK + PAGE_SIZE);
         let suspected = |first, count| {
-            let mut blocks = blocks(start..end, BLOCK);
+            let mut blocks = Blocks::new(RegionId(0), start..end, BLOCK);
             blocks.add_pages(Run::new(RegionId(0), first, count));
             parts(&blocks)
         };

@@ -17,11 +17,11 @@ use std::mem::size_of;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, RegionId, Run};
+use whimbrel_page::{Bitmap, PAGE_SIZE, PageSet, Run};
 
 use super::crew::Crew;
 use super::pagemap::{CHECK_ARMED, PROTECT, Pagemap, Query, WRITTEN};
-use super::suspects::{Part, Purpose, Suspects};
+use super::suspects::{Purpose, Suspects};
 use super::{Extents, checked};
 use crate::sys::Mapping;
 use crate::tracked::Mechanism;
@@ -66,8 +66,8 @@ const _: () = assert!(UFFDIO_API == super::iowr(0xaa, 0x3f, size_of::<Api>()));
 const _: () = assert!(UFFDIO_REGISTER == super::iowr(0xaa, 0x00, size_of::<Register>()));
 const _: () = assert!(UFFDIO_UNREGISTER == super::ior(0xaa, 0x01, size_of::<AddressRange>()));
 
-/// Pages that one page table maps: what is looked at together in shared memory.
-const TABLE_PAGES: u64 = 512;
+/// Pages that one page table maps: what is looked at together.
+pub(super) const TABLE_PAGES: u64 = 512;
 
 pub(super) struct Userfaultfd {
     writers: Writers,
@@ -116,8 +116,7 @@ impl Userfaultfd {
                 found.insert(Run::new(region, first, count));
             };
             if let (Some(file), Some(tables)) = (mapping.file(), tables) {
-                let mut shared =
-                    Shared { region, pagemap: &mut self.pagemap, mapping, file, tables };
+                let mut shared = Shared { pagemap: &mut self.pagemap, mapping, file, tables };
                 shared.scan(flags, parts.as_deref(), insert).map_err(failed())?;
             }
         }
@@ -149,10 +148,9 @@ impl Mechanism for Userfaultfd {
                 .map_err(MemoryError::os("register guest memory"))?;
         }
         armed.crew.protect(memory.layout()).map_err(protected())?;
-        for ((region, mapping), tables) in memory.regions().zip(&mut armed.tables) {
+        for ((_, mapping), tables) in memory.regions().zip(&mut armed.tables) {
             if let (Some(file), Some(tables)) = (mapping.file(), tables) {
-                let mut shared =
-                    Shared { region, pagemap: &mut self.pagemap, mapping, file, tables };
+                let mut shared = Shared { pagemap: &mut self.pagemap, mapping, file, tables };
                 shared.protect().map_err(protected())?;
             }
         }
@@ -235,7 +233,6 @@ pub(super) unsafe fn control<T>(fd: RawFd, request: u64, arg: &mut T) -> io::Res
 
 /// One region of shared memory under protection.
 struct Shared<'a> {
-    region: RegionId,
     pagemap: &'a mut Pagemap,
     mapping: &'a Mapping,
     file: &'a File,
@@ -258,7 +255,7 @@ impl Shared<'_> {
     fn scan(
         &mut self,
         flags: u64,
-        parts: Option<&[Part]>,
+        parts: Option<&[Range<usize>]>,
         mut each: impl FnMut(u64, u64),
     ) -> io::Result<()> {
         // Looked up first: what gets data later is found by the next scan.
@@ -333,11 +330,11 @@ impl Shared<'_> {
     }
 
     /// The page tables that map a part of this region.
-    fn tables_of(&self, parts: &[Part]) -> Bitmap {
+    fn tables_of(&self, parts: &[Range<usize>]) -> Bitmap {
         let mut tables = Bitmap::new(self.tables.len());
-        let table =
-            |address| ((address - self.mapping.addresses().start) / PAGE_SIZE) as u64 / TABLE_PAGES;
-        for (_, range) in parts.iter().filter(|(region, _)| *region == self.region) {
+        let own = self.mapping.addresses();
+        let table = |address| ((address - own.start) / PAGE_SIZE) as u64 / TABLE_PAGES;
+        for range in parts.iter().filter(|range| own.contains(&range.start)) {
             let (first, last) = (table(range.start), table(range.end - 1));
             tables.insert(first, last - first + 1);
         }

@@ -5,6 +5,7 @@ use std::thread;
 use whimbrel_page::{ByteCount, Layout, PageIndex, RegionId};
 
 use super::super::own_process;
+use super::super::tests::skipped;
 use super::*;
 use crate::{Backing, GuestMemory};
 
@@ -12,19 +13,12 @@ const R: RegionId = RegionId(0);
 
 /// Runs `test` in a process in which nobody else has faults.
 fn alone(name: &str, test: impl FnOnce(FaultLog, GuestMemory)) {
-    if let Some(output) = own_process::run(name) {
-        let told = String::from_utf8_lossy(&output.stdout);
-        print!("{told}");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    if own_process::passes(name) {
         return;
     }
     let mut log = match FaultLog::open() {
         Ok(log) => log,
-        Err(why) => {
-            let strict = std::env::var("WHIMBREL_REQUIRE").is_ok_and(|all| all == "all");
-            assert!(!strict, "page faults cannot be logged: {why}");
-            return println!("SKIPPED: page faults cannot be logged: {why}");
-        }
+        Err(why) => return skipped(&format_args!("page faults cannot be logged: {why}")),
     };
     let layout = Layout::single(ByteCount(64 << 20)).expect("valid");
     let memory = GuestMemory::allocate(&layout, Backing::Private).expect("address space");
