@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde_json::Value;
 use whimbrel_tests::program::{Agent, How};
 use whimbrel_tests::redis::{Connection, Reply, tool};
 
@@ -12,7 +13,15 @@ use crate::store;
 pub(crate) async fn migrate(from: &Agent, to: &Agent) {
     let moved = from.ask(&["migrate", "store", &to.address, "--json"]).await.ended(0).json();
     assert_eq!(moved["outcome"], "completed", "{moved}");
-    to.until("store", |guest| guest["state"] == "running").await;
+    let _ = entrance(to).await;
+}
+
+/// Where clients connect to a store that came here: the agent takes them just after it runs.
+pub(crate) async fn entrance(agent: &Agent) -> String {
+    let is_open =
+        |guest: &Value| guest["state"] == "running" && guest["service_address"].is_string();
+    let status = agent.until("store", is_open).await;
+    status["service_address"].as_str().expect("it was a string").to_owned()
 }
 
 pub(crate) async fn is_sound(agent: &Agent) {
@@ -101,8 +110,7 @@ async fn a_host_relays_until_it_is_told_to_let_go() {
     migrate(&here, &there).await;
     // Old connections and new ones, through either host.
     let mut second = Connection::to(&address).await;
-    let status = there.status("store").await;
-    let mut third = Connection::to(status["service_address"].as_str().expect("a port")).await;
+    let mut third = Connection::to(&entrance(&there).await).await;
     for connection in [&mut first, &mut second, &mut third] {
         let one = Reply::Bulk('$', b"1".to_vec());
         assert_eq!(connection.command(&[b"GET", b"a"]).await, one);
@@ -129,9 +137,7 @@ async fn clients_follow_a_store_over_several_hosts() {
         migrate(&there, &here).await;
     }
     migrate(&here, &between).await;
-    let status = between.status("store").await;
-    let entered = status["service_address"].as_str().expect("a port").to_owned();
-    let mut second = Connection::to(&entered).await;
+    let mut second = Connection::to(&entrance(&between).await).await;
     assert_eq!(second.command(&[b"SET", b"a", b"1"]).await, Reply::Line('+', "OK".into()));
     migrate(&between, &there).await;
     let one = Reply::Bulk('$', b"1".to_vec());
@@ -166,8 +172,7 @@ async fn a_relaying_agent_that_is_killed_loses_no_acknowledged_write() {
     here.kill().await;
     assert!(client.is_closed().await, "its relay was killed");
     here.start_again().await;
-    let status = there.status("store").await;
-    let mut other = Connection::to(status["service_address"].as_str().expect("a port")).await;
+    let mut other = Connection::to(&entrance(&there).await).await;
     assert_eq!(other.command(&[b"GET", b"a"]).await, Reply::Bulk('$', b"1".to_vec()));
     writers.have_lost_nothing(&mut other).await;
     // The next agent takes clients where that one did.

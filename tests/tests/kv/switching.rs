@@ -12,7 +12,7 @@ use whimbrel_tests::redis::{Connection, Reply};
 
 use crate::breaking::{Leg, agent, filled_store, kill_guest};
 use crate::load::{Checker, Pinger, Writers};
-use crate::moving::{is_sound, migrate};
+use crate::moving::{entrance, is_sound, migrate};
 use crate::store;
 
 /// What breaks at which step, after what was said then has arrived, or with it.
@@ -159,10 +159,9 @@ async fn a_relaying_agent_that_is_killed_in_the_switchover_loses_no_acknowledged
         // Whoever asked for the move has lost the agent.
         let _ = leg.moved(&from, step, kill).await.ended(5);
         // The processes need no agent.
-        let status = there.until("store", |guest| guest["state"] == "running").await;
+        let entered = entrance(&there).await;
         here.start_again().await;
-        let entered = status["service_address"].as_str().expect("a port");
-        writers.have_lost_nothing(&mut Connection::to(entered).await).await;
+        writers.have_lost_nothing(&mut Connection::to(&entered).await).await;
         let mut again = Connection::to(&address).await;
         let written = again.command(&[b"SET", b"again", b"1"]).await;
         assert_eq!(written, Reply::Line('+', "OK".into()), "{step:?}");
