@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Blocking, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -19,9 +20,9 @@ use crate::windows;
 
 /// A command that has not ended by then hangs: ten times what the slowest one takes here.
 pub const WATCHDOG: Duration = Duration::from_secs(180);
-/// How an agent's first line begins.
 /// How the program ends where no agent answers.
 const NOT_THERE: i32 = 5;
+/// How an agent's first line begins.
 const LISTENING: &str = "whimbrel agent listening on ";
 /// How the line before begins, if it speaks HTTP.
 const SERVING: &str = "whimbrel agent serving http://";
@@ -256,7 +257,7 @@ impl Agent {
         let data = Data::within(folder);
         prepare(data.folder.path());
         let ip = how.elsewhere.as_ref().map(|(_, ip)| *ip).or(how.ip);
-        let ip = ip.unwrap_or(Ipv4Addr::LOCALHOST.into());
+        let ip = ip.unwrap_or_else(|| if how.windows { Ipv4Addr::LOCALHOST } else { own() }.into());
         if how.elsewhere.is_some() {
             realm().admit(data.folder.path(), &[&[ip], how.also.as_slice()].concat());
         }
@@ -354,7 +355,14 @@ impl Agent {
 
     /// Asks this agent: a command with its words.
     pub async fn ask(&self, words: &[&str]) -> Said {
-        run(&[words, &["--agent", &self.address]].concat()).await
+        // A machine that is busy may be too late with a connection, and then nothing was asked.
+        let late = format!("answers at {}: no answer in", self.address);
+        loop {
+            let said = run(&[words, &["--agent", &self.address]].concat()).await;
+            if said.status != Some(NOT_THERE) || !said.err.contains(&late) {
+                return said;
+            }
+        }
     }
 
     /// Starts a guest and waits until it is at work.
@@ -412,6 +420,14 @@ impl Agent {
         let checked = self.ask(&["status", name, "--check", "--json"]).await.ended(0).json();
         assert_eq!(checked["check"]["sound"], true, "{checked}");
     }
+}
+
+/// A loopback address for one agent, so that nobody takes its port between two of its lives; none
+/// of those that tests choose themselves.
+fn own() -> Ipv4Addr {
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    let [c, d] = TAKEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    Ipv4Addr::new(127, 100 + (std::process::id() % 100) as u8, c, d)
 }
 
 /// Starts an agent, and waits until it says where it listens.

@@ -3,9 +3,11 @@
 mod common;
 
 use common::{
-    AgentProcess, MIB, ended, guest, guest_when, is_alive, migrate_request, signal, start_filled,
+    AgentProcess, MIB, WATCHDOG, ended, guest, guest_when, is_alive, migrate_request, signal,
+    start_filled,
 };
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use whimbrel_control::api::{self, GuestState, MigrationStatus, Outcome};
 
 /// Two agents, the guest `web` of the first one at the second, and its process here, which stands
@@ -38,6 +40,14 @@ impl LeftBehind {
         let mut destination = there.client().await;
         let last = ended(&mut destination, &begun.migration_id).await;
         assert_eq!(last.outcome(), Outcome::Completed, "{}", last.reason);
+        // The destination is done before this side has it in its record.
+        timeout(WATCHDOG, async {
+            while !here.guest_logs().contains("the migration ended") {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .expect("it ends on both sides");
         signal(before.pid, "-STOP");
         // The next one waits so long for what stands still, and for the process of a guest that
         // comes in.

@@ -223,9 +223,10 @@ impl World {
             Prelude::Cancel(side) => {
                 let uuid = self.uuid.clone();
                 let host = self.host(side);
-                let ending = host.ending(&uuid).await.expect("nothing is wrong yet");
-                let migration = ending.migration.expect("it moves").migration_id;
                 let mut client = host.patient().await.expect("nothing is wrong yet");
+                let moving = api::GetMigrationRequest { migration: uuid };
+                let moving = client.get_migration(moving).await.expect("it moves");
+                let migration = moving.migration_id;
                 // The answer has what came of it, which is to be held up.
                 tokio::spawn(async move {
                     let request = api::CancelMigrationRequest { migration };

@@ -146,13 +146,14 @@ impl AgentProcess {
         Client::connect(&self.address, patient).await.unwrap()
     }
 
-    /// What the guests' processes have written down goes with the folder.
-    fn print_logs(&self) {
-        let entries = std::fs::read_dir(self.folder.path().join("guests"));
-        for folder in entries.into_iter().flatten().flatten() {
-            let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
-            println!("--- log of {:?} at {}\n{log}", folder.file_name(), self.address);
+    /// What the guests' processes have written down; it goes with the folder.
+    pub(crate) fn guest_logs(&self) -> String {
+        let mut logs = String::new();
+        for folder in self.guest_folders() {
+            let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
+            logs.push_str(&format!("--- log in {} at {}\n{log}", folder.display(), self.address));
         }
+        logs
     }
 
     /// The folders of guests there are.
@@ -167,7 +168,7 @@ impl Drop for AgentProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            self.print_logs();
+            println!("{}", self.guest_logs());
         }
     }
 }
