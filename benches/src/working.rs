@@ -9,19 +9,20 @@ use tokio::runtime::Builder;
 use whimbrel_agent::bench::{Meter, moving};
 use whimbrel_engine::guest::{Guest, GuestFactory};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
-use whimbrel_engine::page::{Layout, PAGE_SIZE};
+use whimbrel_engine::page::{ByteCount, Layout, PAGE_SIZE};
 use whimbrel_engine::protocol::{GuestUuid, Token};
 use whimbrel_engine::{
     DestinationAddress, Incoming, IncomingOptions, Outcome, Outgoing, OutgoingOptions, Report,
     VolatileJournal,
 };
 use whimbrel_guest::stress::{
-    HostLimits, StressConfig, StressFactory, StressGuest, StressMonitor, StressSpec,
+    DirtyRate, Fill, HostLimits, Pattern, StressConfig, StressFactory, StressGuest, StressMonitor,
+    StressSpec, VcpuCount,
 };
 
 const TOKEN: Token = Token(0x5eed);
 /// How long a rate is watched before and after the move.
-const WATCHED: Duration = Duration::from_millis(500);
+pub const WATCHED: Duration = Duration::from_millis(500);
 
 /// How a guest at work is moved.
 #[derive(Clone, Debug)]
@@ -33,6 +34,27 @@ pub struct Work {
     /// How it goes.
     pub way: Way,
 }
+
+impl Work {
+    /// One processor, 1 GiB of random pages, and 256 MiB of it written at so many MiB/s; the
+    /// largest number stands for as fast as it can.
+    ///
+    /// # Errors
+    /// Never: that is a layout.
+    pub fn at(mib_s: u64, pattern: Pattern) -> anyhow::Result<Self> {
+        let rate = match mib_s {
+            0 => DirtyRate::Idle,
+            u64::MAX => DirtyRate::Max,
+            mib_s => DirtyRate::PerSecond(ByteCount::mib(mib_s)),
+        };
+        let (working_set, fill, vcpus) = (ByteCount::mib(256), Fill::Random, VcpuCount(1));
+        let spec = StressSpec { working_set, rate, pattern, fill, vcpus, ..Default::default() };
+        Ok(Self { layout: Layout::single(ByteCount::mib(1024))?, spec, way: AT_WORK })
+    }
+}
+
+/// How a guest at work is sent unless something about that is to be measured.
+pub const AT_WORK: Way = Way { lanes: 4, hot_last: true, tracker: None };
 
 /// How a guest is sent.
 #[derive(Clone, Copy, Debug)]

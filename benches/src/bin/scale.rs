@@ -12,10 +12,10 @@ use whimbrel_agent::bench::moving::{self, Migrated, Way};
 use whimbrel_agent::bench::{Sample, median, memory, page_tables, plain};
 use whimbrel_agent::host_facts;
 use whimbrel_benches::plot::Chart;
-use whimbrel_benches::working::{self, Work, Worked};
+use whimbrel_benches::working::{self, AT_WORK, Work, Worked};
 use whimbrel_engine::memory::{Backing, GuestMemory, TrackerKind};
 use whimbrel_engine::page::{ByteCount, Layout, PageIndex, RegionId, RegionLayout, Run};
-use whimbrel_guest::stress::{DirtyRate, Fill, Pattern, StressSpec, VcpuCount};
+use whimbrel_guest::stress::Pattern;
 
 const GIB: u64 = 1 << 30;
 const MIB: f64 = (1 << 20) as f64;
@@ -158,25 +158,6 @@ fn lanes(folder: &Path) -> anyhow::Result<()> {
     save(folder, "lanes-memory.svg", &held)
 }
 
-const AT_WORK: working::Way = working::Way { lanes: 4, hot_last: true, tracker: None };
-
-fn work(rate: DirtyRate, pattern: Pattern) -> anyhow::Result<Work> {
-    let (working_set, fill) = (ByteCount::mib(256), Fill::Random);
-    let spec =
-        StressSpec { working_set, rate, pattern, fill, vcpus: VcpuCount(1), ..Default::default() };
-    let layout = Layout::single(ByteCount::mib(1024))?;
-    Ok(Work { layout, spec, way: AT_WORK })
-}
-
-/// The rate of so many MiB/s; the largest number stands for as fast as it can.
-const fn dirty_rate(mib_s: u64) -> DirtyRate {
-    match mib_s {
-        0 => DirtyRate::Idle,
-        u64::MAX => DirtyRate::Max,
-        mib_s => DirtyRate::PerSecond(ByteCount::mib(mib_s)),
-    }
-}
-
 /// What the guest's work costs the migration, and the migration the guest's work.
 fn rate(folder: &Path) -> anyhow::Result<()> {
     println!(
@@ -197,7 +178,7 @@ fn rate(folder: &Path) -> anyhow::Result<()> {
     let mut beside = Chart::of(title, x, "MiB", &beside);
     for mib_s in [0, 100, 400, u64::MAX] {
         let name = if mib_s == u64::MAX { "max".into() } else { mib_s.to_string() };
-        let work = work(dirty_rate(mib_s), Pattern::Uniform)?;
+        let work = Work::at(mib_s, Pattern::Uniform)?;
         let worked = in_turns(&trackers, |tracker| {
             let way = working::Way { tracker: Some(*tracker), ..AT_WORK };
             working::migrate(&Work { way, ..work.clone() })
@@ -230,7 +211,7 @@ fn estimate() -> anyhow::Result<()> {
     println!("MiB/s   expected / taken: median (the lower quarter ends, the upper one begins)");
     memory::warm(3 * GIB as usize);
     for mib_s in [0, 100, 400] {
-        let work = work(dirty_rate(mib_s), Pattern::Uniform)?;
+        let work = Work::at(mib_s, Pattern::Uniform)?;
         let runs =
             (0..FORECASTS).map(|_| working::migrate(&work)).collect::<Result<Vec<_>, _>>()?;
         let mut shares: Vec<_> = runs.iter().map(expected).collect();
@@ -403,9 +384,8 @@ fn order() -> anyhow::Result<()> {
     for pattern in [Pattern::Zipf, Pattern::HotSpot, Pattern::Uniform] {
         let orders = [("in place", false), ("last", true)];
         let worked = in_turns(&orders, |(_, hot_last)| {
-            let rate = DirtyRate::PerSecond(ByteCount::mib(400));
             let way = working::Way { hot_last: *hot_last, ..AT_WORK };
-            working::migrate(&Work { way, ..work(rate, pattern)? })
+            working::migrate(&Work { way, ..Work::at(400, pattern)? })
         })?;
         for (worked, (name, _)) in worked.iter().zip(orders) {
             println!(
