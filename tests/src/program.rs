@@ -357,12 +357,15 @@ impl Agent {
     pub async fn ask(&self, words: &[&str]) -> Said {
         // A machine that is busy may be too late with a connection, and then nothing was asked.
         let late = format!("answers at {}: no answer in", self.address);
-        loop {
-            let said = run(&[words, &["--agent", &self.address]].concat()).await;
+        let words = [words, &["--agent", &self.address]].concat();
+        for _ in 0..3 {
+            let said = run(&words).await;
             if said.status != Some(NOT_THERE) || !said.err.contains(&late) {
                 return said;
             }
+            println!("{said:?}");
         }
+        run(&words).await
     }
 
     /// Starts a guest and waits until it is at work.
@@ -422,8 +425,7 @@ impl Agent {
     }
 }
 
-/// A loopback address for one agent, so that nobody takes its port between two of its lives; none
-/// of those that tests choose themselves.
+/// A loopback address for one agent, so that nobody takes its port between two of its lives.
 fn own() -> Ipv4Addr {
     static TAKEN: AtomicU16 = AtomicU16::new(0);
     let [c, d] = TAKEN.fetch_add(1, Ordering::Relaxed).to_be_bytes();

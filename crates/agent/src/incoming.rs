@@ -42,7 +42,9 @@ impl Core {
         check_fit(&request)?;
         let peer = peer_address(&request, &caller)?;
         let endpoints = self.listens_at(request.carrier(), &caller)?;
-        self.bury(uuid).await?;
+        if let Some(guest) = self.guests.get(uuid) {
+            self.bury(&guest).await?;
+        }
         let (guest, migration) = self.admit(|| self.expect(uuid, &request, &peer)).await?;
         migration.set_carrier(request.carrier());
         let asked = process::ReceiveRequest {
@@ -189,17 +191,16 @@ impl Core {
         Ok((guest, migration))
     }
 
-    /// Whoever has died here under this identity, or has moved away, is put to rest before another
-    /// one comes.
-    async fn bury(self: &Arc<Self>, uuid: GuestUuid) -> Result<(), Status> {
-        let Some(guest) = self.guests.get(uuid) else { return Ok(()) };
-        if self.has_left(&guest) {
-            if !self.see_ended(&[Arc::clone(&guest)]).await {
+    /// Whoever has died here, or has moved away, is put to rest before another one comes, or before
+    /// its clients are let go.
+    pub(crate) async fn bury(self: &Arc<Self>, guest: &Arc<Guest>) -> Result<(), Status> {
+        if self.has_left(guest) {
+            if !self.see_ended(&[Arc::clone(guest)]).await {
                 let name = &guest.config.name;
                 let why = format!("guest `{name}` has moved away, and its process here still ends");
                 return Err(Status::failed_precondition(format!("{why}: try again in a moment")));
             }
-            self.process_ended(&guest).await;
+            self.process_ended(guest).await;
         }
         if guest.is_dead() {
             drop(guest.buried.lock().await);

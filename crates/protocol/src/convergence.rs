@@ -91,11 +91,16 @@ const TELLING: ByteCount = ByteCount::mib(1);
 /// Rounds that tell how fast the last pages will go. A running guest slows some of them down, which
 /// a parked one does not, so that the fastest counts.
 const RECENT: usize = 3;
-/// What is handed to another thread while the guest is paused, and waited for: parking, the last
-/// pages, and at the destination loading and running.
+/// What is handed to another thread while the guest is paused, and waited for: parking, the record
+/// of the grant, and at the destination loading and running.
 const ERRANDS: u32 = 4;
+/// The same for the last pages: a lane is woken here, and one there.
+const LANE_ERRANDS: u32 = 2;
 /// One that took longer met a host that stood still, which it will not do each time.
 const ERRAND_MAX: Duration = Duration::from_secs(1);
+/// Who waits for an errand in quiet sleeps meanwhile and is woken, where one who is at work anyhow
+/// takes the next thing: that costs so many times as much at most.
+const QUIET: u32 = 4;
 /// A known time that is beaten counts at once, one that is exceeded is raised to this share of it.
 const RISING_PERCENT: u32 = 125;
 /// Last pages that are sent this quickly are not worth another round.
@@ -254,7 +259,8 @@ impl Forecast {
         // The guest stands still for one and a half; that it runs comes back after two, and that
         // is what the source measures.
         let trips = self.round_trip.unwrap_or_default() * 2;
-        let errands = self.errand.unwrap_or_default() * ERRANDS;
+        let lanes = if dirty == PageCount::ZERO { 0 } else { LANE_ERRANDS };
+        let errands = self.errand.unwrap_or_default() * (ERRANDS + lanes);
         let here = self.harvest.saturating_add(errands);
         let verification = self.verification.believed();
         Some([sending(dirty.bytes()), sending(self.state), trips, here, verification])
@@ -297,6 +303,13 @@ impl Forecast {
         self.harvest = harvest;
         self.errand = Some(quickest(self.errand, errand.min(ERRAND_MAX)));
         self.before = dirty;
+    }
+
+    /// Takes note of what an errand took in quiet, for the estimate of a pause that is decided: a
+    /// pause is not put off by one such measurement.
+    pub fn errand_in_quiet(&mut self, errand: Duration) {
+        let most = self.errand.map_or(ERRAND_MAX, |known| known * QUIET).min(ERRAND_MAX);
+        self.errand = Some(errand.min(most));
     }
 
     /// Takes note of a round and decides what comes next.

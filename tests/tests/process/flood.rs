@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use whimbrel_tests::initials::{BEGUN as HANDSHAKE_BEGUN, SIZE, Stranger};
 use whimbrel_tests::os;
-use whimbrel_tests::program::{Agent, Said};
+use whimbrel_tests::program::{Agent, Said, WATCHDOG};
 
 use crate::trusted::{Authority, ask};
 
@@ -59,13 +59,16 @@ async fn bother(address: String, number: u64, calls: Arc<AtomicU64>) {
 /// What an agent says that may be too busy to hear everybody: a handshake may last longer than it
 /// leaves one alone.
 async fn heard(agent: &Agent, identity: &str, words: &[&str]) -> Said {
-    loop {
-        let said = ask(agent, identity, words).await;
-        match said.status {
-            Some(5 | 6) => println!("{said:?}"),
-            _ => return said.ended(0),
+    let asking = async {
+        loop {
+            let said = ask(agent, identity, words).await;
+            match said.status {
+                Some(5 | 6) => println!("{said:?}"),
+                _ => return said.ended(0),
+            }
         }
-    }
+    };
+    timeout(WATCHDOG, asking).await.expect("it is heard after all")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,14 +42,14 @@ pub(crate) fn main() -> anyhow::Result<()> {
     );
     for mib_s in [100, 400] {
         // A page is 4 KiB.
-        let ticks = clock / (mib_s * 256);
+        let writes_per_s = mib_s * 256;
         let work = Work::at(mib_s, Pattern::Uniform)?;
         let mut moved = MOVERS.map(|_| Vec::new());
         for _ in 0..repeats {
             for ((_, qemu), moved) in MOVERS.iter().zip(&mut moved) {
                 moved.push(match qemu {
                     None => by_whimbrel(&work)?,
-                    Some(options) => by_qemu(ticks, options)?,
+                    Some(options) => by_qemu(clock, writes_per_s, options)?,
                 });
             }
         }
@@ -81,14 +81,16 @@ fn by_whimbrel(work: &Work) -> anyhow::Result<Moved> {
     Ok(Moved { rates, total: report.total, downtime: report.downtime.total(), cpu })
 }
 
-fn by_qemu(ticks: u64, options: &[&str]) -> anyhow::Result<Moved> {
-    let mut source = Qemu::at_work(ticks)?;
+fn by_qemu(clock: u64, writes_per_s: u64, options: &[&str]) -> anyhow::Result<Moved> {
+    let mut source = Qemu::at_work(clock / writes_per_s)?;
     // By now what was free before has gone back to the host beneath.
     memory::warm(3 << 29);
     let (mut destination, to) = Qemu::expecting(AT_WORK.lanes, options)?;
     let pids = [source.pid(), destination.pid()];
     let used = || pids.map(cpu_of).into_iter().sum::<anyhow::Result<Duration>>();
     let before = watched(&mut source)?;
+    let off = before / writes_per_s as f64 - 1.0;
+    ensure!(off.abs() < 0.02, "its clock is another one: it writes {before:.0} pages a second");
     let cpu = used()?;
     let (began, done) = (Instant::now(), source.writes()?);
     let told = source.migrate(&to, AT_WORK.lanes)?;
@@ -115,7 +117,7 @@ fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_S))
 }
 
-/// Of the clock that a guest reads: the processor's own.
+/// Of the clock that a guest reads: on most machines what Linux says of the processor.
 fn clock_hz() -> anyhow::Result<u64> {
     let text = fs::read_to_string("/proc/cpuinfo")?;
     let line = text.lines().find(|line| line.starts_with("cpu MHz")).context("a clock")?;

@@ -85,18 +85,21 @@ mod register {
     pub(super) const EFER: u64 = 32;
 }
 
-/// A running QEMU.
-pub(crate) struct Qemu {
-    child: Child,
-    monitor: BufReader<TcpStream>,
-}
+/// A process that ends with its owner.
+struct Owned(Child);
 
-impl Drop for Qemu {
+impl Drop for Owned {
     fn drop(&mut self) {
         // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
+}
+
+/// A running QEMU.
+pub(crate) struct Qemu {
+    process: Owned,
+    monitor: BufReader<TcpStream>,
 }
 
 /// A QEMU with these options besides; it calls back for its monitor.
@@ -106,9 +109,9 @@ fn start(more: &[&str]) -> anyhow::Result<Qemu> {
     command.args(["-machine", "pc,accel=kvm", "-cpu", "host", "-m", MEMORY, "-nodefaults"]);
     command.args(["-display", "none", "-qmp", &format!("tcp:{}", listener.local_addr()?)]);
     let child = command.args(more).stdin(Stdio::null()).spawn();
-    let mut child = child.context("no QEMU is here: apt-get install qemu-system-x86")?;
-    let monitor = BufReader::new(called(&listener, &mut child)?);
-    let mut qemu = Qemu { child, monitor };
+    let mut process = Owned(child.context("no QEMU is here: apt-get install qemu-system-x86")?);
+    let monitor = BufReader::new(called(&listener, &mut process)?);
+    let mut qemu = Qemu { process, monitor };
     let _ = qemu.line()?;
     qemu.ask("qmp_capabilities", json!({}))?;
     let multifd = json!({ "capabilities": [{ "capability": "multifd", "state": true }] });
@@ -116,8 +119,8 @@ fn start(more: &[&str]) -> anyhow::Result<Qemu> {
     Ok(qemu)
 }
 
-/// QEMU calls back, or says why not on its standard error.
-fn called(listener: &TcpListener, child: &mut Child) -> anyhow::Result<TcpStream> {
+/// QEMU calls back, or ends and says why on its standard error.
+fn called(listener: &TcpListener, process: &mut Owned) -> anyhow::Result<TcpStream> {
     listener.set_nonblocking(true)?;
     let began = Instant::now();
     let stream = loop {
@@ -126,7 +129,7 @@ fn called(listener: &TcpListener, child: &mut Child) -> anyhow::Result<TcpStream
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(error) => return Err(error.into()),
         }
-        ensure!(child.try_wait()?.is_none(), "QEMU has ended: is /dev/kvm there?");
+        ensure!(process.0.try_wait()?.is_none(), "QEMU has ended: is /dev/kvm there?");
         ensure!(began.elapsed() < PATIENCE, "QEMU does not call back");
         std::thread::sleep(Duration::from_millis(1));
     };
@@ -144,7 +147,7 @@ impl Qemu {
         let port = listener.local_addr()?.port();
         let debugger = format!("socket,id=debugger,host=127.0.0.1,port={port}");
         let mut qemu = start(&["-S", "-chardev", &debugger, "-gdb", "chardev:debugger"])?;
-        let mut debugger = Debugger(called(&listener, &mut qemu.child)?);
+        let mut debugger = Debugger(called(&listener, &mut qemu.process)?);
         debugger.load(ticks)?;
         let began = Instant::now();
         while qemu.word(WORDS + 16)? == 0 {
@@ -164,7 +167,7 @@ impl Qemu {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.process.0.id()
     }
 
     /// Page writes so far.

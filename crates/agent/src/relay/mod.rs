@@ -213,10 +213,8 @@ impl Core {
     ) -> Result<api::ReleaseGuestResponse, Status> {
         let guest = self.guests.find(&request.guest)?;
         let name = &guest.config.name;
-        // It is told to have left before its process has ended.
-        if !guest.is_dead() && self.has_left(&guest) {
-            self.see_ended(&[Arc::clone(&guest)]).await;
-        }
+        // Who has moved away is said to be gone before all that is done; its port is noted last.
+        self.bury(&guest).await?;
         if !guest.is_dead() {
             let why = format!("guest `{name}` is here: its clients are let go with it, by `stop`");
             return Err(Status::failed_precondition(why));

@@ -24,7 +24,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 /// What a downtime has beside its pages, by the rounds below.
-const FIXED: Duration = Duration::from_micros(1400);
+const FIXED: Duration = Duration::from_micros(1600);
 
 impl Rounds {
     /// A round in which so much landed in so long, and that leaves `dirty` MiB, all of it new.
@@ -271,6 +271,13 @@ fn a_rehearsal_in_quiet_counts_for_more_than_a_round() {
     let us = Duration::from_micros;
     rounds.forecast.rehearsed(us(500), us(20), PageCount::ZERO);
     assert_eq!(rounds.downtime(0), Some(us(580)));
+    rounds.forecast.errand_in_quiet(us(70));
+    assert_eq!(rounds.downtime(0), Some(us(780)), "it is slower in quiet");
+    rounds.forecast.errand_in_quiet(ms(50));
+    assert_eq!(rounds.downtime(0), Some(us(1620)), "a host that stood still is not quiet");
+    rounds.forecast.errand_in_quiet(us(20));
+    let sent = |forecast: &Forecast| forecast.parts(pages(1)).expect("known")[3];
+    assert_eq!(sent(&rounds.forecast), us(620), "and a lane is woken at either end");
 }
 
 /// The guest would be expected, and allowed, to stand still for minutes.

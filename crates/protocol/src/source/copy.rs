@@ -278,11 +278,12 @@ impl Quiescing {
 
     /// A guest that would stand still for too long by that is not paused: pre-copy goes on.
     fn rehearsed(mut self, core: &mut Core, look: Harvest) -> Phase {
-        let errand = self.rehearsal.map(|asked| asked.errand(core, look.took));
-        core.forecast.rehearsed(look.parked, errand.unwrap_or_default(), look.pending);
+        let errand = self.rehearsal.map(|asked| asked.errand(core, look.took)).unwrap_or_default();
+        core.forecast.rehearsed(look.parked, errand, look.pending);
         if core.forecast.exceeds_by_far(look.pending) {
             return Phase::Copying(Copying::afresh(core, self.round));
         }
+        core.forecast.errand_in_quiet(errand);
         self.harvested = core.now;
         self.pause(core)
     }
