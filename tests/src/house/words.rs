@@ -16,7 +16,7 @@ const OS_ROOMS: [&str; 9] = [
     // Which of the tests' modules and programs there are where.
     "tests/src/lib.rs",
     "tests/src/bin/",
-    "benches/src/os",
+    "benches/src/bin/beside-qemu/",
 ];
 /// The only rooms for unsafe code.
 const UNSAFE_ROOMS: [&str; 2] = ["crates/memory/src/sys/", "crates/win32/src/"];
