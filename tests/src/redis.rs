@@ -135,35 +135,29 @@ impl Server {
     pub async fn start() -> Option<Self> {
         // Somebody else may have the port by the time the server asks for it.
         for _ in 0..10 {
-            if let Some(server) = Self::at_a_free_port().await? {
-                return Some(server);
+            let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let port = free.local_addr().expect("bound").port().to_string();
+            drop(free);
+            let mut command = Command::new("redis-server");
+            command.args(["--port", &port, "--bind", "127.0.0.1", "--databases", "1"]);
+            command.args(["--save", ""]).kill_on_drop(true);
+            let Ok(mut child) = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn() else {
+                crate::skipped("there is no redis-server: apt-get install redis-server");
+                return None;
+            };
+            let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+            let mut said = async || {
+                let line = timeout(WATCHDOG, lines.next_line()).await.expect("it says something");
+                line.expect("readable")
+            };
+            while let Some(line) = said().await {
+                if line.contains("Ready to accept connections") {
+                    // It goes on to say little; nobody has to read that.
+                    return Some(Self { address: format!("127.0.0.1:{port}"), _child: child });
+                }
             }
         }
         panic!("the server does not begin to listen");
-    }
-
-    /// Nothing if there is none here; no server in it if this one has ended.
-    async fn at_a_free_port() -> Option<Option<Self>> {
-        let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let port = free.local_addr().expect("bound").port().to_string();
-        drop(free);
-        let mut command = Command::new("redis-server");
-        command.args(["--port", &port, "--bind", "127.0.0.1", "--databases", "1", "--save", ""]);
-        command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
-        let Ok(mut child) = command.spawn() else {
-            crate::skipped("there is no redis-server: apt-get install redis-server");
-            return None;
-        };
-        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        loop {
-            let line = timeout(WATCHDOG, lines.next_line()).await.expect("it says something");
-            let Some(line) = line.expect("readable") else { return Some(None) };
-            if line.contains("Ready to accept connections") {
-                break;
-            }
-        }
-        // It goes on to say little; nobody has to read that.
-        Some(Some(Self { address: format!("127.0.0.1:{port}"), _child: child }))
     }
 }
 

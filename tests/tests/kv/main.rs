@@ -16,6 +16,5 @@ use whimbrel_tests::program::Agent;
 /// An agent with a store on it, and where its clients connect.
 async fn store(agent: &Agent, memory: &str) -> String {
     agent.guest("store", &["--guest", "kv", "--memory", memory]).await;
-    let status = agent.status("store").await;
-    status["service_address"].as_str().expect("it has a port").to_owned()
+    moving::entrance(agent).await
 }

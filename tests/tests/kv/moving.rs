@@ -16,7 +16,7 @@ pub(crate) async fn migrate(from: &Agent, to: &Agent) {
     let _ = entrance(to).await;
 }
 
-/// Where clients connect to a store that came here: the agent takes them just after it runs.
+/// Where clients connect to a store: the agent takes those of one that came just after it runs.
 pub(crate) async fn entrance(agent: &Agent) -> String {
     let is_open =
         |guest: &Value| guest["state"] == "running" && guest["service_address"].is_string();
